@@ -1,0 +1,275 @@
+"""What the five commands share: options, console, progress bars, exit codes.
+
+An entry declares a typer command out of the option types below and ends with `raise SystemExit(main())`, where `main`
+is `run(command, argv)`. The only home of typer and of terminal output. Must not import torch, ray or mlflow: `--help`
+answers in a blink.
+"""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from t5ray.errors import T5RayError
+
+if TYPE_CHECKING:
+    from t5ray.config import RunConfig
+
+console = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+INTERRUPTED = 130
+ROW_ERRORS = 8
+
+# Options. The name of the parameter decides the setting: see `SETTING_OF`.
+ConfigFile = Annotated[str | None, typer.Option("--config", help="YAML file of settings; flags win over it.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Any setting: section.key=value. Wins over all.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray to join: auto or HOST:PORT. Default: RAY_ADDRESS, else an own one.")
+]
+Data = Annotated[str | None, typer.Option(help="File, glob, folder, URI or hf:NAME[:CONFIG].")]
+Task = Annotated[str | None, typer.Option(help="classify, summarize, answer, translate or a YAML file.")]
+Columns = Annotated[list[str] | None, typer.Option("--column", help="Rename: text=review_body. Repeatable.")]
+Model = Annotated[str | None, typer.Option(help="Hugging Face id, directory, bundle or models:/NAME@ALIAS.")]
+SearchSpaceOption = Annotated[str | None, typer.Option("--search-space", help="YAML file or shipped name.")]
+NumTrials = Annotated[int | None, typer.Option(help="Trials in all, the default settings included.")]
+MaxEpochs = Annotated[int | None, typer.Option(help="Epochs of a full run.")]
+WorkersPerTrial = Annotated[int | None, typer.Option(help="Ray Train workers that share a run.")]
+GpusPerWorker = Annotated[float | None, typer.Option(help="GPUs of one worker; fractions share a GPU.")]
+MaxConcurrent = Annotated[int | None, typer.Option(help="Trials at a time. Default: what fits.")]
+TimeBudget = Annotated[str | None, typer.Option(help="Stop searching after, say, 90s, 30m or 2h.")]
+Metric = Annotated[str | None, typer.Option(help="Objective. Default: the task's first metric.")]
+Storage = Annotated[str | None, typer.Option(help="Directory or URI that holds the run's folder.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow tracking URI, or `none`.")]
+Experiment = Annotated[str | None, typer.Option(help="MLflow experiment.")]
+Name = Annotated[str | None, typer.Option(help="Name of the run and of its folder.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything that is random.")]
+SourceLanguage = Annotated[str | None, typer.Option(help="For translate: language of `source`.")]
+TargetLanguage = Annotated[str | None, typer.Option(help="For translate: language of `target`.")]
+SkipBadRows = Annotated[
+    bool | None, typer.Option("--skip-bad-rows", help="Leave out unusable rows, counted and listed.")
+]
+Input = Annotated[str | None, typer.Option(help="File, glob, folder or URI of rows.")]
+Output = Annotated[str | None, typer.Option(help="Directory for the results.")]
+Format = Annotated[str | None, typer.Option(help="parquet, jsonl or csv.")]
+Workers = Annotated[int | None, typer.Option(help="Scorers at a time.")]
+BatchTokens = Annotated[int | None, typer.Option(help="Padded input tokens a scorer forwards at once.")]
+Engine = Annotated[str | None, typer.Option(help="What runs the model: torch.")]
+Scores = Annotated[bool | None, typer.Option("--scores", help="Add each prediction's probability.")]
+RetryErrors = Annotated[bool | None, typer.Option("--retry-errors", help="Score again only rows with an error.")]
+OnLong = Annotated[str | None, typer.Option(help="Inputs longer than the bundle's length: truncate or error.")]
+Predictions = Annotated[str | None, typer.Option(help="Output directory of predict, references in the same rows.")]
+Split = Annotated[str | None, typer.Option(help="train, validation, test or all.")]
+Precision = Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")]
+Preview = Annotated[bool, typer.Option("--preview", help="Show what would run, and run nothing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same name.")]
+Extend = Annotated[int | None, typer.Option(help="Add this many trials to a finished search.", min=1)]
+
+SETTING_OF = {
+    "data": "data.path",
+    "columns": "data.columns",
+    "skip_bad_rows": "data.skip_bad_rows",
+    "search_space": "search.space",
+    "num_trials": "search.num_trials",
+    "max_concurrent": "search.max_concurrent",
+    "time_budget": "search.time_budget_s",
+    "metric": "search.metric",
+    "max_epochs": "training.max_epochs",
+    "workers_per_trial": "resources.workers_per_trial",
+    "gpus_per_worker": "resources.gpus_per_worker",
+    "tracking_uri": "tracking.uri",
+    "experiment": "tracking.experiment",
+    "task": "task",
+    "source_language": "source_language",
+    "target_language": "target_language",
+    "model": "model",
+    "storage": "storage",
+    "name": "name",
+    "address": "address",
+}
+"""Parameter name of an option of tune and train -> the setting it gives. predict and evaluate map names one to one."""
+
+
+def flags(ctx: click.Context, setting_of: dict[str, str]) -> dict[str, Any]:
+    """Return dotted setting -> value for the options that were given.
+
+    Raises:
+        click.UsageError: a `--column` is not of the form name=column.
+    """
+    given = {setting_of[name]: value for name, value in ctx.params.items() if name in setting_of and value is not None}
+    for setting, value in given.items():
+        if setting.endswith("columns"):
+            given[setting] = dict(_column(item) for item in value)
+    return {setting: value for setting, value in given.items() if value not in ({}, [])}
+
+
+def run_settings(ctx: click.Context) -> "RunConfig":
+    """Resolve the settings of tune and train from flags, `--config` and `--set`.
+
+    Where neither data, task nor model is named anywhere, the embedded demo's settings take the place of the defaults.
+
+    Raises:
+        ConfigError: holds every problem.
+    """
+    from t5ray.config import RunConfig, load_settings, read_yaml
+    from t5ray.demo import settings as demo_settings
+
+    given = flags(ctx, SETTING_OF)
+    if ctx.params.get("seed") is not None:
+        given |= {"search.seed": ctx.params["seed"], "training.seed": ctx.params["seed"]}
+    file, sets = ctx.params["config"], ctx.params["sets"] or []
+    named = {*given, *(item.partition("=")[0] for item in sets), *(read_yaml(file) if file else ())}
+    is_demo = not named & {"data.path", "task", "model", "data"}
+    settings = load_settings(RunConfig, config=file, flags=given, sets=sets, base=demo_settings() if is_demo else None)
+    return settings if settings.name else settings.model_copy(update={"name": default_name(settings.task or "run")})
+
+
+def default_name(task: str) -> str:
+    """Return the name of a run that was given none: the task and the time.
+
+    Example:
+        default_name("tasks/dates.yaml") -> "dates-20261123-204218"
+    """
+    return f"{Path(task).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def again(module: str, **extra: object) -> str:
+    """Return the command that was run, as it can be typed again, with extra flags.
+
+    Example:
+        again("tune", resume=True) -> "python -m t5ray.tune --data a.csv --task classify --resume"
+    """
+    words = [*sys.orig_argv[sys.orig_argv.index("-m") + 2 :]] if "-m" in sys.orig_argv else sys.argv[1:]
+    words = [word for word in words if word.removeprefix("--").replace("-", "_") not in extra]
+    for flag, value in extra.items():
+        words += [f"--{flag.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(["python", "-m", f"t5ray.{module}", *words])
+
+
+def _column(item: str) -> tuple[str, str]:
+    name, equals, column = item.partition("=")
+    if not (name and equals and column):
+        raise click.UsageError(f"--column must be name=column, such as text=review_body, but got {item!r}.")
+    return name, column
+
+
+def run(command: Callable[..., int], prog: str, argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Errors that a user can cause print one paragraph and no traceback; Ctrl-C gives 130; SIGTERM counts as Ctrl-C.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.command()(command)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(app(list(sys.argv[1:] if argv is None else argv), prog_name=prog, standalone_mode=False) or 0)
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except T5RayError as exc:
+        show_error(exc)
+        return exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        stderr.print("Interrupted.")
+        return INTERRUPTED
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def show_error(exc: T5RayError) -> None:
+    """Print an error as its class's plain name and its message."""
+    kind = type(exc).__name__.removesuffix("Error").lower()
+    stderr.print(f"[bold red]{kind} error[/]", end=": ")
+    stderr.print(str(exc), markup=False)
+
+
+def say(text: str) -> None:
+    """Print one plain line."""
+    console.print(text, markup=False)
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Print plain lines."""
+    for line in lines:
+        say(line)
+
+
+def close(result: str, commands: dict[str, str]) -> None:
+    """End a command: one result line, then what to run next (purpose -> command)."""
+    console.print(f"\n[bold green]{_escaped(result)}[/]")
+    if commands:
+        say("Next:")
+    width = max((len(purpose) for purpose in commands), default=0)
+    for purpose, command in commands.items():
+        say(f"  {purpose.ljust(width)}  {command}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+class Advance(Protocol):
+    """Moves a bar: `advance(done, note, total)` sets how much is done, the text beside it, and how much there is."""
+
+    def __call__(self, done: float, note: str = "", total: float | None = None) -> None:  # noqa: D102 (said above)
+        ...
+
+
+@contextmanager
+def progress(what: str, total: float | None) -> Iterator[Advance]:
+    """Show a bar with count, elapsed and remaining time; plain lines (at most one per 10 %) when piped."""
+    if not console.is_terminal:
+        yield _plain_lines(what, total)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total, note="")
+        yield lambda done, note="", total=total: bar.update(task, completed=done, note=note, total=total)
+
+
+def _plain_lines(what: str, total: float | None) -> Advance:
+    shown = -1
+
+    def advance(done: float, note: str = "", total: float | None = total) -> None:
+        nonlocal shown
+        tenth = int(10 * done / total) if total else int(done)
+        if tenth > shown:
+            shown = tenth
+            say(f"{what}: {done:g}{f' of {total:g}' if total else ''} {note}".rstrip())
+
+    return advance
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' banners and progress bars out of the console; set before they are imported."""
+    for name, value in {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_AIR_NEW_OUTPUT": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,203 @@
+"""The Ray that a command runs on, and the storage its results go to.
+
+    connect      join the Ray at an address, or start one for the command and stop it afterwards
+    upload_dir, download_dir, is_uri, free_bytes     folders here or at an fsspec URI
+
+Comes in: an address, a folder or URI. Goes out: a `Cluster`, files. Must not know what runs on it.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t5ray.errors import ClusterError
+
+PROBE_S = 10.0
+"""How long an address may take to answer before it counts as dead; `ray.init` itself would wait for minutes."""
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""Client preface and an empty SETTINGS frame: what every gRPC server, Ray's head included, answers with its own."""
+SETTINGS_FRAME = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the command runs on."""
+
+    num_nodes: int
+    num_cpus: float
+    """CPUs of all nodes together, as Ray counts them."""
+    num_gpus: float
+    object_store_bytes: int
+    """Shared memory of all nodes together."""
+    dashboard_url: str | None
+    started_here: bool
+    """True where this command started the Ray, and so stops it at the end."""
+
+
+@contextmanager
+def connect(
+    address: str | None, *, num_cpus: int | None = None, num_gpus: int | None = None, debug: bool = False
+) -> Iterator[Cluster]:
+    """Join a running Ray, or start one that lives as long as the context.
+
+    A Ray that this process is connected to already is used as it is, and left so.
+
+    Args:
+        address: `auto`, HOST:PORT or ray://HOST:PORT. None: RAY_ADDRESS, and where that is empty, a Ray of its own.
+        num_cpus, num_gpus: what an own Ray offers; None: what the machine has.
+        debug: show Ray's log and the output of workers.
+    Raises:
+        ClusterError: nothing answers at the address, the token is refused, or Ray does not start.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield _describe(None, started_here=False)
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
+    if address == "local":
+        options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+    else:
+        _require_answer(address)
+    if not debug:
+        # Ray's C++ side writes warnings about its own affairs to our console; it has no other switch.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        context = _start(address, options)
+        if on_sigterm is not None:  # Ray replaces the handler, and with it the tidy end of an interrupted command
+            signal.signal(signal.SIGTERM, on_sigterm)
+        yield _describe(context.dashboard_url, started_here=address == "local")
+    finally:
+        ray.shutdown()
+
+
+def _start(address: str, options: dict[str, Any]) -> Any:
+    import ray
+
+    try:
+        return ray.init(address=address, **options)
+    except (OSError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as exc:
+        reason = " ".join(str(exc).split())
+        if address == "local":
+            raise ClusterError(
+                f"A local Ray must start on this machine, but did not: {reason} "
+                "Check free memory and disk (/dev/shm, /tmp), or join a running Ray with --address."
+            ) from exc
+        raise ClusterError(
+            f"--address {address}: a Ray of this version that lets us in must run there, but: {reason}. Start one with "
+            "`ray start --head`. If it demands a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or "
+            "RAY_AUTH_TOKEN_PATH) as on its head node."
+        ) from exc
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where no gRPC server answers.
+
+    Raises:
+        ClusterError: the address is malformed, or what is there does not answer as Ray does.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        raise ClusterError(f"--address: must be `auto` or HOST:PORT, such as 10.0.0.5:6379, but got {address!r}.")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_http2(connection):
+                raise ClusterError(f"--address {address}: something listens there, but it is no Ray. Check the port.")
+    except OSError as exc:
+        raise ClusterError(
+            f"--address {address}: a Ray must answer there within {PROBE_S:g} s, but: {exc}. "
+            "Start one with `ray start --head --port=6379`, or leave --address out to run on this machine."
+        ) from exc
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    connection.sendall(HTTP2_HELLO)
+    answer = connection.recv(9)
+    return len(answer) > 3 and answer[3] == SETTINGS_FRAME
+
+
+def _describe(dashboard_url: str | None, *, started_here: bool) -> Cluster:
+    import ray
+
+    have = ray.cluster_resources()
+    return Cluster(
+        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        num_cpus=have.get("CPU", 0.0),
+        num_gpus=have.get("GPU", 0.0),
+        object_store_bytes=int(have.get("object_store_memory", 0)),
+        dashboard_url=f"http://{dashboard_url}" if dashboard_url else None,
+        started_here=started_here,
+    )
+
+
+def is_uri(path: str) -> bool:
+    """Say whether a path names a file system other than this machine's: `s3://bucket/runs`."""
+    scheme, separator, _ = path.partition("://")
+    return bool(separator) and scheme not in ("file", "local")
+
+
+def local_path(path: str) -> Path:
+    """Return the path of a folder on this machine, given plain or as file://.
+
+    Raises:
+        ClusterError: the path is a URI of another file system.
+    """
+    if is_uri(path):
+        raise ClusterError(f"{path}: must be a folder of this machine or a mounted share, but is a URI.")
+    return Path(path.partition("://")[2] or path)
+
+
+def upload_dir(local: Path, target: str) -> None:
+    """Copy a folder's content into a folder or URI, which is made where it does not exist.
+
+    Raises:
+        ClusterError: the storage refuses.
+    """
+    _copy(str(local), target, target, upload=True)
+
+
+def download_dir(source: str, local: Path) -> None:
+    """Copy the content of a folder or URI into a local folder, which is made where it does not exist.
+
+    Raises:
+        ClusterError: nothing is there, or the storage refuses.
+    """
+    local.mkdir(parents=True, exist_ok=True)
+    _copy(source, str(local), source, upload=False)
+
+
+def _copy(source: str, target: str, remote: str, *, upload: bool) -> None:
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(remote)
+        if upload:
+            files.makedirs(root, exist_ok=True)
+            files.put(source.rstrip("/") + "/", root.rstrip("/") + "/", recursive=True)
+        else:
+            files.get(root.rstrip("/") + "/", target.rstrip("/") + "/", recursive=True)
+    except (OSError, ImportError, ValueError) as exc:
+        raise ClusterError(
+            f"{remote}: the storage must be reachable and writable, but: {exc}. Check address and credentials."
+        ) from exc
+
+
+def free_bytes(path: str | Path) -> int | None:
+    """Return what is free on the disk that holds (or will hold) a path; None at a URI, where nobody says."""
+    if is_uri(str(path)):
+        return None
+    folder = local_path(str(path)).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,231 @@
+"""Reads settings: default < YAML < flag < `--set section.key=value`. The only module that knows YAML.
+
+Every problem of every source is found before the first is reported.
+"""
+
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from t5ray.config.base import Settings
+from t5ray.config.space import SearchSpace
+from t5ray.config.task import TaskConfig
+from t5ray.errors import ConfigError, did_you_mean
+
+MAX_YAML_BYTES = 1_000_000
+S = TypeVar("S", bound=Settings)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags or aliases, that reads `1e-3` as a number and refuses a key given twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (`*name`) are not allowed", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML text safely.
+
+    Raises:
+        ConfigError: the text is larger than 1 MB, is no YAML, or uses tags or aliases.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        raise ConfigError(f"{where}: a settings file must hold at most {MAX_YAML_BYTES} characters, got {len(text)}.")
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+        reason = " ".join(str(exc).split())
+        raise ConfigError(f"{where}: the file must be plain YAML, but could not be read: {reason}") from exc
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one YAML file that holds a mapping."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: the file must exist and hold UTF-8 text, but reading it failed: {exc}.") from exc
+    value = parse_yaml(text, str(path))
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold `name: value` lines, but holds a {type(value).__name__}.")
+    return value
+
+
+def dump_yaml(settings: Settings) -> str:
+    """Return settings as YAML that `--config` reads back."""
+    return yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def load_settings(
+    model: type[S],
+    *,
+    config: str | Path | None,
+    flags: Mapping[str, Any],
+    sets: Iterable[str] = (),
+    base: Mapping[str, Any] | None = None,
+) -> S:
+    """Merge the sources and validate them.
+
+    Args:
+        config: a YAML file, or None.
+        flags: dotted setting (`training.learning_rate`) -> value; None values are flags not given.
+        sets: `section.key=value` texts, values in YAML.
+        base: dotted setting -> value that takes the place of the default.
+    Raises:
+        ConfigError: holds every problem of the merged settings.
+    """
+    problems: list[str] = []
+    merged: dict[str, Any] = {}
+    for name, value in (base or {}).items():
+        _put(merged, name, value)
+    if config is not None:
+        try:
+            _merge(merged, read_yaml(config))
+        except ConfigError as exc:
+            problems += exc.problems
+    for name, value in flags.items():
+        if value is not None:
+            _put(merged, name, value)
+    for item in sets:
+        name, equals, text = item.partition("=")
+        if not equals:
+            problems.append(f"--set: must be section.key=value, but got {item!r}.")
+        else:
+            _put(merged, name.strip(), parse_yaml(text, f"--set {name}"))
+    try:
+        settings = model.model_validate(merged)
+    except ValidationError as exc:
+        problems += explain(model, exc)
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Put a nested mapping over another, group by group."""
+    for name, value in other.items():
+        if isinstance(value, dict) and isinstance(tree.get(name), dict):
+            _merge(tree[name], value)
+        else:
+            tree[name] = value
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set tree["a"]["b"] for `a.b`; a mapping value is merged into one that is there."""
+    *groups, leaf = dotted.split(".")
+    for group in groups:
+        inner = tree.get(group)
+        tree[group] = inner = inner if isinstance(inner, dict) else {}
+        tree = inner
+    if isinstance(value, dict) and isinstance(tree.get(leaf), dict):
+        value = {**tree[leaf], **value}
+    tree[leaf] = value
+
+
+def explain(model: type[BaseModel], exc: ValidationError, where: str = "") -> list[str]:
+    """Turn pydantic's errors into one sentence each: place, what must hold, what was found."""
+    lines = []
+    for error in exc.errors():
+        place = ".".join(str(part) for part in error["loc"])
+        head = f"{where}: {place}" if where and place else where or place
+        if error["type"] == "extra_forbidden":
+            lines.append(
+                f"{head}: no such setting. {did_you_mean(str(error['loc'][-1]), _names_at(model, error['loc']))}"
+            )
+            continue
+        message = error["msg"].removeprefix("Value error, ")
+        found = "" if error["type"] in ("value_error", "missing") else f", but got {_short(error['input'])}"
+        lines.append(f"{head}: {_lower_first(message)}{found}.")
+    return lines
+
+
+def _lower_first(text: str) -> str:
+    return text[0].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _names_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
+    """Return the setting names that are known at the place where an unknown one stood."""
+    current: type[BaseModel] | None = model
+    for part in loc[:-1]:
+        if current is not None and part in current.model_fields:
+            current = _settings_in(current.model_fields[str(part)].annotation)
+    return {field.alias or name for name, field in current.model_fields.items()} if current else set()
+
+
+def _settings_in(annotation: Any) -> type[BaseModel] | None:
+    """Find the settings model inside an annotation such as `dict[str, tuple[Range, ...]]`."""
+    if (
+        isinstance(annotation, type)
+        and issubclass(annotation, BaseModel)
+        and not isinstance(annotation, types.GenericAlias)
+    ):
+        return annotation
+    return next((found for arg in typing.get_args(annotation) if (found := _settings_in(arg))), None)
+
+
+def _load_file(model: type[S], path: str | Path) -> S:
+    try:
+        return model.model_validate(read_yaml(path))
+    except ValidationError as exc:
+        raise ConfigError(explain(model, exc, str(path))) from exc
+
+
+def load_task_file(path: str | Path) -> TaskConfig:
+    """Read a task YAML."""
+    return _load_file(TaskConfig, path)
+
+
+def shipped_spaces() -> dict[str, Path]:
+    """Return the search spaces that come with t5ray: name -> file."""
+    package = Path(str(resources.files("t5ray")))
+    folder = package / "search_spaces"  # inside the wheel; a checkout has them beside the package
+    if not folder.is_dir():
+        folder = package.parent / "search_spaces"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_space(name_or_path: str) -> SearchSpace:
+    """Read a search space by path, or by the name of a shipped one.
+
+    Raises:
+        ConfigError: there is no such file or name, or its content is wrong.
+    """
+    shipped = shipped_spaces()
+    if Path(name_or_path).suffix in (".yaml", ".yml") or Path(name_or_path).is_file():
+        return _load_file(SearchSpace, name_or_path)
+    if name_or_path in shipped:
+        return _load_file(SearchSpace, shipped[name_or_path])
+    raise ConfigError(
+        f"search.space: must be a YAML file or a shipped space, but got {name_or_path!r}. "
+        f"{did_you_mean(name_or_path, shipped)}"
+    )

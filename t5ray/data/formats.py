@@ -1,0 +1,184 @@
+"""A file -> its rows, each with the place where it stands.
+
+Comes in: a `Source`. Goes out: `Row`s, and a `BadRow` where a line is no row, so that one reading finds every problem.
+Types are kept: numbers of JSON and Parquet stay numbers; CSV cells are strings, an empty cell is an empty string.
+Must not know tasks. Text must be UTF-8; a byte order mark is accepted.
+"""
+
+import codecs
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from t5ray.data.sources import Source
+from t5ray.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record as the file holds it."""
+
+    place: str
+    """`topics.jsonl:17` (line), or `topics.parquet row 17` where a format has no lines. Both count from 1."""
+    values: Mapping[str, Any]
+    """Column -> value."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A line that cannot be read as a record."""
+
+    place: str
+    reason: str
+    """What must hold and what was found."""
+
+
+RowStream = Iterator[Row | BadRow]
+
+
+def read_source(source: Source) -> RowStream:
+    """Read one file.
+
+    Raises:
+        DataError: the file as a whole is unreadable or not of its format. Raised while iterating.
+    """
+    with source.open() as file:
+        yield from READERS[source.format](file, source.name)
+
+
+def _read_csv(file: IO[bytes], name: str, delimiter: str = ",") -> RowStream:
+    csv.field_size_limit(sys.maxsize)  # the default of 131,072 characters is less than a long document
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    lines = csv.reader(text, delimiter=delimiter, strict=True)
+    header = _csv_header(lines, name)
+    while True:
+        place = f"{name}:{lines.line_num + 1}"
+        try:
+            cells = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as exc:
+            yield BadRow(place, f"quotes must enclose whole cells and be doubled inside them, but: {exc}")
+            continue
+        if cells:
+            yield _csv_row(header, cells, place)
+
+
+def _csv_header(lines: Any, name: str) -> list[str]:
+    """Read the first line that is not blank."""
+    try:
+        header: list[str] = next((cells for cells in lines if cells), [])
+    except csv.Error as exc:
+        raise DataError(f"{name}:1: the first line must name the columns, but it cannot be read: {exc}.") from exc
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise DataError(f"{name}:1: each column must have a name of its own, but {twice[0]!r} stands there twice.")
+    if wrong := _undecodable(header):
+        raise DataError(f"{name}:1: {wrong}. Save the file as UTF-8.")
+    return header
+
+
+def _csv_row(header: list[str], cells: list[str], place: str) -> Row | BadRow:
+    if len(cells) != len(header):
+        return BadRow(place, f"a line must have {len(header)} cells, as the header has, but has {len(cells)}")
+    if wrong := _undecodable(cells):
+        return BadRow(place, wrong)
+    return Row(place, dict(zip(header, cells, strict=True)))
+
+
+def _undecodable(cells: list[str]) -> str:
+    """Describe the first byte that was no UTF-8 (read as a surrogate), if any."""
+    joined = "".join(cells)
+    try:
+        joined.encode()
+    except UnicodeEncodeError as exc:
+        return f"text must be UTF-8, but holds byte 0x{ord(joined[exc.start]) & 0xFF:02x}"
+    return ""
+
+
+def _read_tsv(file: IO[bytes], name: str) -> RowStream:
+    return _read_csv(file, name, delimiter="\t")
+
+
+def _read_jsonl(file: IO[bytes], name: str) -> RowStream:
+    for number, line in enumerate(file, start=1):
+        content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()
+        if content:
+            yield _json_row(content, f"{name}:{number}")
+
+
+def _json_row(line: bytes, place: str) -> Row | BadRow:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        return BadRow(place, f"text must be UTF-8, but holds byte 0x{line[exc.start]:02x}")
+    except json.JSONDecodeError as exc:
+        return BadRow(place, f"a line must be one JSON object, but does not parse: {exc.msg} at column {exc.colno}")
+    except (ValueError, RecursionError) as exc:  # a number of thousands of digits; thousands of brackets
+        return BadRow(place, f"a line must be one JSON object, but does not parse: {exc}")
+    return _object_row(value, place)
+
+
+def _object_row(value: object, place: str) -> Row | BadRow:
+    if not isinstance(value, dict):
+        return BadRow(place, f"a row must be a JSON object, but is {_json_kind(value)}")
+    return Row(place, value)
+
+
+def _json_kind(value: object) -> str:
+    kinds = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")
+
+
+def _read_json(file: IO[bytes], name: str) -> RowStream:
+    """Read a list of objects; a file that opens with an object is read as JSON lines."""
+    data = file.read().removeprefix(codecs.BOM_UTF8)
+    if data.lstrip()[:1] != b"[":
+        yield from _read_jsonl(io.BytesIO(data), name)
+        return
+    for number, value in enumerate(_parse_json(data, name), start=1):
+        yield _object_row(value, f"{name} row {number}")
+
+
+def _parse_json(data: bytes, name: str) -> list[Any]:
+    try:
+        values: list[Any] = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise DataError(f"{name}:{line}: text must be UTF-8, but holds byte 0x{data[exc.start]:02x}.") from exc
+    except json.JSONDecodeError as exc:
+        raise DataError(
+            f"{name}:{exc.lineno}: the file must hold a JSON list of objects, but does not parse: "
+            f"{exc.msg} at column {exc.colno}."
+        ) from exc
+    except (ValueError, RecursionError) as exc:
+        raise DataError(f"{name}: the file must hold a JSON list of objects, but does not parse: {exc}.") from exc
+    return values
+
+
+def _read_parquet(file: IO[bytes], name: str) -> RowStream:
+    import pyarrow as pa  # heavy, and most data are text
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=4096):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{name} row {number}", values)
+    except (pa.ArrowException, OSError) as exc:
+        reason = " ".join(str(exc).split())
+        raise DataError(f"{name}: the file must be Parquet, but could not be read: {reason}") from exc
+
+
+READERS: dict[str, Callable[[IO[bytes], str], RowStream]] = {
+    "csv": _read_csv,
+    "tsv": _read_tsv,
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "parquet": _read_parquet,
+}

@@ -1,0 +1,72 @@
+"""Rows of a Hugging Face dataset. The only home of `datasets`.
+
+Comes in: `hf:NAME[:CONFIG]`, where NAME is a hub id or a folder in the hub's layout. Goes out: rows, whose `split`
+column is the dataset's own split, unless the rows have a column of that name. Labels of a ClassLabel column become
+their names.
+"""
+
+import itertools
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from t5ray.data.formats import Row
+from t5ray.errors import DataError
+
+PREFIX = "hf:"
+
+
+def open_hub(address: str, known_splits: Collection[str]) -> tuple[Iterator[Row], list[str]]:
+    """Load a dataset of the hub, or of a folder in its layout.
+
+    Args:
+        address: `hf:NAME[:CONFIG]`.
+        known_splits: lower-case names of the splits to read; others are left out.
+    Returns:
+        The rows of the known splits, and one sentence for each split that was left out.
+    Raises:
+        DataError: there is no such dataset or configuration, it cannot be reached, or it has no known split.
+    """
+    splits = _load(address)
+    known = {name: rows for name, rows in splits.items() if name.lower() in known_splits}
+    if not known:
+        raise DataError(f"{address}: the dataset must have a split named train, but has {', '.join(splits)}.")
+    findings = [
+        f"{address}: split `{name}` ({len(rows)} rows) was left out, as it is none of train, validation and test."
+        for name, rows in splits.items()
+        if name not in known
+    ]
+    rows = itertools.chain.from_iterable(_rows(rows, name, f"{address} {name}") for name, rows in known.items())
+    return rows, findings
+
+
+def _load(address: str) -> dict[str, Any]:
+    import datasets  # heavy, and only here
+
+    name, _, config = address.removeprefix(PREFIX).partition(":")
+    try:
+        return dict(datasets.load_dataset(name, config or None))
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as exc:
+        reason = " ".join(str(exc).split())[:400]
+        raise DataError(
+            f"{address}: must be a dataset of the Hugging Face hub, or a folder in its layout, but could not be "
+            f"loaded: {reason} Check the spelling, the network, and HF_TOKEN for a private dataset."
+        ) from exc
+
+
+def _rows(rows: Any, split: str, name: str) -> Iterator[Row]:
+    import datasets
+
+    labels = {
+        column: feature.names for column, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)
+    }
+    number = 0
+    for table in rows.with_format("arrow").iter(batch_size=1000):  # arrow: images and audio stay undecoded
+        for values in table.to_pylist():
+            number += 1
+            named = {column: _label_name(values[column], names) for column, names in labels.items()}
+            yield Row(f"{name} row {number}", {"split": split, **values, **named})
+
+
+def _label_name(value: int | None, names: list[str]) -> str | None:
+    """Return the name of a label; the hub marks rows without one by -1."""
+    return None if value is None or value < 0 else names[value]

@@ -1,0 +1,67 @@
+"""Every error a user can cause, as one tree.
+
+    T5RayError
+      ConfigError       a setting is wrong; holds every problem found      exit 2
+      DataError         a row, column or file is unusable                  exit 3
+      ModelError        model or bundle missing or incompatible            exit 4
+      TrackingError     MLflow unreachable or refusing                     exit 5
+      ClusterError      Ray or resources                                   exit 6
+
+A message is one paragraph: what must hold, what was found, where, and how to mend it.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class T5RayError(Exception):
+    """Base of all errors that end a command without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(T5RayError):
+    """A setting is wrong. `problems` holds every one that was found, so that one run shows them all."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(T5RayError):
+    """A row, column or file cannot be used."""
+
+    exit_code = 3
+
+
+class ModelError(T5RayError):
+    """A model or bundle is missing, broken or of the wrong kind."""
+
+    exit_code = 4
+
+
+class TrackingError(T5RayError):
+    """The MLflow server or store cannot be reached, or refuses."""
+
+    exit_code = 5
+
+
+class ClusterError(T5RayError):
+    """Ray cannot be joined or started, or lacks the resources that were asked for."""
+
+    exit_code = 6
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that names the nearest known name, or lists all where none is near.
+
+    Example:
+        did_you_mean("learning_rat", ["learning_rate", "dropout"]) -> "Did you mean `learning_rate`?"
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean `{near[0]}`?"
+    return f"Known names: {', '.join(names)}." if names else ""

@@ -1,0 +1,9 @@
+"""T5 and its tokenizer: load, save, publish as a bundle, optimise, decode. The only home of transformers.
+
+    loading.py   a model from a hub id or directory       bundle.py   the directory that scores on its own
+    numeric.py   precision and dropout                    optim.py    optimizers and learning-rate schedules
+    engine.py    texts in, predictions out
+
+Comes in: ids, directories, texts. Goes out: tensors, texts, directories. Must not know Ray or MLflow.
+Nothing is re-exported: importing this package alone loads neither torch nor transformers.
+"""

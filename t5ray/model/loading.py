@@ -1,0 +1,139 @@
+"""A T5 and its tokenizer from a hub id or a directory, checked before anything is spent on them."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from t5ray.errors import ModelError
+
+T5_FAMILY = ("t5", "mt5", "umt5")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    """Where it came from: hub id or directory."""
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model.
+
+    Raises:
+        ModelError: there is none, or it marks no end of sequence, which T5 needs.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as exc:
+        raise ModelError(_unloadable(source, "tokenizer", exc)) from exc
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        raise ModelError(f"{source}: a T5 tokenizer must have an end-of-sequence and a padding token, but lacks one.")
+    return tokenizer
+
+
+def load_config(source: str) -> Any:
+    """Load a model's configuration and check that it is a T5.
+
+    Raises:
+        ModelError: there is none, or it belongs to another kind of model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as exc:
+        raise ModelError(_unloadable(source, "config.json", exc)) from exc
+    if config.model_type not in T5_FAMILY:
+        family = ", ".join(T5_FAMILY)
+        raise ModelError(
+            f"{source}: model_type must be one of {family}, but got {config.model_type!r}. Name a T5 model."
+        )
+    return config
+
+
+def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Load a T5 for training or scoring.
+
+    Weights come from safetensors only, and code from transformers only: nothing of the checkpoint is executed.
+
+    Raises:
+        ModelError: nothing is there, it is no T5, or its files are broken.
+    """
+    load_config(source)
+    tokenizer = load_tokenizer(source)
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as exc:
+        raise ModelError(_unloadable(source, "weights", exc)) from exc
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(f"{source}: the model must have a row for each token, but has {rows} for {len(tokenizer)}.")
+    return LoadedModel(model.eval(), tokenizer, source)
+
+
+def is_bare(source: str) -> bool:
+    """Say whether a directory holds a T5's config and tokenizer but no weights."""
+    folder = Path(source)
+    return (folder / "config.json").is_file() and not any((folder / name).exists() for name in WEIGHT_FILES)
+
+
+def initialise(bare: str | Path, cache: Path, *, seed: int) -> Path:
+    """Give a bare model seeded random weights, once, and return the directory that loads.
+
+    Used by the embedded demo, whose package carries no weights.
+
+    Args:
+        bare: directory with config.json and tokenizer files.
+        cache: parent of the directory to make; a directory made before with the same seed is returned as it is.
+    """
+    config_text = (Path(bare) / "config.json").read_text(encoding="utf-8")
+    digest = hashlib.sha256(f"{seed}\n{torch.__version__}\n{config_text}".encode()).hexdigest()[:12]
+    target = cache / f"random-t5-{digest}"
+    if not (target / WEIGHT_FILES[0]).is_file():
+        config, tokenizer = load_config(str(bare)), load_tokenizer(str(bare))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = AutoModelForSeq2SeqLM.from_config(config)
+        target.mkdir(parents=True, exist_ok=True)
+        tokenizer.save_pretrained(target)
+        model.save_pretrained(target)
+    return target
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a digest of everything that decides how text becomes tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    special = json.dumps({k: str(v) for k, v in tokenizer.special_tokens_map.items()}, sort_keys=True)
+    return hashlib.sha256(f"{type(tokenizer).__name__}\n{special}\n{state}".encode()).hexdigest()
+
+
+def model_max_tokens(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the longest input the model was trained on, in tokens with EOS; None where it does not say.
+
+    T5's relative positions have no hard limit; n_positions and the tokenizer's model_max_length record the practice.
+    """
+    stated = [getattr(config, "n_positions", None), tokenizer.model_max_length]
+    known = [int(value) for value in stated if value is not None and 0 < value < 1_000_000]
+    return max(known) if known else None
+
+
+def _unloadable(source: str, part: str, exc: Exception) -> str:
+    reason = " ".join(str(exc).split())[:300]
+    if Path(source).exists():
+        return f"{source}: must be a T5 model directory, but its {part} could not be read: {reason}"
+    return (
+        f"{source}: must be a directory or a Hugging Face id that can be reached, but its {part} could not be loaded: "
+        f"{reason} Check the spelling, the network, and HF_TOKEN for a private model."
+    )

@@ -1,0 +1,51 @@
+"""Precision and dropout of a T5: which numbers it computes with."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+@cache
+def has_fast_bf16(device_type: str) -> bool:
+    """Say whether bfloat16 matrix products have hardware of their own on this device."""
+    if device_type == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if device_type == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return `fp32` or `bf16`; `auto` means bf16 where the hardware is fast at it."""
+    if precision == "auto":
+        return "bf16" if has_fast_bf16(device.type) else "fp32"
+    return precision
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which matrix products run at this precision over fp32 weights."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def default_device() -> torch.device:
+    """Return this process's GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Set every dropout of a T5: embeddings, attention weights, feed-forward and residual."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "dropout", None), float):
+            setattr(module, "dropout", rate)  # noqa: B010 (T5Attention keeps a number where nn.Module expects tensors)
+    config = getattr(model, "config", None)
+    if config is not None:
+        config.dropout_rate = rate

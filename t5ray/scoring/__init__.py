@@ -1,0 +1,22 @@
+"""The scoring job: any rows in, the same rows with predictions out, each exactly once and in input order.
+
+    inputs.py     the files of a job, scanned once: columns, digest, where each shard begins
+    reading.py    the rows of one shard                    writing.py   the bytes of one part, and back
+    ledger.py     what is finished: atomic parts, one entry each, `_job.json`
+    journal.py    what a worker is at: progress, and which rows killed it
+    scorer.py     one shard: read, score, commit
+    plan.py       settings -> a job, checked before Ray starts
+    job.py        a job on Ray Data
+    evaluation.py predictions against references
+
+The only home of ray.data. Must know neither training nor search.
+
+Design. The rows of the Ray dataset are *shard descriptions* (a file and a range of its rows), not the data. A worker of a
+fixed-size actor pool reads its range, scores it, and commits the part file whole (temporary name, fsync, rename), then a
+ledger entry; what returns through Ray are counts. Against the idiomatic read -> map_batches -> write this gives:
+order, as a part's name is its place in the input; exactly once, as a repeated task writes the same name with the same
+bytes and a finished shard is never handed out again; restart of workers, driver or machine with one rule (shards
+without an entry are pending); memory that holds a shard per worker however long the input is, as no row passes the
+object store. Ray Data still does what it is good at: placing the pool, restarting dead workers, repeating their tasks,
+feeding each as it becomes free.
+"""

@@ -1,0 +1,78 @@
+"""What types the columns of a text input have, learnt value by value.
+
+JSON has no column types and Parquet needs them. Numbers, strings, booleans and flat lists of one of these keep their
+type. A column that mixes them or nests deeper is kept as JSON text, so that no value changes.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+JSON_TEXT = {"json": "true"}
+"""Metadata of a string field that holds JSON text."""
+EXACT_INT = 2**53
+"""Whole numbers up to here survive as float64."""
+SCALARS: dict[frozenset[str], pa.DataType] = {
+    frozenset({"str"}): pa.string(),
+    frozenset({"bool"}): pa.bool_(),
+    frozenset({"int"}): pa.int64(),
+    frozenset({"int", "long"}): pa.int64(),
+    frozenset({"long"}): pa.int64(),
+    frozenset({"float"}): pa.float64(),
+    frozenset({"int", "float"}): pa.float64(),
+}
+"""Kinds seen in a column -> its type. `long`: whole numbers that float64 cannot hold; any other mix is JSON text."""
+
+
+class Kinds:
+    """The columns seen so far, in order of first appearance."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[str]] = {}
+        self._strings = False
+
+    def name_all(self, names: Iterable[str]) -> None:
+        """Note columns of text cells."""
+        self._strings = True
+        for name in names:
+            self._seen.setdefault(name, set())
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Note the kinds of one record's values."""
+        for name, value in values.items():
+            kinds = self._seen.get(name)
+            if kinds is None:
+                kinds = self._seen[name] = set()
+            if value is not None:
+                kinds.add(_kind(value))
+
+    def schema(self) -> pa.Schema:
+        """Return the columns with their types."""
+        if self._strings:
+            return pa.schema([pa.field(name, pa.string()) for name in self._seen])
+        return pa.schema([_field(name, kinds) for name, kinds in self._seen.items()])
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list):
+        inner = {_kind(item) for item in value if item is not None}
+        return "list " + " ".join(sorted(inner))
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if abs(value) <= EXACT_INT else "long" if -(2**63) <= value < 2**63 else "huge"
+    return type(value).__name__
+
+
+def _field(name: str, kinds: set[str]) -> pa.Field:
+    if not kinds:
+        return pa.field(name, pa.string())
+    scalar = SCALARS.get(frozenset(kinds))
+    if scalar is not None:
+        return pa.field(name, scalar)
+    if all(kind.startswith("list ") for kind in kinds):
+        inner = frozenset(word for kind in kinds for word in kind.split()[1:])
+        if inner in SCALARS and not any("list list" in kind for kind in kinds):
+            return pa.field(name, pa.list_(SCALARS[inner]))
+    return pa.field(name, pa.string(), metadata=JSON_TEXT)

@@ -1,0 +1,117 @@
+"""What is known of every trial, kept on disk after every report: what `--resume` and `search.json` are made of."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from t5ray.errors import DataError
+from t5ray.model.bundle import write_json
+
+State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+
+
+@dataclass
+class TrialRecord:
+    """One trial."""
+
+    trial: int
+    """Optuna's number of the trial, counted from 0, which runs the defaults."""
+    params: dict[str, Any]
+    """Searched parameter -> value."""
+    state: State = "RUNNING"
+    reason: str | None = None
+    """Why it was stopped or failed."""
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    """Epoch reports, as the training loop sent them."""
+    overhead_s: float = 0.0
+    """Seconds between its slot being free and its end in which it neither trained nor validated."""
+    mlflow_run_id: str | None = None
+
+    @property
+    def values(self) -> list[float]:
+        """The objective after each epoch."""
+        return [report["value"] for report in self.reports]
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch with the best objective, counted from 1."""
+        return self.reports[-1]["best_epoch"] if self.reports else None
+
+    @property
+    def best_value(self) -> float | None:
+        """The objective of that epoch."""
+        return self.reports[-1]["best_value"] if self.reports else None
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of training and validation."""
+        return sum(report["train_s"] + report["validate_s"] for report in self.reports)
+
+    def public(self) -> dict[str, Any]:
+        """Return the trial as search.json shows it."""
+        return {
+            "trial": self.trial,
+            "state": self.state,
+            "reason": self.reason,
+            "params": self.params,
+            "values": self.values,
+            "best_epoch": self.best_epoch,
+            "best_value": self.best_value,
+            "train_s": round(self.busy_s, 3),
+            "overhead_s": round(self.overhead_s, 3),
+            "mlflow_run_id": self.mlflow_run_id,
+        }
+
+
+@dataclass
+class Ledger:
+    """Every trial of a search, and what the search as a whole must remember."""
+
+    path: Path
+    mode: Literal["max", "min"] = "max"
+    """Whether a larger objective is better."""
+    objective: str = ""
+    """The objective, and the data it is measured on."""
+    study_run_id: str | None = None
+    """MLflow run of the study."""
+    wall_s: float = 0.0
+    """Seconds spent in sessions before this one."""
+    finished: bool = False
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "Ledger":
+        """Read a ledger back.
+
+        Raises:
+            DataError: the file is missing or broken.
+        """
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            trials = {record["trial"]: TrialRecord(**record) for record in saved.pop("trials")}
+            return cls(path=path, trials=trials, **saved)
+        except (OSError, ValueError, TypeError, KeyError) as exc:
+            raise DataError(f"{path}: must hold the saved state of a search, but cannot be read: {exc}.") from exc
+
+    def save(self) -> None:
+        """Write the ledger, whole or not at all."""
+        head = {k: v for k, v in vars(self).items() if k not in ("path", "trials")}
+        write_json(self.path, {**head, "trials": [asdict(self.trials[n]) for n in sorted(self.trials)]})
+
+    @property
+    def ended(self) -> list[TrialRecord]:
+        """Trials that will not go on."""
+        return [record for _, record in sorted(self.trials.items()) if record.state != "RUNNING"]
+
+    @property
+    def interrupted(self) -> list[TrialRecord]:
+        """Trials that were running when the search was cut off."""
+        return [record for _, record in sorted(self.trials.items()) if record.state == "RUNNING"]
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the best checkpointed epoch; the earlier one at a tie."""
+        scored = [r for r in self.trials.values() if r.best_value is not None and r.state != "FAIL"]
+        sign = -1 if self.mode == "max" else 1
+        return min(scored, key=lambda r: (sign * float(r.best_value or 0.0), r.trial), default=None)

@@ -1,0 +1,132 @@
+"""Tune's events, turned into the ledger, MLflow runs, deleted losers and a line on the console. Runs in the driver."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.searcher import verdict
+from t5ray.tracking import Tracker
+from t5ray.training.loop import EpochReport
+from t5ray.training.run import log_epoch
+
+MLFLOW_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
+Announce = Callable[[TrialRecord], None]
+
+
+class Observer(ray.tune.Callback):
+    """Keeps the books of a search: the one writer of its ledger and of its MLflow runs."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        tracker: Tracker,
+        *,
+        trials: Path,
+        objective: str,
+        max_epochs: int,
+        slots: int,
+        announce: Announce,
+    ) -> None:
+        """Begin to observe.
+
+        Args:
+            trials: folder with one folder of checkpoints per trial.
+            slots: trials at a time.
+            announce: called after every change of a trial.
+        """
+        self.ledger, self.tracker, self.announce = ledger, tracker, announce
+        self.trials, self.objective, self.max_epochs = trials, objective, max_epochs
+        now = time.monotonic()
+        self._started = now
+        self._wall_before = ledger.wall_s
+        self._slot_free = [now] * slots
+        self._began: dict[int, float] = {}
+        self._logged: dict[int, int] = {n: len(r.reports) for n, r in ledger.trials.items()}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Open the trial's MLflow run and its books."""
+        record = self._record(trial)
+        if record.trial not in self._began:  # a trial whose process died starts again in the books it has
+            self._began[record.trial] = self._slot_free.pop(0)
+        record.reports = []  # an interrupted trial tells its epochs again
+        if record.mlflow_run_id is None:
+            record.mlflow_run_id = self.tracker.start_run(
+                f"trial {record.trial}",
+                parent=self.ledger.study_run_id,
+                params=record.params,
+                tags={"t5ray.trial": str(record.trial)},
+            )
+        else:
+            self.tracker.reopen_run(record.mlflow_run_id)
+        self._save(record)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Note an epoch."""
+        record = self._record(trial)
+        if "value" not in result:
+            record.reason = result.get("failure")
+            return
+        report = {name: result[name] for name in REPORT_FIELDS}
+        record.reports.append(report)
+        if self._logged.get(record.trial, 0) < report["epoch"]:
+            self._logged[record.trial] = report["epoch"]
+            if record.mlflow_run_id is not None:
+                log_epoch(self.tracker, record.mlflow_run_id, report, self.objective)
+        self._save(record)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the books of a trial that ended by itself or was stopped."""
+        record = self._record(trial)
+        record.state = verdict(trial.last_result, error=False)  # type: ignore[assignment]
+        if record.state == "PRUNED":
+            record.reason = f"stopped after epoch {len(record.reports)} of {self.max_epochs}: below the others' best"
+        self._close(record)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the books of a trial whose process died for good."""
+        record = self._record(trial)
+        record.state = "FAIL"
+        record.reason = _last_line(trial)
+        self._close(record)
+
+    def _record(self, trial: Any) -> TrialRecord:
+        return self.ledger.trials[trial.config["trial"]]
+
+    def _close(self, record: TrialRecord) -> None:
+        now = time.monotonic()
+        self._slot_free.append(now)
+        record.overhead_s = max(0.0, now - self._began.pop(record.trial, now) - record.busy_s)
+        if record.mlflow_run_id is not None:
+            best = {} if record.best_value is None else {f"best_{self.objective}": record.best_value}
+            tags = {"t5ray.state": record.state, **({"t5ray.reason": record.reason} if record.reason else {})}
+            self.tracker.end_run(record.mlflow_run_id, MLFLOW_STATUS[record.state], metrics=best, tags=tags)  # type: ignore[arg-type]
+        self._delete_losers()
+        self._save(record)
+
+    def _delete_losers(self) -> None:
+        """Delete the checkpoints of ended trials but for the best."""
+        best = self.ledger.best
+        for record in self.ledger.ended:
+            if best is None or record.trial != best.trial:
+                shutil.rmtree(self.trials / str(record.trial), ignore_errors=True)
+
+    def _save(self, record: TrialRecord) -> None:
+        self.ledger.wall_s = self._wall_before + time.monotonic() - self._started
+        self.ledger.save()
+        self.announce(record)
+
+
+def _last_line(trial: Any) -> str:
+    """Return the last line of what ended a trial's process: the cause, without its traceback."""
+    exception = trial.get_pickled_error() if trial.pickled_error_file else None
+    text = str(exception or "the trial's process died")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), text)[:500]

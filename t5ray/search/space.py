@@ -1,0 +1,85 @@
+"""A search space as Optuna's define-by-run sees it, and the point of the default settings in it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from t5ray.config import Range, SearchSpace, TrainingConfig
+
+Params = dict[str, Any]
+
+
+def suggest(trial: optuna.Trial, space: SearchSpace) -> Params:
+    """Draw one value for each parameter whose condition holds; fixed values are set, not drawn.
+
+    Ranges under different conditions are different Optuna parameters (`learning_rate:1`), so that a sampler never mixes
+    what it learned under one with the other.
+    """
+    params: Params = {}
+    for name, ranges in space.parameters.items():
+        for index, values in enumerate(ranges):
+            if holds(values.when, params):
+                params[name] = _draw(trial, name if len(ranges) == 1 else f"{name}:{index}", values)
+                break
+    return params
+
+
+def holds(when: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
+    """Say whether every named parameter has the value, or one of the values, that `when` asks for."""
+    return all(
+        name in params and params[name] in (wanted if isinstance(wanted, tuple) else (wanted,))
+        for name, wanted in when.items()
+    )
+
+
+def _draw(trial: optuna.Trial, name: str, values: Range) -> Any:
+    match values.kind:
+        case "uniform" | "loguniform":
+            low, high = values.bounds
+            return trial.suggest_float(name, low, high, log=values.kind == "loguniform")
+        case "int" | "logint":
+            low, high = values.bounds
+            return trial.suggest_int(name, low, high, log=values.kind == "logint")
+        case "choice":
+            return trial.suggest_categorical(name, list(values.bounds))
+    return values.fixed
+
+
+def point(space: SearchSpace, settings: Mapping[str, Any]) -> tuple[Params, Params] | None:
+    """Place given settings in the space.
+
+    Returns:
+        (parameter -> value, Optuna name -> value), or None where a value lies outside its range, which Optuna cannot
+        record.
+    """
+    params: Params = {}
+    drawn: Params = {}
+    for name, ranges in space.parameters.items():
+        for index, values in enumerate(ranges):
+            if holds(values.when, params):
+                value = settings[name]
+                if not _contains(values, value):
+                    return None
+                params[name] = value
+                if values.kind != "fixed":
+                    drawn[name if len(ranges) == 1 else f"{name}:{index}"] = value
+                break
+    return params, drawn
+
+
+def _contains(values: Range, value: Any) -> bool:
+    if values.kind in ("choice", "fixed"):
+        return value in values.bounds
+    low, high = values.bounds
+    return (
+        isinstance(value, int | float)
+        and isinstance(low, int | float)
+        and isinstance(high, int | float)
+        and (low <= value <= high)
+    )
+
+
+def default_settings(space: SearchSpace, training: TrainingConfig) -> Params:
+    """Return what the training settings say for every parameter of the space."""
+    return {name: getattr(training, name) for name in space.parameters}

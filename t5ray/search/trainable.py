@@ -1,0 +1,82 @@
+"""A warm slot as Tune sees it: one actor that runs trial after trial, one `step` per epoch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.tune
+
+from t5ray.training.loop import RunPlan
+from t5ray.training.slot import Slot, SlotSpec
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What every trial of a search shares: its slot, and the plan that its parameters are put into."""
+
+    slot: SlotSpec
+    plan: RunPlan
+    """Plan of the default settings, with the folder that holds one folder per trial."""
+
+    def plan_for(self, trial: int, params: Mapping[str, Any]) -> RunPlan:
+        """Return the plan of one trial."""
+        values = {**self.plan.config.model_dump(), **params}
+        config = type(self.plan.config).model_validate(values)
+        return RunPlan(
+            **{**vars(self.plan), "trial": trial, "config": config, "folder": trial_folder(self.plan, trial)}
+        )
+
+
+def trial_folder(plan: RunPlan, trial: int) -> Path:
+    """Return where a trial's checkpoints are."""
+    return plan.folder / str(trial)
+
+
+class SlotTrainable(ray.tune.Trainable):
+    """Runs the trials that Tune assigns to its actor, one after the other, in one slot."""
+
+    def setup(self, config: dict[str, Any], spec: TrialSpec) -> None:
+        """Start the slot and its first trial."""
+        self.spec = spec
+        self.slot = Slot(spec.slot)
+        self._begin(config)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.slot.start(self.spec.plan_for(config["trial"], config["params"]))
+        self.reported: int | None = None
+        self.over = False
+
+    def step(self) -> dict[str, Any]:
+        """Run to the end of the next epoch. That Tune asks means that the trial goes on."""
+        if self.reported is not None:
+            self.slot.decide(self.reported, go_on=True)
+        message = self.slot.next_message()
+        if message.report is None:
+            self.over = True
+            return {"done": True, "failure": message.failure}
+        self.reported = message.report["epoch"]
+        return {**message.report, "done": message.report["final"]}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """End the trial and begin another one in the same slot."""
+        self._end()
+        self._begin(new_config)
+        return True
+
+    def _end(self) -> None:
+        if self.reported is not None and not self.over:
+            self.slot.decide(self.reported, go_on=False)
+        self.slot.settle()
+
+    def cleanup(self) -> None:
+        """End the slot: Tune needs this actor no more."""
+        if self.reported is not None and not self.over:
+            self.slot.decide(self.reported, go_on=False)
+        self.slot.close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Save nothing through Tune: the run's own folder holds its state."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Load nothing: a run goes on from its own folder."""

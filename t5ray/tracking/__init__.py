@@ -1,0 +1,77 @@
+"""Runs, parameters and metrics on their way to MLflow, behind a small protocol.
+
+    tracker.py  the protocol, a tracker that does nothing, a tracker in memory
+    uri.py      which tracking URIs are taken, how they are shown without their passwords
+    outbox.py   events in order, sent by one thread, kept while the server is away
+    store.py    what one event is in MLflow's terms: the home of mlflow
+    mlflow_tracker.py  the tracker that writes to MLflow
+    models.py   downloads of `models:/NAME@ALIAS` and `runs:/ID/PATH`
+
+Comes in: settings and events of the driver, the one writer. Goes out: MLflow runs. mlflow takes seconds to import and is
+imported only once a tracking URI is opened.
+"""
+
+import os
+from pathlib import Path
+
+from t5ray.config import TrackingConfig
+from t5ray.tracking.tracker import MemoryRun, MemoryTracker, NoTracker, Status, Tracker
+from t5ray.tracking.uri import NO_TRACKING, check_uri, ui_command
+
+__all__ = [
+    "MemoryRun",
+    "MemoryTracker",
+    "NoTracker",
+    "Status",
+    "Tracker",
+    "open_tracker",
+    "resolve_model",
+    "ui_command",
+]
+
+
+def open_tracker(config: TrackingConfig, *, outbox: Path | None = None) -> Tracker:
+    """Connect to the tracking URI, making its database and experiment where they do not exist yet.
+
+    Args:
+        outbox: JSON-lines file. Events that an earlier tracker left there are sent first; what this one cannot send by
+            the time it is closed is written there.
+    Raises:
+        TrackingError: the URI is of a kind that MLflow 3 refuses, nothing answers there within about 10 s, the
+            experiment is deleted, or the outbox file is not one.
+    """
+    if config.uri == NO_TRACKING:
+        return NoTracker()
+    check_uri(config.uri)
+    _prepare_mlflow()
+    from t5ray.tracking.mlflow_tracker import MlflowTracker
+
+    return MlflowTracker.open(config.uri, config.experiment, outbox)
+
+
+def resolve_model(uri: str, tracking_uri: str, folder: Path | None = None) -> Path:
+    """Return a local directory with the model that `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/PATH` names.
+
+    Args:
+        folder: where the download goes. None: a new temporary directory.
+    Raises:
+        ModelError: no such model, alias, version, run or path.
+        TrackingError: the URI is refused or nothing answers there.
+    """
+    check_uri(tracking_uri)
+    _prepare_mlflow()
+    from t5ray.tracking.models import download_model
+
+    return download_model(uri, tracking_uri, folder)
+
+
+def _prepare_mlflow() -> None:
+    """Set what mlflow reads from the environment, before it is imported: quiet, and one try for each request."""
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the outbox does the waiting
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,146 @@
+"""The tracker that writes to MLflow: calls become events, a background thread sends them."""
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from t5ray.errors import TrackingError
+from t5ray.tracking.outbox import Event, Kind, Outbox, read_events, write_events
+from t5ray.tracking.store import HANDLE_PREFIX, MlflowStore
+from t5ray.tracking.tracker import NO_METRICS, NO_TAGS, NOTHING, Status
+from t5ray.tracking.uri import shown
+
+SETTLE_S = 2.0
+"""How long start_run and reopen_run wait for MLflow's answer, in seconds."""
+CLOSE_PATIENCE_S = 6.0
+"""How long close waits for a server that takes nothing, in seconds."""
+
+
+class MlflowTracker:
+    """Writes to one MLflow experiment. One process, the driver, holds it; any of its threads may call."""
+
+    def __init__(self, uri: str, store: MlflowStore, outbox_path: Path | None) -> None:
+        unsent = read_events(outbox_path)
+        self._uri = uri
+        self._store = store
+        self._outbox_path = outbox_path
+        self._names = {event.run: event.body["name"] for event in unsent if event.kind == "start"}
+        self._outbox = Outbox(store.send, unsent)
+
+    @classmethod
+    def open(cls, uri: str, experiment: str, outbox_path: Path | None) -> "MlflowTracker":
+        """Connect; see `open_tracker`."""
+        return cls(uri, MlflowStore.open(uri, experiment), outbox_path)
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        params: Mapping[str, object] = NOTHING,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> str:
+        """Begin a run.
+
+        Returns:
+            MLflow's run id; while the server is away, a handle `unsent-…` that works in its place. The run carries
+            it as the tag `t5ray.handle` once it is made.
+        Raises:
+            TrackingError: MLflow refuses a run without a parent, which stands at the start of a command, where
+                nothing is lost yet. Later refusals are told by `close`.
+        """
+        handle = HANDLE_PREFIX + uuid.uuid4().hex
+        texts = {key: str(value) for key, value in params.items()}
+        event = self._add("start", handle, name=name, parent=parent, params=texts, tags=dict(tags))
+        self._outbox.settle(event, SETTLE_S)
+        reason = self._outbox.reason_of_refusal(event)
+        if reason is not None and parent is None:
+            raise TrackingError(f"MLflow at {shown(self._uri)} must take the run {name!r}, but refused: {reason}.")
+        run_id = self._store.known_id(handle) or handle
+        self._names[handle] = self._names[run_id] = name
+        return run_id
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+        """Add one point to each metric's curve; returns at once."""
+        self._add("metrics", run_id, metrics=_floats(metrics), step=step)
+
+    def end_run(
+        self,
+        run_id: str,
+        status: Status,
+        *,
+        metrics: Mapping[str, float] = NO_METRICS,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> None:
+        """End a run; returns at once."""
+        self._add("end", run_id, status=status, metrics=_floats(metrics), tags=dict(tags))
+
+    def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
+        """Upload in the background; `close` waits for it."""
+        self._add("files", run_id, path=str(path.absolute()), folder=folder)
+
+    def reopen_run(self, run_id: str) -> None:
+        """Take up a run again.
+
+        Raises:
+            TrackingError: MLflow answers that there is no such run.
+        """
+        event = self._add("reopen", run_id)
+        self._outbox.settle(event, SETTLE_S)
+        reason = self._outbox.reason_of_refusal(event)
+        if reason is not None:
+            raise TrackingError(
+                f"MLflow at {shown(self._uri)} must still have the run {run_id} to go on with it, but refused: "
+                f"{reason}. Give the --tracking-uri and --experiment of the first start, or begin under another --name."
+            )
+
+    def close(self) -> list[str]:
+        """Send what is left, keep the rest in the outbox file, and say what is missing."""
+        try:
+            self._outbox.close(CLOSE_PATIENCE_S)
+        finally:
+            unsent = self._outbox.unsent
+            if self._outbox_path is not None:
+                write_events(self._outbox_path, unsent)
+        lines = [f"MLflow refused {reason}" for reason in self._refusals()]
+        if unsent:
+            reason = self._outbox.away_reason or "no answer"
+            lines.append(f"MLflow at {shown(self._uri)} did not answer ({reason}). Not sent: {self._list(unsent)}.")
+            if self._outbox_path is not None:
+                lines.append(f"It is kept in {self._outbox_path} and sent when the run goes on with --resume.")
+        return lines
+
+    def _add(self, kind: Kind, run: str, **body: Any) -> Event:
+        event = Event(kind, run, time.time_ns() // 1_000_000, body)
+        self._outbox.add(event)
+        return event
+
+    def _refusals(self) -> list[str]:
+        """Group refused events by reason: `trial_3 metrics of step 2, end: RESOURCE_DOES_NOT_EXIST: ...`."""
+        reasons = dict.fromkeys(reason for _, reason in self._outbox.refused)
+        return [f"{self._list(e for e, r in self._outbox.refused if r == reason)}: {reason}" for reason in reasons]
+
+    def _list(self, events: Iterable[Event]) -> str:
+        """Say what events hold, run by run: `trial_3 (start, metrics of step 1, end)`."""
+        runs: dict[str, list[str]] = {}
+        for event in events:
+            runs.setdefault(self._names.get(event.run, event.run), []).append(_content(event))
+        return ", ".join(f"{name} ({', '.join(contents)})" for name, contents in runs.items())
+
+
+def _content(event: Event) -> str:
+    match event.kind:
+        case "metrics":
+            return f"metrics of step {event.body['step']}"
+        case "files":
+            return f"files {event.body['path']}"
+        case "end":
+            return f"end {event.body['status']}"
+        case kind:
+            return kind
+
+
+def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,176 @@
+"""Events in order, sent by one background thread, kept while the server is away.
+
+Comes in: events from any thread, which never wait. Goes out: calls of `send`, one at a time, in order. Must not know
+what an event means to MLflow.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from t5ray.errors import TrackingError
+
+Kind = Literal["start", "metrics", "files", "end", "reopen"]
+FIRST_PAUSE_S, LONGEST_PAUSE_S, CLOSING_PAUSE_S = 1.0, 30.0, 1.0
+
+
+class Away(Exception):
+    """The server did not answer: the event is sent again later."""
+
+
+class Refused(Exception):
+    """The server, or a file, will never take this event: it is given up and reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing to record."""
+
+    kind: Kind
+    run: str
+    """Id of the run, as the tracker's caller holds it."""
+    time_ms: int
+    """When it happened, in milliseconds since 1970, whenever it is sent."""
+    body: dict[str, Any]
+    """JSON-able content; its keys depend on the kind."""
+
+
+class Outbox:
+    """Hands events to `send` in order and goes on with the next only when one is sent or refused."""
+
+    def __init__(self, send: Callable[[Event], None], first: Iterable[Event] = ()) -> None:
+        """Start sending.
+
+        Args:
+            send: delivers one event; raises Away or Refused. May see an event twice, when an answer got lost.
+            first: events that an earlier outbox left.
+        """
+        self.refused: list[tuple[Event, str]] = []
+        self.away_reason: str | None = None
+        self._send = send
+        self._queue = deque(first)
+        self._closing = False
+        self._abandoned = False
+        self._last_sent_s = time.monotonic()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="t5ray-tracking", daemon=True)
+        self._thread.start()
+
+    def add(self, event: Event) -> None:
+        """Append an event; return at once."""
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("a closed tracker takes no events")
+            self._queue.append(event)
+            self._changed.notify_all()
+
+    def settle(self, event: Event, timeout_s: float) -> None:
+        """Wait until the event is sent or refused, the server is found away, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.away_reason is not None or event not in self._queue, timeout_s)
+
+    def reason_of_refusal(self, event: Event) -> str | None:
+        """Return why an event was refused, or None."""
+        return next((reason for refused, reason in self.refused if refused is event), None)
+
+    @property
+    def unsent(self) -> list[Event]:
+        """What still waits, in order."""
+        with self._changed:
+            return list(self._queue)
+
+    def close(self, patience_s: float) -> None:
+        """Send what is left, and stop; `unsent` then holds what could not be sent.
+
+        Args:
+            patience_s: give up when no event could be sent for this long; an upload may take longer.
+        """
+        with self._changed:
+            self._closing = True
+            self._last_sent_s = time.monotonic()
+            self._changed.notify_all()
+            try:
+                while self._queue and self._has_patience(patience_s):
+                    self._changed.wait(timeout=0.1)
+            finally:
+                self._abandoned = True
+                self._changed.notify_all()
+
+    def _has_patience(self, patience_s: float) -> bool:
+        uploading = self._queue[0].kind == "files" and self.away_reason is None
+        return uploading or time.monotonic() - self._last_sent_s < patience_s
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while (event := self._next()) is not None:
+            try:
+                self._send(event)
+            except Away as exc:
+                self._wait_out(str(exc), pause_s)
+                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                continue
+            except Refused as exc:
+                self.refused.append((event, str(exc)))
+            pause_s = FIRST_PAUSE_S
+            self._done()
+
+    def _next(self) -> Event | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            return self._queue[0] if self._queue and not self._abandoned else None
+
+    def _done(self) -> None:
+        with self._changed:
+            if not self._abandoned:
+                self._queue.popleft()
+            self.away_reason = None
+            self._last_sent_s = time.monotonic()
+            self._changed.notify_all()
+
+    def _wait_out(self, reason: str, pause_s: float) -> None:
+        with self._changed:
+            self.away_reason = reason
+            self._changed.notify_all()
+            if self._closing:
+                self._changed.wait_for(lambda: self._abandoned, CLOSING_PAUSE_S)
+            else:
+                self._changed.wait_for(lambda: self._closing, pause_s)
+
+
+def read_events(path: Path | None) -> list[Event]:
+    """Read the events that an earlier tracker left.
+
+    Raises:
+        TrackingError: a line is not an event.
+    """
+    if path is None or not path.exists():
+        return []
+    events = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            events.append(Event(**json.loads(line)))
+        except (ValueError, TypeError) as exc:
+            raise TrackingError(
+                f"{path}:{number}: must be one unsent MLflow event as JSON, but got {line[:80]!r}. "
+                "Delete the line (the event is lost), or the file."
+            ) from exc
+    return events
+
+
+def write_events(path: Path, events: Iterable[Event]) -> None:
+    """Write events for a later tracker, all or none; no events remove the file."""
+    lines = [json.dumps(asdict(event), ensure_ascii=False) + "\n" for event in events]
+    if not lines:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,169 @@
+"""What the other rooms know of tracking: the protocol, and two trackers that need no MLflow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+NOTHING: Mapping[str, object] = {}
+NO_TAGS: Mapping[str, str] = {}
+NO_METRICS: Mapping[str, float] = {}
+
+
+class Tracker(Protocol):
+    """Records runs. No method waits for a server longer than about two seconds, but `close`."""
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        params: Mapping[str, object] = NOTHING,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> str:
+        """Begin a run and return the id that the other methods, and a later tracker's `reopen_run`, take.
+
+        Args:
+            parent: id of the run that this one is shown under.
+            params: written now and never again.
+        """
+        ...
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+        """Add one point to each metric's curve, at `step` (an epoch)."""
+        ...
+
+    def end_run(
+        self,
+        run_id: str,
+        status: Status,
+        *,
+        metrics: Mapping[str, float] = NO_METRICS,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> None:
+        """End a run with metrics that have no curve, such as `best_accuracy`."""
+        ...
+
+    def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
+        """Upload a file, or what a directory holds, into `folder` of the run. It must stay in place until `close`."""
+        ...
+
+    def reopen_run(self, run_id: str) -> None:
+        """Take up a run of an earlier tracker again."""
+        ...
+
+    def close(self) -> list[str]:
+        """Send what is left and return one line for each thing that could not be sent."""
+        ...
+
+
+class NoTracker:
+    """Records nothing: the tracker of `--tracking-uri none`."""
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,  # noqa: ARG002
+        params: Mapping[str, object] = NOTHING,  # noqa: ARG002
+        tags: Mapping[str, str] = NO_TAGS,  # noqa: ARG002
+    ) -> str:
+        """Return the name as the id."""
+        return name
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+        """Do nothing."""
+
+    def end_run(
+        self,
+        run_id: str,
+        status: Status,
+        *,
+        metrics: Mapping[str, float] = NO_METRICS,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> None:
+        """Do nothing."""
+
+    def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
+        """Do nothing."""
+
+    def reopen_run(self, run_id: str) -> None:
+        """Do nothing."""
+
+    def close(self) -> list[str]:
+        """Return no lines: nothing is missing."""
+        return []
+
+
+@dataclass
+class MemoryRun:
+    """What a MemoryTracker knows of one run."""
+
+    name: str
+    parent: str | None
+    params: dict[str, object]
+    tags: dict[str, str]
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Metric -> its (step, value) points in the order they came."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics given at the end of the run."""
+    status: Literal["RUNNING"] | Status = "RUNNING"
+    files: list[tuple[Path, str]] = field(default_factory=list)
+    """(path, folder) of each upload."""
+
+
+class MemoryTracker:
+    """Keeps runs in memory, for tests. An unknown run id is a KeyError."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, MemoryRun] = {}
+        self.closed = False
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        params: Mapping[str, object] = NOTHING,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> str:
+        """Begin a run; ids are `run-1`, `run-2` and so on."""
+        if parent is not None and parent not in self.runs:
+            raise KeyError(parent)
+        run_id = f"run-{len(self.runs) + 1}"
+        self.runs[run_id] = MemoryRun(name, parent, dict(params), dict(tags))
+        return run_id
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+        """Add one point to each curve."""
+        for name, value in metrics.items():
+            self.runs[run_id].curves.setdefault(name, []).append((step, value))
+
+    def end_run(
+        self,
+        run_id: str,
+        status: Status,
+        *,
+        metrics: Mapping[str, float] = NO_METRICS,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> None:
+        """Keep status, metrics and tags."""
+        run = self.runs[run_id]
+        run.status = status
+        run.metrics |= metrics
+        run.tags |= tags
+
+    def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
+        """Keep the path."""
+        self.runs[run_id].files.append((path, folder))
+
+    def reopen_run(self, run_id: str) -> None:
+        """Set the run to RUNNING."""
+        self.runs[run_id].status = "RUNNING"
+
+    def close(self) -> list[str]:
+        """Mark as closed; nothing is ever missing."""
+        self.closed = True
+        return []

@@ -1,0 +1,83 @@
+"""Tracking URIs: which are taken, how they are shown, and what to type to look at the runs. Knows no mlflow."""
+
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from t5ray.errors import TrackingError, did_you_mean
+
+NO_TRACKING = "none"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SCHEMES = (*DATABASES, "http", "https", "databricks")
+SQLITE = "sqlite:///"
+HIDDEN = "***"
+
+
+def check_uri(uri: str) -> None:
+    """Refuse URIs that MLflow 3 cannot write to, before mlflow is imported.
+
+    Raises:
+        TrackingError: a folder (MLflow's old file store), or a scheme that MLflow does not know.
+    """
+    scheme = scheme_of(uri)
+    if scheme in SCHEMES:
+        return
+    if scheme in ("", "file"):
+        raise TrackingError(
+            f"tracking.uri: must be a database or a server, but got {uri!r}: MLflow 3 no longer keeps runs in plain "
+            f"folders. Use {SQLITE}mlflow.db, or move the old runs there first with "
+            f"`mlflow migrate-filestore --source {shlex.quote(_folder(uri))} --target {SQLITE}mlflow.db`."
+        )
+    raise TrackingError(
+        f"tracking.uri: must begin with one of {', '.join(SCHEMES)}, or be `{NO_TRACKING}`, "
+        f"but got {shown(uri)!r}. {did_you_mean(scheme, SCHEMES)}"
+    )
+
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme without its driver: `postgresql+psycopg2://host/db` -> `postgresql`."""
+    return "databricks" if uri == "databricks" else urlsplit(uri).scheme.partition("+")[0].lower()
+
+
+def _folder(uri: str) -> str:
+    return unquote(urlsplit(uri).path) or "mlruns"
+
+
+def is_local(uri: str) -> bool:
+    """Tell whether the URI is a SQLite file, which no network can take away."""
+    return scheme_of(uri) == "sqlite"
+
+
+def sqlite_path(uri: str) -> Path:
+    """Return the absolute path of a SQLite URI's file: `sqlite:///mlflow.db` is relative, `sqlite:////a/b.db` is not."""
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
+
+
+def shown(uri: str) -> str:
+    """Return the URI as messages may show it: without user, password and query.
+
+    Example:
+        shown("https://me:secret@host/x?token=t") -> "https://***@host/x"
+    """
+    bare = uri.partition("?")[0]
+    return re.sub(r"(?<=://)[^/]*@", f"{HIDDEN}@", bare)
+
+
+def redact(text: str, uri: str) -> str:
+    """Take a URI's user, password and query out of another library's message."""
+    parts = urlsplit(uri)
+    secrets = {parts.password, parts.query, parts.netloc.rpartition("@")[0]}
+    for secret in sorted((s for s in secrets if s), key=len, reverse=True):
+        for form in {secret, unquote(secret)}:
+            text = text.replace(form, HIDDEN)
+    return text
+
+
+def ui_command(uri: str) -> str:
+    """Return what shows the runs: a command for a database, the address itself for a server, nothing for `none`."""
+    if uri == NO_TRACKING:
+        return ""
+    if scheme_of(uri) in DATABASES:
+        return f"mlflow ui --backend-store-uri {shlex.quote(shown(uri))}"
+    return re.sub(r"(?<=://)[^/]*@", "", shown(uri))

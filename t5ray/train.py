@@ -1,0 +1,95 @@
+"""One fine-tuning run with given hyperparameters: `python -m t5ray.train`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from t5ray import cli
+
+if TYPE_CHECKING:
+    from t5ray.config import RunConfig
+
+
+def command(
+    ctx: typer.Context,
+    config: cli.ConfigFile = None,
+    data: cli.Data = None,
+    task: cli.Task = None,
+    model: cli.Model = None,
+    columns: cli.Columns = None,
+    source_language: cli.SourceLanguage = None,
+    target_language: cli.TargetLanguage = None,
+    max_epochs: cli.MaxEpochs = None,
+    workers_per_trial: cli.WorkersPerTrial = None,
+    gpus_per_worker: cli.GpusPerWorker = None,
+    metric: cli.Metric = None,
+    storage: cli.Storage = None,
+    tracking_uri: cli.TrackingUri = None,
+    experiment: cli.Experiment = None,
+    name: cli.Name = None,
+    seed: cli.Seed = None,
+    skip_bad_rows: cli.SkipBadRows = None,
+    address: cli.Address = None,
+    sets: cli.Sets = None,
+    preview: cli.Preview = False,
+    resume: cli.Resume = False,
+) -> int:
+    """Fine-tune once. Hyperparameters: --set training.learning_rate=1e-4 and the like, or a --config file.
+
+    Without --data, --task and --model it trains on the embedded demo, offline.
+    """
+    cli.quiet_libraries()
+    return _train(cli.run_settings(ctx), preview=preview, resume=resume)
+
+
+def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
+    """Prepare, connect, train, publish."""
+    from t5ray.cluster import connect
+    from t5ray.tracking import open_tracker, ui_command
+    from t5ray.training.prepare import prepare
+    from t5ray.training.run import describe, open_folder, run_once
+
+    folder, cache = open_folder(settings, resume=resume, touch=not preview)
+    prepared = prepare(settings, cache)
+    cli.tell(prepared.notes)
+    cli.tell(describe(prepared))
+    if preview:
+        return 0
+    with connect(settings.address) as cluster:
+        tracker = open_tracker(settings.tracking)
+        try:
+            with cli.progress("training", None) as advance:
+                outcome = run_once(
+                    prepared,
+                    folder,
+                    cluster,
+                    tracker,
+                    on_tick=lambda done, total, loss: advance(done, f"loss {loss:.3f}", total),
+                )
+        except KeyboardInterrupt:
+            cli.say(f"\nInterrupted. Go on with: {cli.again('train', name=settings.name, resume=True)}")
+            return cli.INTERRUPTED
+        finally:
+            cli.tell(tracker.close())
+    cli.close(
+        f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {folder}/best",
+        {
+            "judge it": f"python -m t5ray.evaluate --model {folder}/best --data {settings.data.path} "
+            f"--output {folder}/evaluation",
+            "score rows": f"python -m t5ray.predict --model {folder}/best --input ROWS.jsonl --output predictions",
+            "compare runs": ui_command(settings.tracking.uri),
+        },
+    )
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return cli.run(command, "python -m t5ray.train", argv)
+
+
+if __name__ == "__main__":
+    from t5ray.train import main as entry
+
+    raise SystemExit(entry())

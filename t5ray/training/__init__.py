@@ -1,0 +1,12 @@
+"""One fine-tuning run: the loop, and the Ray Train workers around it.
+
+    loop.py        epochs, steps, checkpoints; plain PyTorch, no Ray
+    validation.py  loss and metrics on held-out rows, on real generations
+    checkpoint.py  what is on disk of a run: best weights, last state
+    mailbox.py     how a driver and a running group of workers talk
+    worker.py      the function that Ray Train runs on every worker
+    slot.py        a worker group that lives on and runs job after job
+
+Comes in: a model, tokenised data, a TrainingConfig. Goes out: epoch reports and a directory with the best weights.
+Must not know Ray Tune, Optuna or MLflow.
+"""

@@ -1,0 +1,167 @@
+"""How a driver and a running group of workers talk: jobs in, epoch reports out, go-on or stop back.
+
+One `Mailbox` object serves both ways of running: shared between two threads of a process, or as a Ray actor between
+processes (`RemoteMailbox` then stands in for it). Every call can be repeated without harm, so that a worker that was
+restarted, or a call that was retried, does not confuse the other side.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import ray
+
+from t5ray.training.loop import RunPlan
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run for the group of workers."""
+
+    number: int
+    """Counts the jobs of this mailbox from 1."""
+    plan: RunPlan
+
+
+@dataclass(frozen=True)
+class Message:
+    """What worker 0 says of a job."""
+
+    report: dict[str, Any] | None = None
+    """An epoch's report."""
+    failure: str | None = None
+    """The cause, where the run failed."""
+
+
+@dataclass
+class _Talk:
+    """What was said about one job."""
+
+    messages: list[Message] = field(default_factory=list)
+    verdicts: dict[int, bool] = field(default_factory=dict)
+    over: bool = False
+    tick: tuple[int, int, float] | None = None
+
+
+class Mailbox:
+    """Blocking, thread-safe letter box. Waiting calls return None when `wait_s` is up."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._job: Job | None = None
+        self._closed = False
+        self._talk = _Talk()
+
+    def _wait(self, ready: Callable[[], T | None], wait_s: float) -> T | None:
+        with self._changed:
+            self._changed.wait_for(lambda: ready() is not None, timeout=wait_s)
+            return ready()
+
+    # The driver's side
+
+    def submit(self, job: Job) -> None:
+        """Hand out a job; the one before must be over."""
+        with self._changed:
+            self._job, self._talk = job, _Talk()
+            self._changed.notify_all()
+
+    def next_message(self, job: int, index: int, wait_s: float) -> Message | None:
+        """Wait for the job's message number `index`."""
+
+        def ready() -> Message | None:
+            known = self._talk.messages
+            return known[index] if self._is(job) and len(known) > index else None
+
+        return self._wait(ready, wait_s)
+
+    def decide(self, job: int, epoch: int, go_on: bool) -> None:
+        """Answer the report of an epoch."""
+        with self._changed:
+            if self._is(job):
+                self._talk.verdicts[epoch] = go_on
+            self._changed.notify_all()
+
+    def is_over(self, job: int, wait_s: float) -> bool:
+        """Wait until the workers have left the job."""
+        return bool(self._wait(lambda: True if self._talk.over or not self._is(job) else None, wait_s))
+
+    def last_tick(self) -> tuple[int, int, float] | None:
+        """Return (steps done, steps in all, loss) as last heard."""
+        return self._talk.tick
+
+    def close(self) -> None:
+        """Tell the workers that no job will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # The workers' side
+
+    def next_job(self, after: int, wait_s: float) -> Job | str | None:
+        """Wait for a job with a number above `after`; `closed` when none will come."""
+
+        def ready() -> Job | str | None:
+            if self._closed:
+                return "closed"
+            return self._job if self._job is not None and self._job.number > after and not self._talk.over else None
+
+        return self._wait(ready, wait_s)
+
+    def post(self, job: int, message: Message) -> None:
+        """Send a message; an epoch that was reported before is not added again."""
+        with self._changed:
+            if self._is(job) and not self._has(message):
+                self._talk.messages.append(message)
+                self._changed.notify_all()
+
+    def verdict(self, job: int, epoch: int, wait_s: float) -> bool | None:
+        """Wait for the answer to an epoch's report; a closed box or another job means stop."""
+
+        def ready() -> bool | None:
+            if self._closed or not self._is(job):
+                return False
+            return self._talk.verdicts.get(epoch)
+
+        return self._wait(ready, wait_s)
+
+    def finish(self, job: int) -> None:
+        """Say that the group has left the job."""
+        with self._changed:
+            if self._is(job):
+                self._talk.over = True
+                self._changed.notify_all()
+
+    def tick(self, done: int, total: int, loss: float) -> None:
+        """Say how far the job is."""
+        self._talk.tick = (done, total, loss)
+
+    def _is(self, job: int) -> bool:
+        return self._job is not None and self._job.number == job
+
+    def _has(self, message: Message) -> bool:
+        if message.report is None:
+            return False
+        epoch = message.report["epoch"]
+        return any(m.report is not None and m.report["epoch"] == epoch for m in self._talk.messages)
+
+
+class RemoteMailbox:
+    """A `Mailbox` in a Ray actor, with the same methods."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    @classmethod
+    def create(cls, callers: int) -> "RemoteMailbox":
+        """Start the actor, with a thread for each caller that may wait at the same time."""
+        return cls(ray.remote(num_cpus=0, max_concurrency=callers + 4)(Mailbox).remote())
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self.actor, name)
+        return lambda *args: ray.get(method.remote(*args))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteMailbox, (self.actor,)

@@ -1,0 +1,127 @@
+"""From settings to what a run needs: task, model, tokenised data, output cap, all checked before Ray starts."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from t5ray.config import DecodeConfig, RunConfig, TaskConfig
+from t5ray.data.splits import Splits, read_splits
+from t5ray.data.tokens import TokenisedData, tokenise
+from t5ray.errors import ConfigError, DataError, did_you_mean
+from t5ray.model.loading import (
+    initialise,
+    is_bare,
+    load_config,
+    load_tokenizer,
+    model_max_tokens,
+    tokenizer_fingerprint,
+)
+from t5ray.text.lint import lint_task
+from t5ray.text.tasks import resolve_task
+
+HEAD_ROOM = 1.25
+"""Output cap over the longest target that training sees."""
+LINT_ROWS = 2000
+"""Training rows that are looked at before training."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run or a search is made of."""
+
+    config: RunConfig
+    task: TaskConfig
+    model: str
+    """Directory or hub id that loads."""
+    splits: Splits
+    data: TokenisedData
+    decode: DecodeConfig
+    """With `max_new_tokens` set."""
+    objective: str
+    mode: Literal["max", "min"]
+    notes: tuple[str, ...]
+    """What the user should know before it starts, one line each."""
+
+
+def prepare(config: RunConfig, cache: Path) -> Prepared:
+    """Read, check, split and tokenise the data, and check the model; loads no weights.
+
+    Args:
+        cache: where tokenised data, and random weights of the demo, are kept.
+    Raises:
+        ConfigError: a setting is missing or does not fit the task.
+        DataError: rows cannot be used.
+        ModelError: there is no such T5.
+    """
+    path, task_name, model = _required(config)
+    task = resolve_task(task_name, source_language=config.source_language, target_language=config.target_language)
+    objective, mode = choose_objective(config.search.metric, task)
+    splits = read_splits(config.data.model_copy(update={"path": path}), task)
+    if is_bare(model):
+        model = str(initialise(model, cache, seed=config.training.seed))
+    tokenizer, model_config = load_tokenizer(model), load_config(model)
+    notes = [*splits.notes, *_lint(splits, tokenizer)]
+    data = tokenise(
+        splits,
+        tokenizer,
+        config.data,
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        model_max_tokens=model_max_tokens(model_config, tokenizer),
+        cache=cache,
+    )
+    return Prepared(
+        config, splits.task, model, splits, data, _decode(config.decode, data), objective, mode, tuple(notes)
+    )
+
+
+def _required(config: RunConfig) -> tuple[str, str, str]:
+    """Return data path, task and model, all of which must be named."""
+    named = {"--data": config.data.path, "--task": config.task, "--model": config.model}
+    missing = [flag for flag, value in named.items() if not value]
+    if missing:
+        given = ", ".join(flag for flag in named if flag not in missing)
+        raise ConfigError(
+            f"--data, --task and --model must be given together, but {' and '.join(missing)} is missing beside "
+            f"{given or 'none'}. Without any of the three, the embedded demo runs."
+        )
+    return str(config.data.path), str(config.task), str(config.model)
+
+
+def choose_objective(asked: str | None, task: TaskConfig) -> tuple[str, Literal["max", "min"]]:
+    """Return the objective and whether larger is better.
+
+    Raises:
+        ConfigError: the task has no such metric.
+    """
+    if asked == "validation_loss":
+        return asked, "min"
+    if asked is not None and asked not in task.metrics:
+        known = (*task.metrics, "validation_loss")
+        raise ConfigError(
+            f"search.metric: must be a metric of task {task.name}, but got {asked!r}. {did_you_mean(asked, known)}"
+        )
+    return asked or task.metrics[0], "max"
+
+
+def _lint(splits: Splits, tokenizer: Any) -> list[str]:
+    """Look at training text through the tokenizer; return warnings.
+
+    Raises:
+        DataError: training on this text would go wrong for certain.
+    """
+    findings = lint_task(splits.task, splits.train[:LINT_ROWS], tokenizer)
+    errors = [finding.message for finding in findings if finding.severity == "error"]
+    if errors:
+        raise DataError("\n".join(errors))
+    return [finding.message for finding in findings]
+
+
+def _decode(decode: DecodeConfig, data: TokenisedData) -> DecodeConfig:
+    """Set the output cap from the targets of the training split, unless the user did."""
+    if decode.max_new_tokens is not None:
+        return decode
+    longest = int(np.asarray(data.train.label_lengths).max())
+    return decode.model_copy(update={"max_new_tokens": math.ceil(HEAD_ROOM * longest)})

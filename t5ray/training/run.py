@@ -1,0 +1,156 @@
+"""A single run: one job for one group of Ray Train workers, its bundle, and its record.
+
+<storage>/<name>/best/        the bundle
+<storage>/<name>/train.json   objective, best epoch, test metrics, every epoch's report
+<storage>/<name>/state/       what --resume needs
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from t5ray.cluster import Cluster
+from t5ray.config import RunConfig, dump_yaml
+from t5ray.data.batches import num_steps
+from t5ray.errors import ClusterError, ConfigError, T5RayError
+from t5ray.model.bundle import write_json
+from t5ray.tracking import Tracker
+from t5ray.training.loop import RunPlan, Tick
+from t5ray.training.outcome import judge_on_test, publish_best, versions
+from t5ray.training.prepare import Prepared
+from t5ray.training.slot import Slot, SlotSpec
+
+
+def open_folder(config: RunConfig, *, resume: bool, touch: bool) -> tuple[Path, Path]:
+    """Return the run's folder and the cache, ready to be written.
+
+    Raises:
+        ConfigError: the folder holds a finished or an interrupted run, and --resume was not given.
+    """
+    folder = Path(config.storage) / str(config.name)
+    there = (folder / "state").exists() or (folder / "train.json").exists()
+    if there and not resume:
+        raise ConfigError(
+            f"{folder}: must be a new folder, but holds a run already. Add --resume to go on, or choose another --name."
+        )
+    if touch:
+        (folder / "state").mkdir(parents=True, exist_ok=True)
+    return folder, Path(config.storage) / "cache"
+
+
+def describe(prepared: Prepared) -> list[str]:
+    """Return the plan of the run, one fact a line."""
+    training, data = prepared.config.training, prepared.data
+    return [
+        f"data         {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test rows"
+        + (" (tokens reused)" if data.reused else ""),
+        f"per epoch    {num_steps(len(data.train), training.batch_size)} steps of {training.batch_size} rows, "
+        f"{data.train.num_tokens:,} tokens; {training.max_epochs} epochs",
+        f"lengths      input {data.max_input_tokens}, target {data.max_target_tokens} tokens; "
+        f"{data.truncated_inputs:.1%} of inputs and {data.truncated_targets:.1%} of targets are cut",
+    ]
+
+
+def run_once(prepared: Prepared, folder: Path, cluster: Cluster, tracker: Tracker, on_tick: Tick) -> dict[str, Any]:
+    """Train, publish the bundle, judge it on test, and record it all.
+
+    Raises:
+        ClusterError: the workers do not fit the cluster, or died too often.
+        T5RayError: the run failed, for example by a loss that is not finite.
+    """
+    config = prepared.config
+    _check_fit(config, cluster)
+    run_id = tracker.start_run(str(config.name), params=config.training.model_dump(), tags={"t5ray.kind": "train"})
+    with tempfile.TemporaryDirectory(prefix="t5ray-train-", ignore_cleanup_errors=True) as scratch:
+        slot = Slot(
+            SlotSpec(
+                model=prepared.model,
+                data=ray.put(prepared.data),
+                num_workers=config.resources.workers_per_trial,
+                cpus_per_worker=config.resources.cpus_per_worker,
+                gpus_per_worker=config.resources.gpus_per_worker,
+                in_process=False,
+                scratch=scratch,
+            )
+        )
+        try:
+            reports = _follow(slot, prepared, folder, tracker, run_id, on_tick)
+        finally:
+            slot.close()
+    best = reports[reports[-1]["best_epoch"] - 1]
+    loaded = publish_best(prepared, {}, best, folder / "state", folder / "best")
+    outcome = {
+        "name": config.name,
+        "metric": prepared.objective,
+        "best_epoch": best["epoch"],
+        "best_value": best["value"],
+        "test": judge_on_test(prepared, loaded),
+        "epochs": reports,
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+    }
+    write_json(folder / "train.json", outcome)
+    (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    shutil.rmtree(folder / "state", ignore_errors=True)
+    tracker.log_files(run_id, folder / "best", "bundle")
+    tests = {f"test_{name}": value for name, value in outcome["test"].items()}
+    tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
+    return outcome
+
+
+def _check_fit(config: RunConfig, cluster: Cluster) -> None:
+    resources = config.resources
+    cpus, gpus = (resources.workers_per_trial * n for n in (resources.cpus_per_worker, resources.gpus_per_worker))
+    if cpus > cluster.num_cpus or gpus > cluster.num_gpus:
+        raise ClusterError(
+            f"The run must fit the cluster, but needs {cpus:g} CPUs and {gpus:g} GPUs, and the cluster has "
+            f"{cluster.num_cpus:g} CPUs and {cluster.num_gpus:g} GPUs. Lower --workers-per-trial, or add nodes."
+        )
+
+
+def _follow(
+    slot: Slot, prepared: Prepared, folder: Path, tracker: Tracker, run_id: str, on_tick: Tick
+) -> list[dict[str, Any]]:
+    """Start the job and note its epochs until the last."""
+    config = prepared.config
+    slot.start(
+        RunPlan(
+            trial=0,
+            config=config.training,
+            decode=prepared.decode,
+            task=prepared.task,
+            objective=prepared.objective,
+            mode=prepared.mode,
+            folder=(folder / "state").resolve(),
+        )
+    )
+    reports: list[dict[str, Any]] = []
+    while not reports or not reports[-1]["final"]:
+        message = slot.next_message(on_tick)
+        if message.report is None:
+            tracker.end_run(run_id, "FAILED", tags={"t5ray.reason": str(message.failure)})
+            raise T5RayError(f"The run must reach its end, but failed: {message.failure}.")
+        reports.append(message.report)
+        log_epoch(tracker, run_id, message.report, prepared.objective)
+        slot.decide(message.report["epoch"], go_on=True)
+    slot.settle()
+    return reports
+
+
+def log_epoch(tracker: Tracker, run_id: str, report: dict[str, Any], objective: str) -> None:
+    """Send an epoch's curves and metrics to the tracker."""
+    for point in report["history"]:
+        tracker.log_metrics(run_id, {k: v for k, v in point.items() if k != "step"}, step=int(point["step"]))
+    epoch_metrics = {
+        **report["metrics"],
+        "validation_loss": report["validation_loss"],
+        "train_loss": report["train_loss"],
+        "tokens_per_s": report["tokens_per_s"],
+        "padding_share": report["padding_share"],
+        "hit_cap_share": report["hit_cap"],
+        f"best_{objective}": report["best_value"],
+    }
+    tracker.log_metrics(run_id, epoch_metrics, step=report["epoch"])

@@ -1,0 +1,128 @@
+"""A slot: a Ray Train worker group that lives on and runs job after job.
+
+Starting processes and importing torch costs several seconds, loading weights more; a slot pays that once. Groups of one
+run in Ray Train's local mode, in the process that holds the slot; larger ones are Ray Train workers of their own.
+"""
+
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from t5ray.errors import ClusterError
+from t5ray.training.loop import RunPlan, Tick
+from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
+from t5ray.training.worker import WAIT_S, WorkerSetup, serve
+
+TICK_WAIT_S = 0.5
+"""Time between two looks at a running job's progress."""
+CLOSE_S = 20.0
+"""How long a group may take to leave its last job and end."""
+
+
+@dataclass(frozen=True)
+class SlotSpec:
+    """What every slot of a search is made of."""
+
+    model: str
+    data: Any
+    num_workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    in_process: bool
+    """Run a group of one in the process that holds the slot, whose Ray actor has the resources."""
+    scratch: str
+    """Directory for what Ray Train writes about the group."""
+
+
+class Slot:
+    """Runs one job at a time: `start`, then `next_message` and `decide` in turn until the run ends."""
+
+    def __init__(self, spec: SlotSpec) -> None:
+        """Start the group; it loads the model while the caller goes on."""
+        self.spec = spec
+        remote = not spec.in_process
+        self.mailbox: Mailbox | RemoteMailbox = RemoteMailbox.create(2 * spec.num_workers) if remote else Mailbox()
+        self._job = 0
+        self._heard = 0
+        self._crash: str | None = None
+        self._thread = threading.Thread(target=self._run_group, name="t5ray-slot", daemon=True)
+        self._thread.start()
+
+    def _run_group(self) -> None:
+        spec = self.spec
+        setup = WorkerSetup(spec.model, spec.data, self.mailbox, spec.cpus_per_worker)
+        resources = {"CPU": spec.cpus_per_worker, "GPU": spec.gpus_per_worker}
+        trainer = ray.train.torch.TorchTrainer(
+            _serve_entry,
+            train_loop_config={"setup": setup},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=0 if spec.in_process else spec.num_workers,
+                use_gpu=spec.gpus_per_worker > 0,
+                resources_per_worker=None if spec.in_process else {k: v for k, v in resources.items() if v},
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=spec.scratch, failure_config=ray.train.FailureConfig(max_failures=2)
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception:  # noqa: BLE001 (whatever ends the group is the message; see _raise_if_dead)
+            self._crash = traceback.format_exc()
+
+    def start(self, plan: RunPlan) -> None:
+        """Begin a run."""
+        self._job += 1
+        self._heard = 0
+        self.mailbox.submit(Job(self._job, plan))
+
+    def next_message(self, on_tick: Tick | None = None) -> Message:
+        """Wait for the next epoch's report, or the failure of the run.
+
+        Args:
+            on_tick: called about once a second with the running job's steps done, steps in all, and loss.
+        Raises:
+            ClusterError: the group has died more often than it may be restarted.
+        """
+        while True:
+            wait_s = TICK_WAIT_S if on_tick or self._dead else WAIT_S
+            message: Message | None = self.mailbox.next_message(self._job, self._heard, wait_s)
+            if message is not None:
+                self._heard += 1
+                return message
+            self._raise_if_dead()
+            tick = self.mailbox.last_tick() if on_tick else None
+            if on_tick and tick:
+                on_tick(*tick)
+
+    def decide(self, epoch: int, *, go_on: bool) -> None:
+        """Answer the report of an epoch."""
+        self.mailbox.decide(self._job, epoch, go_on)
+
+    def settle(self) -> None:
+        """Wait until the group has left the job."""
+        while not self.mailbox.is_over(self._job, WAIT_S):
+            self._raise_if_dead()
+
+    def close(self) -> None:
+        """End the group and give its resources back."""
+        self.mailbox.close()
+        self._thread.join(CLOSE_S)
+        if isinstance(self.mailbox, RemoteMailbox):
+            ray.kill(self.mailbox.actor)
+
+    @property
+    def _dead(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _raise_if_dead(self) -> None:
+        if self._dead:
+            raise ClusterError(f"The workers of a trial must stay alive, but ended: {self._crash or 'no reason given'}")
+
+
+def _serve_entry(config: dict[str, Any]) -> None:
+    serve(config["setup"])

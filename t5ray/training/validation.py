@@ -1,0 +1,100 @@
+"""Loss and metrics on held-out rows. Metrics are computed on real generations, never on teacher-forced tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from t5ray.config import DecodeConfig, TaskConfig
+from t5ray.data.batches import IGNORED, Indices, collate, micro_batches
+from t5ray.data.tokens import TokenisedSplit
+from t5ray.model.engine import batches_by_tokens, generate
+from t5ray.model.loading import LoadedModel
+from t5ray.text.metrics import score
+from t5ray.text.tasks import read_prediction
+from t5ray.training.group import Group
+
+EVAL_BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one look at held-out rows gave."""
+
+    loss: float
+    """Mean cross-entropy per target token, without label smoothing."""
+    metrics: dict[str, float]
+    """Metric -> value over the generated rows."""
+    hit_cap: float
+    """Share of generated rows that were cut at the output cap."""
+
+
+def fixed_sample(rows: int, size: int) -> Indices:
+    """Return the rows, ascending, that every epoch of every trial is judged on."""
+    if size >= rows:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).permutation(rows)[:size])
+
+
+def validate(
+    loaded: LoadedModel,
+    split: TokenisedSplit,
+    references: Sequence[Sequence[str]],
+    task: TaskConfig,
+    decode: DecodeConfig,
+    *,
+    rows: Indices,
+    group: Group,
+) -> Validation:
+    """Judge the model on some rows of a split; the workers of a group share them.
+
+    Args:
+        references: accepted targets of every row of the split.
+        rows: positions in the split to judge.
+    Returns:
+        The same values on every worker.
+    """
+    model = loaded.model.eval()
+    mine = rows[group.rank :: group.size]
+    loss, tokens = _loss(loaded, split, mine)
+    texts = _generate(loaded, split, mine, decode)
+    loss, tokens = group.sum([loss, float(tokens)])
+    everything = [item for part in group.gather(texts) for item in part]
+    model.train()
+    found = {row: (text, cut) for row, text, cut in everything}
+    predictions = [read_prediction(task, found[int(row)][0]) for row in rows]
+    values = score(task.metrics, predictions, [references[int(row)] for row in rows], task.labels)
+    return Validation(loss / max(tokens, 1.0), values, sum(cut for _, _, cut in everything) / len(rows))
+
+
+@torch.inference_mode()
+def _loss(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[float, int]:
+    """Return summed cross-entropy and number of target tokens."""
+    lengths = np.asarray(split.input_lengths) + np.asarray(split.label_lengths)
+    ordered = rows[np.argsort(-lengths[rows], kind="stable")]
+    total, tokens = 0.0, 0
+    for chosen in micro_batches(ordered, lengths, None, EVAL_BATCH_TOKENS):
+        batch = collate(split, chosen, pad_id=int(loaded.model.config.pad_token_id)).to(loaded.model.device)
+        logits = loaded.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            decoder_input_ids=loaded.model.prepare_decoder_input_ids_from_labels(batch.labels),
+            use_cache=False,
+        ).logits
+        total += cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum").item()
+        tokens += int((batch.labels != IGNORED).sum())
+    return total, tokens
+
+
+def _generate(
+    loaded: LoadedModel, split: TokenisedSplit, rows: Indices, decode: DecodeConfig
+) -> list[tuple[int, str, bool]]:
+    """Return (row, text, cut at the cap) for each row."""
+    ids = [split.input_ids[split.input_offsets[i] : split.input_offsets[i + 1]].tolist() for i in rows]
+    found = []
+    for chosen in batches_by_tokens([len(row) for row in ids], EVAL_BATCH_TOKENS):
+        predictions = generate(loaded.model, loaded.tokenizer, [ids[i] for i in chosen], decode)
+        found += [(int(rows[i]), p.text, p.hit_cap) for i, p in zip(chosen, predictions, strict=True)]
+    return found

@@ -1,0 +1,103 @@
+"""The function that Ray Train runs on every worker of a group: wait for a job, do it, wait for the next.
+
+Model, tokenizer and data stay between jobs; each job starts from a pristine copy of the weights.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from t5ray.data.tokens import TokenisedData
+from t5ray.model.loading import LoadedModel, load_model
+from t5ray.model.numeric import default_device
+from t5ray.training.group import Group
+from t5ray.training.loop import RunFailed, fine_tune
+from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
+
+WAIT_S = 10.0
+"""Longest single wait for the other side; waits are repeated."""
+TICK_S = 0.5
+"""Shortest time between two ticks."""
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What every worker of a group is started with."""
+
+    model: str
+    """Hub id or directory, readable from every node."""
+    data: Any
+    """Ray object reference of the `TokenisedData`; arrays are mapped, not copied."""
+    mailbox: Mailbox | RemoteMailbox
+    threads: int
+    """torch threads of a worker."""
+
+
+def serve(setup: WorkerSetup) -> None:
+    """Do jobs until the mailbox is closed."""
+    torch.set_num_threads(setup.threads)
+    loaded = load_model(setup.model)
+    data: TokenisedData = ray.get(setup.data)
+    device = default_device()
+    loaded.model.to(device)
+    pristine = {name: value.detach().clone() for name, value in loaded.model.state_dict().items()}
+    group = Group(device)
+    done = 0
+    while True:
+        job = setup.mailbox.next_job(done, WAIT_S)
+        if job == "closed":
+            return
+        if isinstance(job, Job):
+            _restore_weights(loaded.model, pristine)
+            _do(job, loaded, data, group, setup.mailbox)
+            done = job.number
+
+
+@torch.no_grad()
+def _restore_weights(model: torch.nn.Module, pristine: dict[str, torch.Tensor]) -> None:
+    for name, value in model.state_dict().items():
+        value.copy_(pristine[name])
+    model.zero_grad(set_to_none=True)
+
+
+def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbox: Mailbox | RemoteMailbox) -> None:
+    def report(epoch_report: dict[str, Any]) -> bool:
+        mailbox.post(job.number, Message(report=epoch_report))
+        while True:
+            go_on = mailbox.verdict(job.number, epoch_report["epoch"], WAIT_S)
+            if go_on is not None:
+                return bool(go_on)
+
+    ticks = _Throttle(TICK_S)
+    try:
+        fine_tune(
+            loaded,
+            data,
+            job.plan,
+            group=group,
+            report=report,
+            tick=lambda done, total, loss: mailbox.tick(done, total, loss) if ticks.due(done, {total}) else None,
+        )
+    except RunFailed as exc:
+        if group.rank == 0:
+            mailbox.post(job.number, Message(failure=str(exc)))
+    if group.rank == 0:
+        mailbox.finish(job.number)
+
+
+class _Throttle:
+    """Lets one call in `every_s` seconds through, and those at given counts."""
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s, self.last = every_s, -1e9
+
+    def due(self, count: int, always: Iterable[int]) -> bool:
+        now = time.monotonic()
+        if now - self.last < self.every_s and count not in always:
+            return False
+        self.last = now
+        return True

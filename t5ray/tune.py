@@ -1,0 +1,118 @@
+"""Search hyperparameters over Ray workers: `python -m t5ray.tune`. Without flags, the embedded demo."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from t5ray import cli
+
+if TYPE_CHECKING:
+    from t5ray.config import RunConfig
+
+
+def command(
+    ctx: typer.Context,
+    config: cli.ConfigFile = None,
+    data: cli.Data = None,
+    task: cli.Task = None,
+    model: cli.Model = None,
+    columns: cli.Columns = None,
+    source_language: cli.SourceLanguage = None,
+    target_language: cli.TargetLanguage = None,
+    search_space: cli.SearchSpaceOption = None,
+    num_trials: cli.NumTrials = None,
+    max_epochs: cli.MaxEpochs = None,
+    workers_per_trial: cli.WorkersPerTrial = None,
+    gpus_per_worker: cli.GpusPerWorker = None,
+    max_concurrent: cli.MaxConcurrent = None,
+    time_budget: cli.TimeBudget = None,
+    metric: cli.Metric = None,
+    storage: cli.Storage = None,
+    tracking_uri: cli.TrackingUri = None,
+    experiment: cli.Experiment = None,
+    name: cli.Name = None,
+    seed: cli.Seed = None,
+    skip_bad_rows: cli.SkipBadRows = None,
+    address: cli.Address = None,
+    sets: cli.Sets = None,
+    preview: cli.Preview = False,
+    resume: cli.Resume = False,
+    extend: cli.Extend = None,
+) -> int:
+    """Search hyperparameters over Ray workers and keep the best checkpoint as a bundle.
+
+    Without --data, --task and --model it runs the embedded demo, offline.
+    """
+    cli.quiet_libraries()
+    return _tune(cli.run_settings(ctx), preview=preview, resume=resume, extend=extend)
+
+
+def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | None) -> int:
+    """Prepare, connect, search, conclude."""
+    from t5ray.board import board
+    from t5ray.cluster import connect
+    from t5ray.config import load_space
+    from t5ray.search.preview import describe
+    from t5ray.search.study import Workspace, conclude, interrupt, open_ledger, open_study, run_search
+    from t5ray.tracking import open_tracker
+    from t5ray.training.prepare import prepare
+
+    space = load_space(settings.search.space)
+    workspace = Workspace.of(settings)
+    ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
+    prepared = prepare(settings, workspace.cache)
+    cli.tell(prepared.notes)
+    with connect(settings.address) as cluster:
+        cli.tell(describe(prepared, space, cluster))
+        if ledger is None:
+            return 0
+        wanted = len(ledger.trials) + extend if extend else max(settings.search.num_trials, len(ledger.trials))
+        tracker = open_tracker(settings.tracking)
+        open_study(ledger, prepared, tracker)
+        try:
+            with board(prepared.objective, wanted, settings.training.max_epochs) as shown:
+                run_search(
+                    prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
+                )
+            content = conclude(prepared, ledger, workspace, tracker)
+        except KeyboardInterrupt:
+            interrupt(prepared, ledger, workspace, tracker)
+            cli.say(f"\nInterrupted: {len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running.")
+            cli.say(f"Go on with: {cli.again('tune', resume=True)}")
+            return cli.INTERRUPTED
+        finally:
+            cli.tell(tracker.close())
+    _close(settings, str(workspace.folder), content)
+    return 0
+
+
+def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> None:
+    from t5ray.tracking import ui_command
+
+    best, default, metric = content["best"], content["default"]["value"], content["metric"]
+    against = "" if default is None else f" against {default:.4f} with the default settings"
+    test = f"; on test {content['test'][metric]:.4f}" if metric in (content["test"] or {}) else ""
+    data = settings.data.path or ""
+    cli.close(
+        f"Best: trial {best['trial']}, epoch {best['epoch']}, validation {metric} {best['value']:.4f}{against}{test}. "
+        f"Bundle: {folder}/best",
+        {
+            "judge it": f"python -m t5ray.evaluate --model {folder}/best --data {data} --output {folder}/evaluation",
+            "score rows": f"python -m t5ray.predict --model {folder}/best --input ROWS.jsonl --output predictions",
+            "compare runs": ui_command(settings.tracking.uri),
+            "read the report": f"{folder}/report.html",
+            "more trials": cli.again("tune", name=settings.name, extend=settings.search.num_trials),
+        },
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return cli.run(command, "python -m t5ray.tune", argv)
+
+
+if __name__ == "__main__":
+    from t5ray.tune import main as entry
+
+    raise SystemExit(entry())

@@ -1,0 +1,203 @@
+"""Each test reads with MLflow's own client what the tracker wrote."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5ray.config import TrackingConfig
+from t5ray.errors import TrackingError
+from t5ray.tracking import open_tracker
+from t5ray.tracking.store import ARTIFACT_FOLDER
+
+Config = Callable[[], TrackingConfig]
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def runs_of(config: TrackingConfig) -> dict[str, Any]:
+    reader = client(config.uri)
+    experiment = reader.get_experiment_by_name(config.experiment)
+    return {run.info.run_name: run for run in reader.search_runs([experiment.experiment_id])}
+
+
+def test_a_study_and_its_trial(config: Config, sqlite_uri: str) -> None:
+    tracker = open_tracker(config())
+    study = tracker.start_run("study", tags={"task": "dates"})
+    trial = tracker.start_run("trial_0", parent=study, params={"learning_rate": 2e-3, "optimizer": "adamw"})
+    for step, accuracy in enumerate([0.25, 0.75, 0.5], start=1):
+        tracker.log_metrics(trial, {"accuracy": accuracy, "validation_loss": 1.0 - accuracy}, step=step)
+    tracker.end_run(trial, "KILLED", metrics={"best_accuracy": 0.75}, tags={"state": "PRUNED"})
+    tracker.end_run(study, "FINISHED")
+    assert tracker.close() == []
+
+    runs = runs_of(config())
+    assert set(runs) == {"study", "trial_0"}
+    assert (runs["study"].info.run_id, runs["trial_0"].info.run_id) == (study, trial)
+    assert runs["study"].info.status == "FINISHED"
+    assert runs["study"].data.tags["task"] == "dates"
+    assert runs["trial_0"].info.status == "KILLED"
+    assert runs["trial_0"].info.end_time >= runs["trial_0"].info.start_time
+    assert runs["trial_0"].data.params == {"learning_rate": "0.002", "optimizer": "adamw"}
+    assert runs["trial_0"].data.tags["mlflow.parentRunId"] == study
+    assert runs["trial_0"].data.tags["state"] == "PRUNED"
+    assert runs["trial_0"].data.metrics == {"accuracy": 0.5, "validation_loss": 0.5, "best_accuracy": 0.75}
+    curve = [(point.step, point.value) for point in client(sqlite_uri).get_metric_history(trial, "accuracy")]
+    assert sorted(curve) == [(1, 0.25), (2, 0.75), (3, 0.5)]
+
+
+def test_files_lie_beside_the_database_and_nothing_in_the_working_directory(
+    config: Config, sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "t5ray.json").write_text("{}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    tracker = open_tracker(config())
+    run = tracker.start_run("study")
+    tracker.log_files(run, bundle, "best")
+    tracker.log_files(run, bundle / "t5ray.json")
+    assert tracker.close() == []
+    folder = Path(sqlite_uri.removeprefix("sqlite:///")).parent / ARTIFACT_FOLDER / run / "artifacts"
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.json")) == ["best/t5ray.json", "t5ray.json"]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_later_tracker_goes_on_with_the_same_run(config: Config) -> None:
+    first = open_tracker(config())
+    run = first.start_run("trial_0", params={"learning_rate": 0.1})
+    first.log_metrics(run, {"accuracy": 0.5}, step=1)
+    first.end_run(run, "KILLED")
+    assert first.close() == []
+    second = open_tracker(config())
+    second.reopen_run(run)
+    assert runs_of(config())["trial_0"].info.status == "RUNNING"
+    second.log_metrics(run, {"accuracy": 0.75}, step=2)
+    second.end_run(run, "FINISHED")
+    assert second.close() == []
+    (only,) = runs_of(config()).values()
+    assert (only.info.run_id, only.info.status) == (run, "FINISHED")
+    assert only.data.metrics == {"accuracy": 0.75}
+    assert only.data.params == {"learning_rate": "0.1"}
+
+
+def test_reopening_a_run_that_is_gone_says_so(config: Config) -> None:
+    tracker = open_tracker(config())
+    with pytest.raises(TrackingError, match=r"must still have the run 0123 .* Give the --tracking-uri"):
+        tracker.reopen_run("0123")
+    with pytest.raises(TrackingError, match="its run was never made"):
+        tracker.reopen_run("unsent-0123")
+
+
+def test_what_mlflow_refuses_is_told_at_the_end(config: Config) -> None:
+    tracker = open_tracker(config())
+    run = tracker.start_run("trial_0")
+    tracker.log_metrics(run, {"a name with !": 1.0}, step=3)
+    tracker.log_files(run, Path("/nowhere/best"))
+    tracker.log_metrics(run, {"accuracy": 1.0}, step=4)
+    lines = tracker.close()
+    assert len(lines) == 2
+    assert lines[0].startswith("MLflow refused trial_0 (metrics of step 3): Invalid value")
+    assert lines[1] == "MLflow refused trial_0 (files /nowhere/best): /nowhere/best is gone"
+    assert runs_of(config())["trial_0"].data.metrics == {"accuracy": 1.0}
+
+
+def test_a_deleted_experiment_is_refused_with_the_mend(config: Config) -> None:
+    open_tracker(config()).close()
+    reader = client(config().uri)
+    experiment_id = reader.get_experiment_by_name(config().experiment).experiment_id
+    reader.delete_experiment(experiment_id)
+    with pytest.raises(TrackingError, match=f"mlflow experiments restore --experiment-id {experiment_id}`"):
+        open_tracker(config())
+
+
+def test_events_of_an_earlier_tracker_are_sent_once(config: Config, tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox.jsonl"
+    handle = "unsent-" + "0" * 32
+    start = {"name": "trial_7", "parent": None, "params": {"dropout": "0.1"}, "tags": {}}
+    events = [
+        {"kind": "start", "run": handle, "time_ms": 1_700_000_000_000, "body": start},
+        {
+            "kind": "metrics",
+            "run": handle,
+            "time_ms": 1_700_000_000_500,
+            "body": {"metrics": {"accuracy": 0.5}, "step": 1},
+        },
+    ]
+    for _ in range(2):  # the second time as if the first had been cut off before the file was removed
+        outbox.write_text("".join(json.dumps(event) + "\n" for event in events))
+        tracker = open_tracker(config(), outbox=outbox)
+        tracker.reopen_run(handle)
+        tracker.log_metrics(handle, {"accuracy": 0.75}, step=2)
+        assert tracker.close() == []
+        assert not outbox.exists()
+    (run,) = runs_of(config()).values()
+    assert (run.info.run_name, run.info.start_time) == ("trial_7", 1_700_000_000_000)
+    assert run.data.params == {"dropout": "0.1"}
+    assert run.data.metrics == {"accuracy": 0.75}
+
+
+def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match=r"must take runs, but refused: .*file"):
+        open_tracker(TrackingConfig(uri=f"sqlite:///{tmp_path}/file/mlflow.db"))
+
+
+def test_nothing_listens() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_s = time.monotonic()
+    with pytest.raises(TrackingError) as caught:
+        open_tracker(TrackingConfig(uri=f"http://me:secret@127.0.0.1:{port}"))
+    assert time.monotonic() - start_s < 10
+    assert str(caught.value) == (
+        f"tracking.uri: MLflow must answer at http://***@127.0.0.1:{port}, but it did not: [Errno 111] Connection "
+        "refused. Start the server, correct --tracking-uri, or use --tracking-uri sqlite:///mlflow.db."
+    )
+
+
+def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t5ray.tracking.store.ANSWER_WITHIN_S", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(TrackingError, match=r"it did not: no answer within 0.5 s. Start the server"):
+            open_tracker(TrackingConfig(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"))
+
+
+@pytest.mark.integration
+def test_two_commands_at_once_make_one_database_and_print_nothing(tmp_path: Path) -> None:
+    code = (
+        "from t5ray.config import TrackingConfig; from t5ray.tracking import open_tracker\n"
+        "tracker = open_tracker(TrackingConfig()); tracker.end_run(tracker.start_run('study'), 'FINISHED')\n"
+        "assert tracker.close() == []"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for _ in range(2)
+    ]
+    assert [(command.communicate(timeout=120)[0], command.returncode) for command in commands] == [(b"", 0)] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    reader = client(f"sqlite:///{tmp_path}/mlflow.db")
+    assert len(reader.search_runs([reader.get_experiment_by_name("t5ray").experiment_id])) == 2

@@ -1,0 +1,151 @@
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5ray.errors import TrackingError
+from t5ray.tracking.outbox import Away, Event, Outbox, Refused, read_events, write_events
+
+
+def event(number: int, **body: object) -> Event:
+    return Event("metrics", f"run-{number}", 1_700_000_000_000 + number, body)
+
+
+class Server:
+    """Takes events, unless it is away or a run is refused."""
+
+    def __init__(self) -> None:
+        self.taken: list[Event] = []
+        self.away = False
+        self.refuses: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        if self.away:
+            raise Away("connection refused")
+        if event.run in self.refuses:
+            raise Refused("no such run")
+        self.taken.append(event)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_events_arrive_in_order() -> None:
+    server = Server()
+    outbox = Outbox(server, [event(0), event(1)])
+    for number in range(2, 100):
+        outbox.add(event(number))
+    outbox.close(patience_s=5)
+    assert server.taken == [event(number) for number in range(100)]
+    assert outbox.unsent == []
+
+
+def test_events_wait_in_order_until_the_server_is_back() -> None:
+    server = Server()
+    server.away = True
+    outbox = Outbox(server)
+    for number in range(5):
+        outbox.add(event(number))
+    wait_until(lambda: outbox.away_reason == "connection refused")
+    assert server.taken == []
+    server.away = False
+    wait_until(lambda: len(server.taken) == 5)
+    assert outbox.away_reason is None
+    outbox.close(patience_s=5)
+    assert server.taken == [event(number) for number in range(5)]
+
+
+def test_close_gives_up_after_its_patience_and_leaves_the_rest() -> None:
+    server = Server()
+    outbox = Outbox(server)
+    outbox.add(event(0))
+    wait_until(lambda: len(server.taken) == 1)
+    server.away = True
+    outbox.add(event(1))
+    outbox.add(event(2))
+    start_s = time.monotonic()
+    outbox.close(patience_s=0.5)
+    assert 0.4 < time.monotonic() - start_s < 5
+    assert outbox.unsent == [event(1), event(2)]
+    with pytest.raises(RuntimeError, match="a closed tracker takes no events"):
+        outbox.add(event(3))
+
+
+def test_a_refused_event_is_told_and_does_not_stop_the_others() -> None:
+    server = Server()
+    server.refuses = {"run-1"}
+    outbox = Outbox(server)
+    for number in range(3):
+        outbox.add(event(number))
+    outbox.close(patience_s=5)
+    assert server.taken == [event(0), event(2)]
+    assert outbox.refused == [(event(1), "no such run")]
+    assert outbox.unsent == []
+
+
+def test_a_server_that_hangs_blocks_neither_add_nor_settle_nor_close() -> None:
+    hang = threading.Event()
+    outbox = Outbox(lambda _: [None, None][hang.wait(60)])
+    start_s = time.monotonic()
+    for number in range(10):
+        outbox.add(event(number))
+    outbox.settle(event(0), timeout_s=0.2)
+    outbox.close(patience_s=0.3)
+    assert time.monotonic() - start_s < 5
+    assert len(outbox.unsent) == 10
+    hang.set()
+
+
+def test_settle_returns_as_soon_as_the_event_is_sent() -> None:
+    outbox = Outbox(Server())
+    start_s = time.monotonic()
+    last = event(1)
+    outbox.add(last)
+    outbox.settle(last, timeout_s=60)
+    assert time.monotonic() - start_s < 10
+    assert outbox.unsent == []
+    outbox.close(patience_s=1)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.lists(st.builds(Event, st.just("start"), st.text(), st.integers(), st.dictionaries(st.text(), JSON)), min_size=1)
+)
+def test_written_events_read_back(tmp_path_factory: pytest.TempPathFactory, events: list[Event]) -> None:
+    path = tmp_path_factory.mktemp("outbox") / "new" / "outbox.jsonl"
+    write_events(path, events)
+    assert [asdict(e) for e in read_events(path)] == [asdict(e) for e in events]
+    assert [p.name for p in path.parent.iterdir()] == ["outbox.jsonl"]
+    write_events(path, [])
+    assert read_events(path) == []
+    assert not path.exists()
+
+
+def test_no_file_is_no_events(tmp_path: Path) -> None:
+    assert read_events(None) == []
+    write_events(tmp_path / "none.jsonl", [])
+    assert read_events(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"kind": "start"}', '"text"'])
+def test_a_broken_line_is_refused_with_its_place(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "outbox.jsonl"
+    write_events(path, [event(0)])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(TrackingError, match=r"outbox\.jsonl:2: must be one unsent MLflow event as JSON, but got"):
+        read_events(path)
