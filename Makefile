@@ -2,17 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO := build/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-all check format setup setup-dev clean
 
 demo: $(VENV)/run.done
-	@rm -rf $(DEMO)
-	$(BIN)/python -m t5ray.tune --storage $(DEMO) --name dates --tracking-uri sqlite:///mlflow.db
-	$(BIN)/python -m t5ray.predict --model $(DEMO)/dates/best --input t5ray/demo/examples.jsonl --output $(DEMO)/predictions --format jsonl
-	$(BIN)/python -m t5ray.evaluate --model $(DEMO)/dates/best --data t5ray/demo/dates.jsonl --output $(DEMO)/evaluation --tracking-uri sqlite:///mlflow.db
-	@$(BIN)/python scripts/demo_summary.py $(DEMO)
+	$(BIN)/python -m t5ray.tune
+	@run=$$(ls -td t5ray_runs/dates-*/ | head -1); run=$${run%/}; set -e; \
+	$(BIN)/python -m t5ray.predict --model $$run/best --input t5ray/demo/examples.jsonl --output $$run/predictions --format jsonl; \
+	$(BIN)/python -m t5ray.evaluate --model $$run/best --data t5ray/demo/dates.jsonl --output $$run/evaluation; \
+	$(BIN)/python scripts/demo_summary.py $$run
 
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest

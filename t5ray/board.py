@@ -16,9 +16,17 @@ STYLE_OF = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "re
 class Trial(Protocol):
     """What the board shows of a trial."""
 
-    trial: int
-    state: str
-    params: dict[str, Any]
+    @property
+    def trial(self) -> int:
+        """Its number."""
+
+    @property
+    def state(self) -> str:
+        """RUNNING, COMPLETE, PRUNED or FAIL."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Searched parameter -> value."""
 
     @property
     def values(self) -> list[float]:

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -99,11 +99,11 @@ SETTING_OF = {
 """Parameter name of an option of tune and train -> the setting it gives. predict and evaluate map names one to one."""
 
 
-def flags(ctx: click.Context, setting_of: dict[str, str]) -> dict[str, Any]:
+def flags(ctx: typer.Context, setting_of: dict[str, str]) -> dict[str, Any]:
     """Return dotted setting -> value for the options that were given.
 
     Raises:
-        click.UsageError: a `--column` is not of the form name=column.
+        typer.BadParameter: a `--column` is not of the form name=column.
     """
     given = {setting_of[name]: value for name, value in ctx.params.items() if name in setting_of and value is not None}
     for setting, value in given.items():
@@ -112,7 +112,7 @@ def flags(ctx: click.Context, setting_of: dict[str, str]) -> dict[str, Any]:
     return {setting: value for setting, value in given.items() if value not in ({}, [])}
 
 
-def run_settings(ctx: click.Context) -> "RunConfig":
+def run_settings(ctx: typer.Context) -> "RunConfig":
     """Resolve the settings of tune and train from flags, `--config` and `--set`.
 
     Where neither data, task nor model is named anywhere, the embedded demo's settings take the place of the defaults.
@@ -148,17 +148,22 @@ def again(module: str, **extra: object) -> str:
     Example:
         again("tune", resume=True) -> "python -m t5ray.tune --data a.csv --task classify --resume"
     """
-    words = [*sys.orig_argv[sys.orig_argv.index("-m") + 2 :]] if "-m" in sys.orig_argv else sys.argv[1:]
-    words = [word for word in words if word.removeprefix("--").replace("-", "_") not in extra]
-    for flag, value in extra.items():
-        words += [f"--{flag.replace('_', '-')}", *([] if value is True else [str(value)])]
+    new = {f"--{name.replace('_', '-')}": value for name, value in extra.items()}
+    words, given = list[str](), iter(sys.argv[1:])
+    for word in given:
+        if word in new and new[word] is not True:
+            next(given, None)
+        elif word.partition("=")[0] not in new:
+            words.append(word)
+    for flag, value in new.items():
+        words += [flag] if value is True else [flag, str(value)]
     return shlex.join(["python", "-m", f"t5ray.{module}", *words])
 
 
 def _column(item: str) -> tuple[str, str]:
     name, equals, column = item.partition("=")
     if not (name and equals and column):
-        raise click.UsageError(f"--column must be name=column, such as text=review_body, but got {item!r}.")
+        raise typer.BadParameter(f"--column must be name=column, such as text=review_body, but got {item!r}.")
     return name, column
 
 
@@ -168,20 +173,32 @@ def run(command: Callable[..., int], prog: str, argv: Sequence[str] | None = Non
     Errors that a user can cause print one paragraph and no traceback; Ctrl-C gives 130; SIGTERM counts as Ctrl-C.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command()(command)
+    app.command()(_guarded(command))
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return int(app(list(sys.argv[1:] if argv is None else argv), prog_name=prog, standalone_mode=False) or 0)
-    except click.ClickException as exc:
-        exc.show()
-        return exc.exit_code
-    except T5RayError as exc:
-        show_error(exc)
-        return exc.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        stderr.print("Interrupted.")
-        return INTERRUPTED
+        app(list(sys.argv[1:] if argv is None else argv), prog_name=prog)
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else 0
+    return 0
+
+
+def _guarded(command: Callable[..., int]) -> Callable[..., None]:
+    """Turn a command's return value, and the errors a user can cause, into exit codes."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except T5RayError as exc:
+            show_error(exc)
+            code = exc.exit_code
+        except KeyboardInterrupt:
+            stderr.print("Interrupted.")
+            code = INTERRUPTED
+        raise typer.Exit(code)
+
+    return guarded
 
 
 def _interrupt(*_: object) -> None:
@@ -268,7 +285,6 @@ def quiet_libraries() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_AIR_NEW_OUTPUT": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }.items():

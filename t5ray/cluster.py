@@ -12,7 +12,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def connect(
     else:
         _require_answer(address)
     if not debug:
-        # Ray's C++ side writes warnings about its own affairs to our console; it has no other switch.
+        # Ray's C++ side writes errors of its own household to our console; it has no other switch.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -84,7 +84,8 @@ def _start(address: str, options: dict[str, Any]) -> Any:
     import ray
 
     try:
-        return ray.init(address=address, **options)
+        with _hidden_stderr() if options["logging_level"] > logging.INFO else nullcontext():
+            return ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as exc:
         reason = " ".join(str(exc).split())
         if address == "local":
@@ -97,6 +98,19 @@ def _start(address: str, options: dict[str, Any]) -> Any:
             "`ray start --head`. If it demands a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or "
             "RAY_AUTH_TOKEN_PATH) as on its head node."
         ) from exc
+
+
+@contextmanager
+def _hidden_stderr() -> Iterator[None]:
+    """Discard what native code writes to the console; what matters comes as an exception as well."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _require_answer(address: str) -> None:

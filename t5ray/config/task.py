@@ -24,7 +24,11 @@ MetricName = Literal[
     "chrf",
     "bleu",
 ]
-"""Every metric that a task may name. All are better when higher; all lie in [0, 1] but chrf and bleu, in [0, 100]."""
+"""Every metric that a task may name. All are better when higher; all lie in [0, 1] but chrf and bleu, in [0, 100].
+
+`exact_match` is SQuAD's, which ignores case, punctuation and articles, in a task that also names `token_f1`; in any
+other task it asks for equal text, white space at the ends aside.
+"""
 
 
 LANGUAGES = ("source_language", "target_language")
@@ -37,12 +41,16 @@ def template_fields(template: str) -> tuple[str, ...]:
     Example:
         template_fields("answer: {context} question: {question}") -> ("context", "question")
     Raises:
-        ValueError: the braces do not match, or a field is empty or positional.
+        ValueError: the braces do not match, or a field is empty, positional, or more than a name.
     """
-    names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    for name in names:
-        if not name.isidentifier():
-            raise ValueError(f"a template field must be a column name such as {{text}}, but got {{{name}}}")
+    names = []
+    for _, name, form, conversion in string.Formatter().parse(template):
+        if name is None:
+            continue
+        if not name.isidentifier() or form or conversion:
+            found = f"{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}"
+            raise ValueError(f"a template field must be a column name such as {{text}}, but got {{{found}}}")
+        names.append(name)
     return tuple(dict.fromkeys(names))
 
 

@@ -46,10 +46,10 @@ def _load(address: str) -> dict[str, Any]:
     try:
         return dict(datasets.load_dataset(name, config or None))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as exc:
-        reason = " ".join(str(exc).split())[:400]
+        reason = " ".join(str(exc).split())[:400].rstrip(".")
         raise DataError(
             f"{address}: must be a dataset of the Hugging Face hub, or a folder in its layout, but could not be "
-            f"loaded: {reason} Check the spelling, the network, and HF_TOKEN for a private dataset."
+            f"loaded: {reason}. Check the spelling, the network, and HF_TOKEN for a private dataset."
         ) from exc
 
 

@@ -227,7 +227,7 @@ def _example(row: Row, columns: _Columns, task: TaskConfig) -> Example:
             raise DataError(f"a row must have `{column}`, but this one has not")
         values[name] = row.values[column]
     for name, column in columns.languages.items():
-        if row.values.get(column) not in (None, ""):
+        if column in row.values:
             values[name] = row.values[column]
     example = Example(render_input(task, values), render_references(task, values), row.place)
     _require_unicode(example)

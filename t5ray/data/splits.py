@@ -22,6 +22,7 @@ from t5ray.config import DataConfig, TaskConfig
 from t5ray.data.partition import carve, choose, digest_texts, tenth
 from t5ray.data.rows import Example, Problems, Rows, data_path, read_rows
 from t5ray.errors import DataError
+from t5ray.text.tasks import collect_labels
 
 CARVED = ("test", "validation")
 """What can be taken out of train, in this order."""
@@ -79,8 +80,9 @@ def read_splits(config: DataConfig, task: TaskConfig) -> Splits:
         problems.stop()
     numbers, findings = _divide(rows, config.split_seed, problems.where)
     findings = [*rows.findings, *findings, *_leaks(rows, numbers)]
+    origin = "of the task" if task.labels else "of train"
     task = _with_labels(task, [rows.examples[number] for number in numbers["train"]])
-    numbers = _known_labels(rows.examples, numbers, task, problems)
+    numbers = _known_labels(rows.examples, numbers, task, problems, origin)
     problems.stop()
     _require_rows(numbers, problems)
     parts = {split: _capped(rows.examples, numbers[split], split, config) for split in numbers}
@@ -199,11 +201,15 @@ def _with_labels(task: TaskConfig, train: Iterable[Example]) -> TaskConfig:
     """Fill the labels of a task from all of train, before any cap on its rows."""
     if not task.closed_labels or task.labels:
         return task
-    return task.model_copy(update={"labels": tuple(sorted({example.references[0] for example in train}))})
+    return task.model_copy(update={"labels": collect_labels(example.references for example in train)})
 
 
 def _known_labels(
-    examples: Sequence[Example], numbers: Mapping[str, Sequence[int]], task: TaskConfig, problems: Problems
+    examples: Sequence[Example],
+    numbers: Mapping[str, Sequence[int]],
+    task: TaskConfig,
+    problems: Problems,
+    origin: str,
 ) -> dict[str, Sequence[int]]:
     """Keep the rows whose label the task knows; the others are problems."""
     if not task.closed_labels:
@@ -214,10 +220,10 @@ def _known_labels(
         kept[split] = [number for number in part if not labels.isdisjoint(examples[number].references)]
         for number in sorted(set(part).difference(kept[split])):
             example = examples[number]
+            label = example.references[0]
             problems.add(
                 example.place,
-                f"label {example.references[0]!r} stands in {split}, but must be one of the {len(labels)} labels of "
-                "train, or of the task where it lists them",
+                f"label {label!r} stands in {split}, but must be one of the {len(labels)} labels {origin}",
             )
     return kept
 
@@ -226,8 +232,8 @@ def _require_rows(numbers: Mapping[str, Sequence[int]], problems: Problems) -> N
     empty = [split for split, part in numbers.items() if not part]
     if empty:
         raise DataError(
-            f"{problems.where}: each split must keep rows, but leaving out {problems.count} unusable rows empties "
-            f"{' and '.join(empty)}. Mend the rows, of which the first is {problems.lines[0]}."
+            f"{problems.where}: each split must keep rows, but with unusable rows left out ({problems.count}), "
+            f"{' and '.join(empty)} would be empty. Mend them; the first is {problems.lines[0]}."
         )
 
 

@@ -8,7 +8,7 @@ begins, so that a worker reads its own range only; a CSV record may span lines, 
 
 import csv
 import hashlib
-import json
+import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -209,10 +209,7 @@ def _records(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[tuple[int, dic
         for start in _csv_starts(source, tap, kinds):
             yield start, {}
     elif source.format == "json":
-        import io
-
-        content = b"".join(tap)
-        for row in READERS["json"](io.BytesIO(content), source.name):
+        for row in READERS["json"](io.BytesIO(b"".join(tap)), source.name):
             yield 0, _values(row)
     else:
         for row in READERS[source.format](iter(tap), source.name):  # type: ignore[arg-type]  # it only iterates
@@ -223,11 +220,20 @@ def _values(row: Row | BadRow) -> dict[str, Any]:
     return {} if isinstance(row, BadRow) else dict(row.values)
 
 
+def _csv_lines(tap: _Tap) -> Iterator[str]:
+    """Yield lines as the reader of rows sees them: a carriage return alone ends one too."""
+    for line in tap:
+        tap.stop = tap.start
+        for piece in line.splitlines(keepends=True):
+            tap.start, tap.stop = tap.stop, tap.stop + len(piece)
+            yield piece.decode("utf-8-sig" if tap.start == 0 else "utf-8", "surrogateescape")
+
+
 def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
     """Name the columns, then yield where each record begins. A cell may hold line breaks."""
     csv.field_size_limit(sys.maxsize)
     lines = csv.reader(
-        (line.decode("utf-8-sig" if tap.start == 0 else "utf-8", "surrogateescape") for line in tap),
+        _csv_lines(tap),
         delimiter=DELIMITERS[source.format],
         strict=True,
     )
@@ -249,8 +255,3 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
         else:
             kinds.name_all(cells)
             named = True
-
-
-def nearest_json(value: object) -> str:
-    """Return a value as compact JSON, with what JSON lacks as text."""
-    return json.dumps(value, ensure_ascii=False, default=str)

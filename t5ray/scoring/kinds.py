@@ -72,7 +72,7 @@ def _field(name: str, kinds: set[str]) -> pa.Field:
     if scalar is not None:
         return pa.field(name, scalar)
     if all(kind.startswith("list ") for kind in kinds):
-        inner = frozenset(word for kind in kinds for word in kind.split()[1:])
-        if inner in SCALARS and not any("list list" in kind for kind in kinds):
-            return pa.field(name, pa.list_(SCALARS[inner]))
+        items = SCALARS.get(frozenset(word for kind in kinds for word in kind.split()[1:]) or frozenset({"str"}))
+        if items is not None:
+            return pa.field(name, pa.list_(items))
     return pa.field(name, pa.string(), metadata=JSON_TEXT)

@@ -46,7 +46,7 @@ class TrialRecord:
     @property
     def busy_s(self) -> float:
         """Seconds of training and validation."""
-        return sum(report["train_s"] + report["validate_s"] for report in self.reports)
+        return float(sum(report["train_s"] + report["validate_s"] for report in self.reports))
 
     def public(self) -> dict[str, Any]:
         """Return the trial as search.json shows it."""

@@ -50,6 +50,10 @@ class Observer(ray.tune.Callback):
         self._began: dict[int, float] = {}
         self._logged: dict[int, int] = {n: len(r.reports) for n, r in ledger.trials.items()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave Tune nothing to save: its own restore, which pickles callbacks, is not used."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's MLflow run and its books."""
         record = self._record(trial)

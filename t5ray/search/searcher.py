@@ -108,6 +108,13 @@ class StudySearch(ray.tune.search.optuna.OptunaSearch):
         value = result.get("best_value") if result is not None else None
         self._ot_study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
 
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing through Tune: journal and ledger hold the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave Tune nothing to pickle: its own restore is not used."""
+        return {}
+
     def _report(self, trial_id: str, result: dict[str, Any]) -> None:
         if "value" not in result:
             return

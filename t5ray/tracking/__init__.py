@@ -1,14 +1,14 @@
 """Runs, parameters and metrics on their way to MLflow, behind a small protocol.
 
-    tracker.py  the protocol, a tracker that does nothing, a tracker in memory
-    uri.py      which tracking URIs are taken, how they are shown without their passwords
-    outbox.py   events in order, sent by one thread, kept while the server is away
-    store.py    what one event is in MLflow's terms: the home of mlflow
-    mlflow_tracker.py  the tracker that writes to MLflow
-    models.py   downloads of `models:/NAME@ALIAS` and `runs:/ID/PATH`
+    tracker.py         the protocol, a tracker that does nothing, a tracker in memory
+    uri.py             which tracking URIs are taken, how they are shown without their passwords
+    mlflow_tracker.py  the tracker that writes to MLflow: calls become events
+    outbox.py          events in order, sent by one thread, kept while the server is away
+    store.py           what one event is in MLflow's terms: the home of mlflow
+    models.py          downloads of `models:/NAME@ALIAS` and `runs:/ID/PATH`
 
-Comes in: settings and events of the driver, the one writer. Goes out: MLflow runs. mlflow takes seconds to import and is
-imported only once a tracking URI is opened.
+Comes in: settings and events of the driver, the one writer. Goes out: MLflow runs. mlflow takes seconds to import and
+is imported only once a tracking URI is opened.
 """
 
 import os
@@ -50,7 +50,7 @@ def open_tracker(config: TrackingConfig, *, outbox: Path | None = None) -> Track
 
 
 def resolve_model(uri: str, tracking_uri: str, folder: Path | None = None) -> Path:
-    """Return a local directory with the model that `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/PATH` names.
+    """Download what `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/PATH` names; return the local directory.
 
     Args:
         folder: where the download goes. None: a new temporary directory.

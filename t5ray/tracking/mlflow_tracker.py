@@ -27,6 +27,7 @@ class MlflowTracker:
         self._store = store
         self._outbox_path = outbox_path
         self._names = {event.run: event.body["name"] for event in unsent if event.kind == "start"}
+        self._has_begun = False
         self._outbox = Outbox(store.send, unsent)
 
     @classmethod
@@ -48,15 +49,13 @@ class MlflowTracker:
             MLflow's run id; while the server is away, a handle `unsent-…` that works in its place. The run carries
             it as the tag `t5ray.handle` once it is made.
         Raises:
-            TrackingError: MLflow refuses a run without a parent, which stands at the start of a command, where
-                nothing is lost yet. Later refusals are told by `close`.
+            TrackingError: MLflow refuses the tracker's first run, when nothing is lost yet. Later refusals are told
+                by `close`.
         """
         handle = HANDLE_PREFIX + uuid.uuid4().hex
         texts = {key: str(value) for key, value in params.items()}
         event = self._add("start", handle, name=name, parent=parent, params=texts, tags=dict(tags))
-        self._outbox.settle(event, SETTLE_S)
-        reason = self._outbox.reason_of_refusal(event)
-        if reason is not None and parent is None:
+        if (reason := self._refusal_of_first(event)) is not None:
             raise TrackingError(f"MLflow at {shown(self._uri)} must take the run {name!r}, but refused: {reason}.")
         run_id = self._store.known_id(handle) or handle
         self._names[handle] = self._names[run_id] = name
@@ -85,12 +84,10 @@ class MlflowTracker:
         """Take up a run again.
 
         Raises:
-            TrackingError: MLflow answers that there is no such run.
+            TrackingError: it is the tracker's first run, and MLflow knows it no longer. Later ones are told by `close`.
         """
         event = self._add("reopen", run_id)
-        self._outbox.settle(event, SETTLE_S)
-        reason = self._outbox.reason_of_refusal(event)
-        if reason is not None:
+        if (reason := self._refusal_of_first(event)) is not None:
             raise TrackingError(
                 f"MLflow at {shown(self._uri)} must still have the run {run_id} to go on with it, but refused: "
                 f"{reason}. Give the --tracking-uri and --experiment of the first start, or begin under another --name."
@@ -116,6 +113,12 @@ class MlflowTracker:
         event = Event(kind, run, time.time_ns() // 1_000_000, body)
         self._outbox.add(event)
         return event
+
+    def _refusal_of_first(self, event: Event) -> str | None:
+        """Wait shortly for the answer; return why it is a refusal if this is the tracker's first run."""
+        self._outbox.settle(event, SETTLE_S)
+        is_first, self._has_begun = not self._has_begun, True
+        return self._outbox.reason_of_refusal(event) if is_first else None
 
     def _refusals(self) -> list[str]:
         """Group refused events by reason: `trial_3 metrics of step 2, end: RESOURCE_DOES_NOT_EXIST: ...`."""

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import mlflow
 from mlflow.artifacts import download_artifacts
 
 from t5ray.errors import ModelError, TrackingError
@@ -22,7 +23,10 @@ def download_model(uri: str, tracking_uri: str, folder: Path | None) -> Path:
     try:
         with translated(tracking_uri):
             target = None if folder is None else str(folder)
-            path = download_artifacts(uri, dst_path=target, tracking_uri=tracking_uri, registry_uri=tracking_uri)
+            # download_artifacts has arguments for both, but looks `models:/` up in the global ones (MLflow 3.17)
+            mlflow.set_tracking_uri(tracking_uri)
+            mlflow.set_registry_uri(tracking_uri)
+            path = download_artifacts(uri, dst_path=target)
     except Away as exc:
         raise TrackingError(
             f"tracking.uri: MLflow must answer at {shown(tracking_uri)}, but it did not: {exc}. {mend(tracking_uri)}"

@@ -152,7 +152,7 @@ def read_events(path: Path | None) -> list[Event]:
     if path is None or not path.exists():
         return []
     events = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), start=1):
         try:
             events.append(Event(**json.loads(line)))
         except (ValueError, TypeError) as exc:
@@ -165,12 +165,12 @@ def read_events(path: Path | None) -> list[Event]:
 
 def write_events(path: Path, events: Iterable[Event]) -> None:
     """Write events for a later tracker, all or none; no events remove the file."""
-    lines = [json.dumps(asdict(event), ensure_ascii=False) + "\n" for event in events]
+    lines = [json.dumps(asdict(event)) + "\n" for event in events]
     if not lines:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.write_text("".join(lines), encoding="ascii")
     temporary.replace(path)

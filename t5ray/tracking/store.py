@@ -209,7 +209,7 @@ def translated(uri: str) -> Iterator[None]:
         raise kind(_reason(exc, uri)) from exc
     except requests.RequestException as exc:
         raise Away(_reason(exc, uri)) from exc
-    except Exception as exc:  # noqa: BLE001 (storage clients raise anything; every refusal is reported at close)
+    except Exception as exc:
         raise Refused(f"{type(exc).__name__}: {_reason(exc, uri)}") from exc
 
 

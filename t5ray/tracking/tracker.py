@@ -66,9 +66,9 @@ class NoTracker:
         self,
         name: str,
         *,
-        parent: str | None = None,  # noqa: ARG002
-        params: Mapping[str, object] = NOTHING,  # noqa: ARG002
-        tags: Mapping[str, str] = NO_TAGS,  # noqa: ARG002
+        parent: str | None = None,
+        params: Mapping[str, object] = NOTHING,
+        tags: Mapping[str, str] = NO_TAGS,
     ) -> str:
         """Return the name as the id."""
         return name

@@ -50,7 +50,7 @@ def is_local(uri: str) -> bool:
 
 
 def sqlite_path(uri: str) -> Path:
-    """Return the absolute path of a SQLite URI's file: `sqlite:///mlflow.db` is relative, `sqlite:////a/b.db` is not."""
+    """Return the absolute path of a SQLite URI's file; three slashes are relative, four are absolute."""
     return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
 
 

@@ -8,6 +8,7 @@ Each appears whole or not at all. `last.pt` is read with `weights_only`, so that
 
 import os
 import pickle
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,10 @@ def drop_last(folder: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
+    if not path.is_file() or not zipfile.is_zipfile(path):  # half written: its directory, at the end, is missing
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):  # half written: fall back to the one before
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):  # damaged: fall back to the one before
         return None
     return state

@@ -5,7 +5,7 @@ Plain PyTorch. It knows no Ray: it is handed a model, tokenised data, a group of
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
-from t5ray.data.batches import Batch, Step, collate, epoch_steps, num_steps
+from t5ray.data.batches import Batch, Indices, Step, collate, epoch_steps, num_steps
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import autocast, resolve_precision, set_dropout
@@ -111,9 +111,9 @@ def fine_tune(
     torch.manual_seed(plan.config.seed + group.rank)
     set_dropout(loaded.model, plan.config.dropout)
     model = loaded.model.to(group.device).train()
-    model.gradient_checkpointing_disable()
+    model.activation_checkpointing_disable()
     if plan.config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = build_optimizer(model, plan.config)
     progress = _restore(model, optimizer, plan, group)
     for earlier in progress.reports:
@@ -214,7 +214,7 @@ def _optimizer_step(
     """Accumulate the step's gradient over micro-batches and workers, then update; return (loss per token, norm)."""
     precision = resolve_precision(config.precision, group.device)
     total = torch.zeros((), device=group.device)
-    groups = step.micro_batches or ([0],)  # an idle worker forwards one row, weightless, to join the reduction
+    groups: Sequence[Sequence[int] | Indices] = step.micro_batches or ([0],)  # an idle worker forwards one row, weightless, to join the reduction
     weight = group.size / step.target_tokens if step.micro_batches else 0.0
     for i, rows in enumerate(groups):
         batch = collate(split, rows, pad_id=_config_of(forward).pad_token_id)
@@ -249,7 +249,7 @@ def _summed_loss(forward: torch.nn.Module, batch: Batch, smoothing: float, *, sy
     """
     if isinstance(forward, DistributedDataParallel):
         forward.require_backward_grad_sync = sync
-    model = forward.module if isinstance(forward, DistributedDataParallel) else forward
+    model: Any = forward.module if isinstance(forward, DistributedDataParallel) else forward
     logits = forward(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,

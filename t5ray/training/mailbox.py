@@ -106,7 +106,8 @@ class Mailbox:
         def ready() -> Job | str | None:
             if self._closed:
                 return "closed"
-            return self._job if self._job is not None and self._job.number > after and not self._talk.over else None
+            fresh = self._job is not None and self._job.number > after and not self._talk.over
+            return self._job if fresh else None
 
         return self._wait(ready, wait_s)
 

@@ -63,7 +63,7 @@ def prepare(config: RunConfig, cache: Path) -> Prepared:
     if is_bare(model):
         model = str(initialise(model, cache, seed=config.training.seed))
     tokenizer, model_config = load_tokenizer(model), load_config(model)
-    notes = [*splits.notes, *_lint(splits, tokenizer)]
+    notes = [*splits.findings, *_lint(splits, tokenizer)]
     data = tokenise(
         splits,
         tokenizer,

@@ -58,9 +58,8 @@ def validate(
     """
     model = loaded.model.eval()
     mine = rows[group.rank :: group.size]
-    loss, tokens = _loss(loaded, split, mine)
+    loss, tokens = group.sum(_loss(loaded, split, mine))
     texts = _generate(loaded, split, mine, decode)
-    loss, tokens = group.sum([loss, float(tokens)])
     everything = [item for part in group.gather(texts) for item in part]
     model.train()
     found = {row: (text, cut) for row, text, cut in everything}
@@ -70,11 +69,11 @@ def validate(
 
 
 @torch.inference_mode()
-def _loss(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[float, int]:
+def _loss(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[float, float]:
     """Return summed cross-entropy and number of target tokens."""
     lengths = np.asarray(split.input_lengths) + np.asarray(split.label_lengths)
     ordered = rows[np.argsort(-lengths[rows], kind="stable")]
-    total, tokens = 0.0, 0
+    total, tokens = 0.0, 0.0
     for chosen in micro_batches(ordered, lengths, None, EVAL_BATCH_TOKENS):
         batch = collate(split, chosen, pad_id=int(loaded.model.config.pad_token_id)).to(loaded.model.device)
         logits = loaded.model(

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.registry import known_implementations
 
 from t5ray.data.sources import find_sources
 from t5ray.errors import DataError
@@ -107,7 +108,7 @@ def test_nothing_to_read(tmp_path: Path, path: str, message: str) -> None:
 
 def test_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = {"class": "no_such_module.Files", "err": "Install warpfs"}
-    monkeypatch.setitem(fsspec.registry.known_implementations, "warpdrive", driver)
+    monkeypatch.setitem(known_implementations, "warpdrive", driver)
     with pytest.raises(DataError, match=r"needs a driver that is not installed: Install warpfs\. Install it with pip"):
         find_sources("warpdrive://bucket/rows.csv")
 

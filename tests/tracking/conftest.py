@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,3 +14,12 @@ def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def config(sqlite_uri: str, request: pytest.FixtureRequest) -> Callable[[], TrackingConfig]:
     return lambda: TrackingConfig(uri=sqlite_uri, experiment=request.node.name)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work in a folder of its own, which must stay empty: MLflow likes to leave ./mlruns and ./mlflow.db behind."""
+    folder = tmp_path_factory.mktemp("cwd")
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []

@@ -98,8 +98,15 @@ def test_reopening_a_run_that_is_gone_says_so(config: Config) -> None:
     tracker = open_tracker(config())
     with pytest.raises(TrackingError, match=r"must still have the run 0123 .* Give the --tracking-uri"):
         tracker.reopen_run("0123")
-    with pytest.raises(TrackingError, match="its run was never made"):
-        tracker.reopen_run("unsent-0123")
+
+
+def test_reopening_a_trial_that_is_gone_does_not_stop_the_search(config: Config) -> None:
+    tracker = open_tracker(config())
+    study = tracker.start_run("study")
+    tracker.reopen_run("unsent-0123")
+    tracker.log_metrics("unsent-0123", {"accuracy": 1.0}, step=2)
+    tracker.end_run(study, "FINISHED")
+    assert tracker.close() == ["MLflow refused unsent-0123 (reopen, metrics of step 2): its run was never made"]
 
 
 def test_what_mlflow_refuses_is_told_at_the_end(config: Config) -> None:

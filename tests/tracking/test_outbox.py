@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5ray.errors import TrackingError
@@ -116,13 +116,15 @@ def test_settle_returns_as_soon_as_the_event_is_sent() -> None:
     outbox.close(patience_s=1)
 
 
+ANY_TEXT = st.text(st.characters())  # lone surrogates too
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.floats(allow_nan=False) | ANY_TEXT,
     lambda inner: st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.builds(Event, st.just("start"), st.text(), st.integers(), st.dictionaries(st.text(), JSON)), min_size=1)
 )

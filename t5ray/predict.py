@@ -1,0 +1,99 @@
+"""Score any amount of data with a model or bundle: `python -m t5ray.predict`."""
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from t5ray import cli
+
+if TYPE_CHECKING:
+    from t5ray.config import PredictConfig
+    from t5ray.scoring.ledger import JobSummary
+    from t5ray.scoring.plan import Job
+
+
+def command(
+    ctx: typer.Context,
+    config: cli.ConfigFile = None,
+    model: cli.Model = None,
+    input: cli.Input = None,
+    output: cli.Output = None,
+    task: cli.Task = None,
+    columns: cli.Columns = None,
+    source_language: cli.SourceLanguage = None,
+    target_language: cli.TargetLanguage = None,
+    format: cli.Format = None,
+    workers: cli.Workers = None,
+    gpus_per_worker: cli.GpusPerWorker = None,
+    batch_tokens: cli.BatchTokens = None,
+    engine: cli.Engine = None,
+    precision: cli.Precision = None,
+    scores: cli.Scores = None,
+    on_long: cli.OnLong = None,
+    retry_errors: cli.RetryErrors = None,
+    address: cli.Address = None,
+    sets: cli.Sets = None,
+) -> int:
+    """Score rows: the input's columns and `prediction`, in input order, each row exactly once.
+
+    The same command run again goes on where it was stopped, whatever stopped it.
+    """
+    cli.quiet_libraries()
+    from t5ray.config import PredictConfig, load_settings
+
+    given = cli.flags(ctx, {name: name for name in PredictConfig.model_fields})
+    return _predict(load_settings(PredictConfig, config=config, flags=given, sets=sets or []))
+
+
+def _predict(settings: "PredictConfig") -> int:
+    """Prepare, connect, score."""
+    from t5ray.scoring.plan import FinishedJob, prepare
+
+    job = prepare(settings)
+    if isinstance(job, FinishedJob):
+        cli.say(f"{settings.output}: this job is done already; nothing was scored again.")
+        return _close(settings, job.summary)
+    if job.finished:
+        cli.say(f"Going on: {len(job.finished)} of {len(job.spec.input.shards)} parts are finished.")
+    try:
+        summary = _run(job)
+    except KeyboardInterrupt:
+        kept = len(job.spec.ledger.finished())
+        cli.say(f"\nInterrupted: {kept} of {len(job.spec.input.shards)} parts are finished and kept.")
+        cli.say(f"Go on with: {cli.again('predict')}")
+        return cli.INTERRUPTED
+    return _close(settings, summary)
+
+
+def _run(job: "Job") -> "JobSummary":
+    from t5ray.cluster import connect
+    from t5ray.scoring.job import run
+
+    with connect(job.config.address) as cluster, cli.progress("scoring", job.spec.input.num_rows) as advance:
+        return run(job, cluster, advance)
+
+
+def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
+    failed = f", {summary.num_errors} with an error" if summary.num_errors else ""
+    cut = f", {summary.capped_share:.1%} of outputs cut at the length cap" if summary.capped_share else ""
+    again = {"score the rest": cli.again("predict", retry_errors=True)} if summary.num_errors else {}
+    judge = f"python -m t5ray.evaluate --predictions {shlex.quote(settings.output)} --output evaluation"
+    cli.close(
+        f"{summary.num_rows} rows in {summary.seconds:.1f} s ({summary.rows_per_s:g} rows/s while scoring)"
+        f"{failed}{cut}: {settings.output}",
+        {**again, "judge it": judge},
+    )
+    return cli.ROW_ERRORS if summary.num_errors else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return cli.run(command, "python -m t5ray.predict", argv)
+
+
+if __name__ == "__main__":
+    from t5ray.predict import main as entry
+
+    raise SystemExit(entry())

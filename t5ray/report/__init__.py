@@ -1,0 +1,16 @@
+"""The one-file HTML reports of a search and of an evaluation.
+
+    search_report.py      search.json -> what the page shows      evaluation_report.py  likewise for metrics.json
+    charts.py             scales, ticks and points of the charts  words.py              numbers and seconds as text
+    page.py               the templates: autoescaped, style and script inlined
+    templates/            HTML, inline SVG, CSS and a few lines of script
+
+Comes in: plain mappings, as JSON reads them, with text of users. Goes out: HTML that opens offline, prints, and follows
+the reader's light or dark theme. Charts are inline SVG: a report weighs some 60 kB, where a plotting library adds 4.7 MB.
+Must not know torch, ray or mlflow.
+"""
+
+from t5ray.report.evaluation_report import render_evaluation
+from t5ray.report.search_report import render_search
+
+__all__ = ["render_evaluation", "render_search"]

@@ -1,0 +1,45 @@
+"""Numbers, settings and seconds as a reader wants them."""
+
+import math
+
+MISSING = "–"
+
+
+def number(value: float | None) -> str:
+    """Return a metric: four decimals below 10, two above.
+
+    Example:
+        number(0.85) -> "0.8500"; number(27.3112) -> "27.31"; number(None) -> "–"
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign: `+0.0300`, `−0.0300`."""
+    return ("+" if value >= 0 else "−") + number(abs(value))
+
+
+def setting(value: object) -> str:
+    """Return a parameter's value: floats with four significant digits, `0.00032`, or `1.2e-05` where that is shorter."""
+    if value is None:
+        return MISSING
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration: `8.4 s`, `3 min 05 s`, `2 h 07 min`."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest_s = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest_s:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def share(value: float) -> str:
+    """Return a share as a percentage: `37 %`."""
+    return f"{100 * value:.0f} %"

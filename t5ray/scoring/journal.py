@@ -1,0 +1,100 @@
+"""What a worker is at, on disk, so that a successor knows which rows killed it.
+
+A worker that dies without a Python exception (out of memory, a fault in native code) cannot say why. So before each
+slice of a shard it notes the slice. Its successor counts the death against that slice; a slice that saw `LIMIT` deaths
+is split in two, and a single row that did is the guilty one. The notes double as progress.
+
+    OUTPUT/_progress/part-00000.json    {"done": rows, "trying": "start:stop", "deaths": {"start:stop": count}}
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+LIMIT = 2
+"""Deaths that a slice is given: the first may be somebody's kill -9."""
+MOST_DEATHS = 40
+"""Deaths on one shard after which it is not a row that is to blame. One guilty row of 512 takes 20."""
+
+Slice = tuple[int, int]
+"""Places in the order of scoring: start, stop."""
+
+
+class Journal:
+    """The notes on one shard."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._deaths: dict[str, int] = {}
+        self._done = 0
+        if path.exists():
+            self._count_death(json.loads(path.read_bytes()))
+
+    def _count_death(self, notes: dict[str, object]) -> None:
+        deaths, trying = notes["deaths"], notes["trying"]
+        assert isinstance(deaths, dict)
+        assert isinstance(trying, str)
+        self._deaths = {**deaths, trying: deaths.get(trying, 0) + 1}
+
+    @property
+    def num_deaths(self) -> int:
+        """Workers that died on this shard."""
+        return sum(self._deaths.values())
+
+    def slices(self, num_rows: int, size: int) -> Iterator[tuple[Slice, bool]]:
+        """Yield what to score in turn, and whether it is a single row that is known to kill.
+
+        Example:
+            5 rows, size 4, no deaths -> (0, 4) False, (4, 5) False
+        """
+        for start in range(0, num_rows, size):
+            yield from self._split((start, min(start + size, num_rows)))
+
+    def _split(self, part: Slice) -> Iterator[tuple[Slice, bool]]:
+        start, stop = part
+        guilty = self._deaths.get(_name(part), 0) >= LIMIT
+        if not guilty or stop - start == 1:
+            yield part, guilty
+            return
+        middle = (start + stop) // 2
+        yield from self._split((start, middle))
+        yield from self._split((middle, stop))
+
+    def begin(self, part: Slice) -> None:
+        """Note that a slice is tried now."""
+        notes = {"done": self._done, "trying": _name(part), "deaths": self._deaths}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(notes), encoding="utf-8")
+        temporary.replace(self._path)
+        self._done += part[1] - part[0]
+
+    def close(self) -> None:
+        """Forget the notes: the shard is committed."""
+        self._path.unlink(missing_ok=True)
+
+
+def _name(part: Slice) -> str:
+    return f"{part[0]}:{part[1]}"
+
+
+def journal_file(output: Path, part: Path) -> Path:
+    """Return where the notes on a part are."""
+    return output / "_progress" / f"{part.stem}.json"
+
+
+def rows_under_way(output: Path) -> int:
+    """Return how many rows of unfinished shards are scored already."""
+    done = 0
+    for path in (output / "_progress").glob("*.json"):
+        try:
+            done += int(json.loads(path.read_bytes())["done"])
+        except FileNotFoundError:
+            continue  # committed meanwhile
+    return done
+
+
+def forget_all(output: Path) -> None:
+    """Remove all notes: deaths under an earlier driver may have been that driver's."""
+    shutil.rmtree(output / "_progress", ignore_errors=True)

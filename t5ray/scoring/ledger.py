@@ -1,0 +1,182 @@
+"""What a job has finished, on disk beside its output.
+
+    OUTPUT/part-00000.parquet            a shard's rows with their predictions; appears whole or not at all
+    OUTPUT/_ledger/part-00000.json       its counts; written after the part, so a part with an entry is final
+    OUTPUT/_job.json                     fingerprint, state running or done, and at the end the counts of all
+
+The rule of restart: a shard without an entry is pending. A part without an entry is written again, with the same bytes.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from t5ray.errors import DataError
+
+JOB_FILE = "_job.json"
+NAME_DIGITS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The counts of one finished shard. They add up."""
+
+    rows: int = 0
+    errors: int = 0
+    """Rows with an error and no prediction."""
+    capped: int = 0
+    """Predictions that were cut at the token cap."""
+    padded_tokens: int = 0
+    """Input positions forwarded, padding included."""
+    real_tokens: int = 0
+    """Input positions that held a token."""
+    seconds: float = 0.0
+    """What a worker spent on it, from reading to the committed part."""
+
+    def __add__(self, other: "Entry") -> "Entry":
+        mine, theirs = asdict(self), asdict(other)
+        return Entry(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """What a job did, all its runs together."""
+
+    num_rows: int
+    """Rows in, and so rows out."""
+    num_errors: int
+    """Rows with an error instead of a prediction."""
+    seconds: float
+    rows_per_s: float
+    """Rows per second of scoring, all workers together; start-up is not part of it."""
+    padding_share: float
+    """Share of forwarded input positions that were padding."""
+    capped_share: float
+    """Share of predictions that were cut at the token cap."""
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> "JobSummary":
+        """Take it from a finished job's `_job.json`."""
+        return cls(
+            num_rows=record["rows_out"],
+            num_errors=record["rows_with_error"],
+            seconds=record["seconds"],
+            rows_per_s=record["rows_per_s"],
+            padding_share=record["padding_share"],
+            capped_share=record["capped_share"],
+        )
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The output folder of a job."""
+
+    folder: Path
+    part_format: str
+    """Suffix of the parts."""
+    num_shards: int
+
+    def part(self, index: int) -> Path:
+        """Return where the part of a shard is. Names sort in input order."""
+        return self.folder / f"{self._stem(index)}.{self.part_format}"
+
+    def entry_file(self, index: int) -> Path:
+        """Return where the counts of a shard are."""
+        return self.folder / "_ledger" / f"{self._stem(index)}.json"
+
+    def _stem(self, index: int) -> str:
+        return f"part-{index:0{max(NAME_DIGITS, len(str(self.num_shards - 1)))}d}"
+
+    def open(self) -> None:
+        """Make the folder, and remove what a killed writer left half-written.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        with writing(self.folder):
+            self.entry_file(0).parent.mkdir(parents=True, exist_ok=True)
+            for leftover in [*self.folder.glob(".*.tmp"), *self.entry_file(0).parent.glob(".*.tmp")]:
+                leftover.unlink(missing_ok=True)
+
+    def commit(self, index: int, part: bytes, entry: Entry) -> None:
+        """Publish a part and then its entry.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        with writing(self.folder):
+            write_atomically(self.part(index), part)
+            write_atomically(self.entry_file(index), json.dumps(asdict(entry)).encode())
+
+    def finished(self) -> dict[int, Entry]:
+        """Return the entries of all finished shards."""
+        entries = {}
+        for path in self.entry_file(0).parent.glob("part-*.json"):
+            index = int(path.stem.removeprefix("part-"))
+            if index < self.num_shards and self.part(index).exists():
+                entries[index] = Entry(**json.loads(path.read_bytes()))
+        return entries
+
+    def read_job(self) -> dict[str, Any] | None:
+        """Return the content of `_job.json`; None where there is no job yet.
+
+        Raises:
+            DataError: the file is there but broken.
+        """
+        return read_job(self.folder)
+
+    def write_job(self, job: Mapping[str, Any]) -> None:
+        """Replace `_job.json`."""
+        with writing(self.folder):
+            write_atomically(self.folder / JOB_FILE, json.dumps(job, indent=1, ensure_ascii=False).encode())
+
+
+def read_job(folder: Path) -> dict[str, Any] | None:
+    """Return the content of a folder's `_job.json`; None where there is none.
+
+    Raises:
+        DataError: the file is there but broken.
+    """
+    path = folder / JOB_FILE
+    try:
+        job: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise DataError(f"{path}: must be what a scoring job wrote, but could not be read: {exc}.") from exc
+    return job
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all, whatever is killed meanwhile."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Translate what the disk raises."""
+    try:
+        yield
+    except OSError as exc:
+        raise DataError(
+            f"{folder}: the output must be writable, but: {exc}. What was finished is kept: free space or mend the "
+            "permissions, then run the same command again."
+        ) from exc

@@ -1,0 +1,241 @@
+"""Settings -> a job: everything that can be wrong is found here, before Ray starts.
+
+A job is known by its fingerprint: model, task, decode settings, input by content, format. The same fingerprint in the
+same folder goes on; another one is refused, and told apart by name.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t5ray.cluster import is_uri, local_path
+from t5ray.config import LANGUAGES, PredictConfig, TaskConfig, TrackingConfig
+from t5ray.errors import ConfigError, DataError, did_you_mean
+from t5ray.scoring.inputs import Input, Shard, list_sources, scan, stamp_of
+from t5ray.scoring.ledger import Entry, JobSummary, read_job
+from t5ray.scoring.scorer import EngineSpec, ScorerSpec
+from t5ray.scoring.writing import result_columns
+from t5ray.text.tasks import resolve_task
+from t5ray.tracking import resolve_model
+
+REGISTRY_SCHEMES = ("models:/", "runs:/")
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A model that is to score, read without loading its weights."""
+
+    source: str
+    """Directory or hub id."""
+    fingerprint: str
+    task: TaskConfig
+    decode: dict[str, Any]
+    """Decode settings in force; empty: the model's own."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scoring job that may start, go on, or be done already."""
+
+    config: PredictConfig
+    spec: ScorerSpec
+    fingerprint: dict[str, Any]
+    finished: dict[int, Entry]
+    """Shards that need no work."""
+    pending: tuple[Shard, ...]
+    """Shards to hand out, in input order."""
+    seconds_before: float
+    """What earlier runs of the same command took."""
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A job that an earlier run of the same command finished."""
+
+    summary: JobSummary
+
+
+def prepare(config: PredictConfig, *, task: TaskConfig | None = None) -> Job | FinishedJob:
+    """Check settings, model and input, and find out what is left to do.
+
+    Args:
+        task: overrides the model's task and `config.task`; evaluate passes texts that are rendered already.
+    Raises:
+        ConfigError: settings do not fit the model or input, or the folder holds another job.
+        DataError: the input is unusable as a whole.
+        ModelError: the model is missing or broken.
+    """
+    if is_uri(config.output):
+        raise ConfigError(
+            f"output: must be a folder, on a share where there are several nodes, but got {config.output!r}."
+        )
+    output = local_path(config.output).absolute()
+    model = open_model(config, task)
+    _check_columns(config.columns, model.task)
+    earlier = read_job(output)
+    wanted = _fingerprint(config, model)
+    if earlier and _is_done(earlier, wanted, config):
+        return FinishedJob(JobSummary.read(earlier))
+    rows = scan(config.input, config.shard_rows)
+    _check_input(config, model.task, rows)
+    wanted["input"] = rows.digests
+    _refuse_other_job(earlier, wanted, config)
+    spec = _spec(config, model, rows, output)
+    finished = spec.ledger.finished() if earlier else {}
+    if config.retry_errors:
+        finished = {index: entry for index, entry in finished.items() if not entry.errors}
+    pending = tuple(shard for shard in rows.shards if shard.index not in finished)
+    return Job(config, spec, wanted, finished, pending, float(earlier["seconds"]) if earlier else 0.0)
+
+
+def _spec(config: PredictConfig, model: ScoringModel, rows: Input, output: Path) -> ScorerSpec:
+    return ScorerSpec(
+        engine=EngineSpec(model.source, config.decode, config.precision, config.batch_tokens),
+        input=rows,
+        task=model.task,
+        columns=config.columns,
+        output=output,
+        part_format=config.format,
+        scores=config.scores,
+        refuse_long=config.on_long == "error",
+        keep_good_rows=config.retry_errors,
+    )
+
+
+def open_model(config: PredictConfig, task: TaskConfig | None = None) -> ScoringModel:
+    """Find the model and its task.
+
+    Raises:
+        ConfigError: neither the model nor the settings say what the task is, or both do.
+        ModelError: the model is missing or broken.
+    """
+    from t5ray.model.bundle import fingerprint, read_card
+
+    source = config.model
+    if source.startswith(REGISTRY_SCHEMES):
+        source = str(resolve_model(source, os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri)))
+    elif Path(source).is_dir():
+        source = str(Path(source).absolute())  # workers run elsewhere
+    card = read_card(source)
+    decode = config.decode or (card.decode if card else None)
+    return ScoringModel(
+        source=source,
+        fingerprint=fingerprint(source),
+        task=task or _task(config, card.task if card else None),
+        decode=decode.model_dump(mode="json") if decode else {},
+    )
+
+
+def _task(config: PredictConfig, own: TaskConfig | None) -> TaskConfig:
+    given = [name for name in ("task", *LANGUAGES) if getattr(config, name) is not None]
+    if own is not None and given:
+        raise ConfigError(
+            f"{given[0]}: {config.model} is a bundle and brings its own task ({own.name}). "
+            f"Leave --{_flag(given[0])} out."
+        )
+    if own is not None:
+        return own
+    if config.task is None:
+        raise ConfigError(
+            f"task: {config.model} is no bundle, so --task must say how rows become inputs: classify, summarize, "
+            "answer, translate or a YAML file."
+        )
+    return resolve_task(config.task, source_language=config.source_language, target_language=config.target_language)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _check_columns(columns: Mapping[str, str], task: TaskConfig) -> None:
+    """Refuse a rename of a column that the task does not have."""
+    known = {*task.input_columns, *task.target_columns, *LANGUAGES}
+    problems = [
+        f"--column {name}={column}: task {task.name} has no column `{name}`. {did_you_mean(name, known)}"
+        for name, column in columns.items()
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_input(config: PredictConfig, task: TaskConfig, rows: Input) -> None:
+    """Refuse an input without the task's columns, or with columns that the output adds."""
+    problems = []
+    for name in task.input_columns:
+        column = config.columns.get(name, name)
+        if column not in rows.schema.names:
+            problems.append(
+                f"{config.input}: task {task.name} needs column `{column}`, but no row has it. "
+                f"{did_you_mean(column, rows.schema.names)} Say which column it is with --column {name}=NAME."
+            )
+    for name in result_columns(scores=config.scores):
+        if name in rows.schema.names:
+            problems.append(
+                f"{config.input}: the output adds the column `{name}`, but the input has one of that name. "
+                "Rename it there."
+            )
+    if problems:
+        raise DataError("\n".join(problems))
+
+
+def _fingerprint(config: PredictConfig, model: ScoringModel) -> dict[str, Any]:
+    """Return what decides the output, but for the input's content."""
+    return {
+        "model": model.fingerprint,
+        "task": model.task.model_dump(mode="json"),
+        "decode": model.decode,
+        "engine": config.engine,
+        "precision": config.precision,
+        "columns": dict(config.columns),
+        "scores": config.scores,
+        "on_long": config.on_long,
+        "format": config.format,
+        "shard_rows": config.shard_rows,
+    }
+
+
+def stamps(sources_of: str) -> list[list[str]]:
+    """Return name and stamp of each file of an input, which cost no reading."""
+    return [[source.name, stamp_of(source)] for source in list_sources(sources_of)]
+
+
+def _is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: PredictConfig) -> bool:
+    """Say whether there is nothing to do, without reading the input's content."""
+    if earlier["state"] != "done" or (config.retry_errors and earlier["rows_with_error"]):
+        return False
+    same = {name: value for name, value in earlier["fingerprint"].items() if name != "input"} == wanted
+    return same and earlier["stamps"] == stamps(config.input)
+
+
+def _refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], config: PredictConfig) -> None:
+    """Raise where the folder belongs to a job that another fingerprint started.
+
+    `on_long` may change with --retry-errors: it decides over rows with errors only.
+    """
+    if earlier is None:
+        return
+    free = {"on_long"} if config.retry_errors else set()
+    found = earlier["fingerprint"]
+    different = [name for name in wanted if name not in free and found.get(name) != wanted[name]]
+    if different:
+        raise ConfigError(
+            f"{config.output}: holds the results of another job, which differs in "
+            f"{'; '.join(_difference(name, found.get(name), wanted[name]) for name in different)}. "
+            "Choose another --output, or remove this one."
+        )
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    if name == "model":
+        return f"model (weights, tokenizer or card: {str(there)[:12]} there, {str(here)[:12]} here)"
+    if name == "input":
+        old, new = dict(there or ()), dict(here)
+        files = [file for file in {**old, **new} if old.get(file) != new.get(file)]
+        return f"input (content of {', '.join(files[:3])}{' and more' if len(files) > 3 else ''})"
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        return ", ".join(f"{name}.{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in keys)
+    return f"{name} ({there!r} there, {here!r} here)"

@@ -1,0 +1,129 @@
+"""The rows of one shard, read without the rest of their file.
+
+Comes in: a file and a range. Goes out: `ShardRows`. Must not know tasks or models.
+"""
+
+import codecs
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from t5ray.data.formats import READERS, BadRow, Row, read_source
+from t5ray.data.sources import Source
+from t5ray.errors import DataError
+from t5ray.scoring.inputs import DELIMITERS, TEXT, InputFile, Shard, stamp_of
+
+BATCH_ROWS = 1024
+"""Rows that are decoded from Parquet at a time."""
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """Rows as they were read. `records` has an entry for each, bad ones included."""
+
+    records: list[dict[str, Any]]
+    """Column -> value; empty for a row that cannot be read."""
+    problems: dict[int, str] = field(default_factory=dict)
+    """Row of the shard -> why it cannot be read."""
+    lines: list[bytes] | None = None
+    """JSON lines only: the text of each row, so that it can be passed on to the letter."""
+    table: pa.Table | None = None
+    """Parquet only: all columns with their types."""
+
+
+def read_shard(file: InputFile, shard: Shard, columns: Sequence[str] | None) -> ShardRows:
+    """Read a shard.
+
+    Args:
+        columns: those that `records` need where the file is Parquet; None: all.
+    Raises:
+        DataError: the file is gone, unreadable, or not the one that was scanned.
+    """
+    kind = file.source.format
+    if kind == "parquet":
+        rows = _read_parquet(file.source, shard, columns)
+    elif kind == "json":
+        last = shard.first_row + shard.num_rows
+        rows = _collect(itertools.islice(read_source(file.source), shard.first_row, last), file.source.name, shard)
+    else:
+        rows = _read_range(file, shard)
+    if stamp_of(file.source) != file.stamp or len(rows.records) != shard.num_rows:
+        raise DataError(
+            f"{file.source.name}: the input must not change while it is scored, but it did. Run the same command "
+            "again: it goes on where the content is still the same, and says so where it is not."
+        )
+    return rows
+
+
+def _read_range(file: InputFile, shard: Shard) -> ShardRows:
+    with file.source.open() as opened:
+        opened.seek(shard.start)
+        data = opened.read(shard.stop - shard.start)
+    kind, name = file.source.format, file.source.name
+    if kind == TEXT:
+        return _text_rows(data, name, shard)
+    if kind in DELIMITERS:
+        return _collect(READERS[kind](io.BytesIO(file.header + data), name), name, shard)
+    lines = [line for line in data.split(b"\n") if line and not line.isspace()]
+    return _collect(READERS[kind](io.BytesIO(data), name), name, shard, lines)
+
+
+def _text_rows(data: bytes, name: str, shard: Shard) -> ShardRows:
+    rows: list[Row | BadRow] = []
+    data = data.removeprefix(codecs.BOM_UTF8) if shard.start == 0 else data
+    for line in data.removesuffix(b"\n").split(b"\n"):
+        try:
+            rows.append(Row(name, {"text": line.removesuffix(b"\r").decode("utf-8")}))
+        except UnicodeDecodeError as exc:
+            rows.append(BadRow(name, f"text must be UTF-8, but holds byte 0x{line[exc.start]:02x}"))
+    return _collect(iter(rows), name, shard)
+
+
+def _collect(rows: Iterator[Row | BadRow], name: str, shard: Shard, lines: list[bytes] | None = None) -> ShardRows:
+    records: list[dict[str, Any]] = []
+    problems = {}
+    for number, row in enumerate(rows):
+        if isinstance(row, BadRow):
+            problems[number] = f"{name} row {shard.first_row + number + 1}: {row.reason}"
+            records.append({})
+        else:
+            records.append(dict(row.values))
+    return ShardRows(records, problems, lines)
+
+
+def _read_parquet(source: Source, shard: Shard, columns: Sequence[str] | None) -> ShardRows:
+    with source.open() as opened:
+        try:
+            table = pa.Table.from_batches(*_slice(pq.ParquetFile(opened), shard))
+        except pa.ArrowException as exc:
+            raise DataError(f"{source.name}: must be Parquet, but could not be read: {exc}") from exc
+    named = table if columns is None else table.select([name for name in columns if name in table.column_names])
+    return ShardRows(named.to_pylist(), table=table)
+
+
+def _slice(parquet: pq.ParquetFile, shard: Shard) -> tuple[list[pa.RecordBatch], pa.Schema]:
+    """Return the batches of a row range, decoding only the row groups that hold it."""
+    first, last, seen = shard.first_row, shard.first_row + shard.num_rows, 0
+    groups = []
+    skipped = 0
+    for group in range(parquet.metadata.num_row_groups):
+        size = parquet.metadata.row_group(group).num_rows
+        if seen + size <= first:
+            skipped += size
+        elif seen < last:
+            groups.append(group)
+        seen += size
+    batches, at = [], skipped
+    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
+        low, high = max(first - at, 0), min(last - at, batch.num_rows)
+        if high > low:
+            batches.append(batch.slice(low, high - low))
+        at += batch.num_rows
+        if at >= last:
+            break
+    return batches, parquet.schema_arrow

@@ -1,0 +1,281 @@
+"""One shard on one worker: read its rows, score them, commit the part.
+
+Comes in: a shard description. Goes out: counts; the rows go to disk. Knows nothing of Ray, which makes it testable
+without; `job.py` puts it into an actor pool.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from t5ray import errors
+from t5ray.config import LANGUAGES, DecodeConfig, TaskConfig
+from t5ray.errors import ClusterError, DataError, ModelError, T5RayError
+from t5ray.scoring.inputs import Input, Shard
+from t5ray.scoring.journal import MOST_DEATHS, Journal, journal_file
+from t5ray.scoring.ledger import Entry, Ledger
+from t5ray.scoring.reading import ShardRows, read_shard
+from t5ray.scoring.writing import Results, decode_results, encode
+from t5ray.text.tasks import read_prediction, render_input
+
+SLICE_ROWS = 512
+"""Rows between two notes of progress. Slices are cut from the shard sorted by length, so they cost no padding."""
+HOPELESS = 32
+"""Rows in a row on which the engine failed, after which the engine is to blame and not the rows."""
+
+
+class Scored(Protocol):
+    """One prediction of an engine."""
+
+    @property
+    def text(self) -> str: ...  # noqa: D102
+    @property
+    def score(self) -> float | None: ...  # noqa: D102
+    @property
+    def hit_cap(self) -> bool: ...  # noqa: D102
+
+
+class Tally(Protocol):
+    """Tokens that an engine forwarded so far."""
+
+    @property
+    def padded_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def real_tokens(self) -> int: ...  # noqa: D102
+
+
+class TextEngine(Protocol):
+    """What a scorer needs of `model.engine.Engine`, which says what each member is."""
+
+    @property
+    def max_input_tokens(self) -> int | None: ...  # noqa: D102
+    @property
+    def tally(self) -> Tally: ...  # noqa: D102
+
+    def num_tokens(self, text: str) -> int: ...  # noqa: D102
+    def predict(self, inputs: Sequence[str], *, scores: bool = False) -> Sequence[Scored]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How a worker makes its engine."""
+
+    source: str
+    """Directory or hub id, the same on every node."""
+    decode: DecodeConfig | None
+    precision: str
+    batch_tokens: int
+
+    def load(self) -> TextEngine:
+        """Load the model.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        from t5ray.model.engine import Engine
+
+        return Engine(self.source, decode=self.decode, precision=self.precision, batch_tokens=self.batch_tokens)
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """All that a worker needs to know of a job. Travels to every worker once."""
+
+    engine: EngineSpec
+    input: Input
+    task: TaskConfig
+    columns: Mapping[str, str]
+    """Column the task looks for -> column of the input."""
+    output: Path
+    part_format: str
+    scores: bool
+    refuse_long: bool
+    """Inputs longer than the model takes are errors; otherwise they are cut."""
+    keep_good_rows: bool
+    """Where a part is there already, score only its rows with an error."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where parts go."""
+        return Ledger(self.output, self.part_format, len(self.input.shards))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker reports of a shard."""
+
+    index: int
+    failure_kind: str = ""
+    """Class of the error that ends the job; empty where the shard is committed."""
+    failure: str = ""
+
+    def raise_failure(self) -> None:
+        """Raise on the driver what stopped the worker.
+
+        Raises:
+            T5RayError: of the kind that the worker met.
+        """
+        if self.failure_kind:
+            raise getattr(errors, self.failure_kind)(self.failure)
+
+
+class Scorer:
+    """Scores shards with one engine, which it loads when the first shard comes."""
+
+    def __init__(self, spec: ScorerSpec, load: Callable[[], TextEngine] | None = None) -> None:
+        """Take a job.
+
+        Args:
+            load: makes the engine. None: as the job says.
+        """
+        self._spec = spec
+        self._load = load or spec.engine.load
+        self._engine: TextEngine | None = None
+        self._failed_in_a_row = 0
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Score one shard.
+
+        An error that ends the job is returned, not raised: Ray would repeat the task, and bury the message.
+        """
+        shard = Shard(**row)
+        try:
+            self.score(shard)
+        except T5RayError as exc:
+            return asdict(Outcome(shard.index, type(exc).__name__, str(exc)))
+        return asdict(Outcome(shard.index))
+
+    def score(self, shard: Shard) -> Entry:
+        """Read a shard, score it and commit its part.
+
+        Raises:
+            DataError: the input changed or the output cannot be written.
+            ModelError: the engine does not load, or fails on everything.
+            ClusterError: worker after worker dies on the shard.
+        """
+        spec, ledger = self._spec, self._spec.ledger
+        self._engine = engine = self._engine or self._load()
+        started = time.perf_counter()
+        before = engine.tally.padded_tokens, engine.tally.real_tokens
+        rows = read_shard(spec.input.files[shard.file], shard, self._columns())
+        part = ledger.part(shard.index)
+        results, todo = self._start(rows, part)
+        journal = Journal(journal_file(spec.output, part))
+        if journal.num_deaths > MOST_DEATHS:
+            raise ClusterError(
+                f"{part.name}: a worker must live through a shard, but {journal.num_deaths} died on it. "
+                "Give workers more memory: fewer --workers, or smaller --batch-tokens."
+            )
+        capped = self._score_rows(rows, todo, results, journal)
+        entry = Entry(
+            rows=shard.num_rows,
+            errors=sum(error is not None for error in results.errors),
+            capped=capped,
+            padded_tokens=engine.tally.padded_tokens - before[0],
+            real_tokens=engine.tally.real_tokens - before[1],
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        ledger.commit(shard.index, encode(spec.part_format, rows, results, spec.input.schema), entry)
+        journal.close()
+        return entry
+
+    def _columns(self) -> list[str] | None:
+        """Return the columns to read as values; None for all, which only Parquet output can do without."""
+        if self._spec.part_format != "parquet":
+            return None
+        names = (*self._spec.task.input_columns, *LANGUAGES)
+        return [self._spec.columns.get(name, name) for name in names]
+
+    def _start(self, rows: ShardRows, part: Path) -> tuple[Results, list[int]]:
+        """Return what is known of the shard and the rows that are to be scored."""
+        num_rows = len(rows.records)
+        if self._spec.keep_good_rows and part.exists():
+            results = decode_results(self._spec.part_format, part.read_bytes(), scores=self._spec.scores)
+            return results, [number for number, error in enumerate(results.errors) if error is not None]
+        return Results.blank(num_rows, scores=self._spec.scores), list(range(num_rows))
+
+    def _score_rows(self, rows: ShardRows, todo: Sequence[int], results: Results, journal: Journal) -> int:
+        """Fill in the results of some rows; return how many predictions hit the cap."""
+        texts = {}
+        for number in todo:
+            results.errors[number] = None
+            try:
+                texts[number] = self._input_text(rows, number)
+            except DataError as exc:
+                results.errors[number] = str(exc)
+        order = sorted(texts, key=lambda number: -len(texts[number]))
+        capped = 0
+        for part, is_deadly in journal.slices(len(order), SLICE_ROWS):
+            chosen = order[slice(*part)]
+            if is_deadly:
+                results.errors[chosen[0]] = "the worker died each time it scored this row"
+                continue
+            journal.begin(part)
+            capped += self._predict({number: texts[number] for number in chosen}, results)
+        return capped
+
+    def _input_text(self, rows: ShardRows, number: int) -> str:
+        """Return the encoder's text of a row.
+
+        Raises:
+            DataError: the row cannot be scored, and why.
+        """
+        if number in rows.problems:
+            raise DataError(rows.problems[number])
+        text = render_row(self._spec.task, self._spec.columns, rows.records[number])
+        engine = self._engine
+        assert engine is not None
+        if self._spec.refuse_long and engine.max_input_tokens is not None:
+            length = engine.num_tokens(text)
+            if length > engine.max_input_tokens:
+                raise DataError(f"the input must have at most {engine.max_input_tokens} tokens, but has {length}")
+        return text
+
+    def _predict(self, texts: Mapping[int, str], results: Results) -> int:
+        """Score some rows; where the engine fails, halve them until the guilty one is alone with its error."""
+        engine = self._engine
+        assert engine is not None
+        try:
+            scored = engine.predict(list(texts.values()), scores=self._spec.scores)
+        except Exception as exc:  # noqa: BLE001 (whatever it is, it becomes the text of a row's `error`)
+            return self._halve(texts, results, exc)
+        self._failed_in_a_row = 0
+        for number, one in zip(texts, scored, strict=True):
+            results.predictions[number] = read_prediction(self._spec.task, one.text)
+            if results.scores is not None:
+                results.scores[number] = one.score
+        return sum(one.hit_cap for one in scored)
+
+    def _halve(self, texts: Mapping[int, str], results: Results, cause: Exception) -> int:
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
+        if len(texts) == 1:
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= HOPELESS:
+                raise ModelError(
+                    f"{self._spec.engine.source}: the model must be able to score rows, but failed on "
+                    f"{HOPELESS} in a row. The last time: {reason}"
+                ) from cause
+            results.errors[next(iter(texts))] = f"the model failed on this row: {reason}"
+            return 0
+        numbers = list(texts)
+        middle = len(numbers) // 2
+        halves = numbers[:middle], numbers[middle:]
+        return sum(self._predict({number: texts[number] for number in half}, results) for half in halves)
+
+
+def render_row(task: TaskConfig, columns: Mapping[str, str], record: Mapping[str, Any]) -> str:
+    """Return the encoder's text of one record.
+
+    Args:
+        columns: column the task looks for -> column of the record; those not in it have their own name.
+    Raises:
+        DataError: a column is missing or its value is none that a text can be made of.
+    """
+    source_of = {name: columns.get(name, name) for name in (*task.input_columns, *LANGUAGES)}
+    values = {name: record[column] for name, column in source_of.items() if column in record}
+    text = render_input(task, values)
+    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise DataError("text must be whole Unicode characters, but holds half of a surrogate pair")
+    return text

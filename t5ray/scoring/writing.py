@@ -1,0 +1,200 @@
+"""The bytes of one part: the shard's rows unchanged, then `prediction`, `score`, `error`; and the way back.
+
+    format    from Parquet                        from JSON lines               from CSV, TSV, text
+    parquet   same columns, same types            types learnt in the scan      strings
+    jsonl     JSON; dates as ISO, bytes base64    the very text of the line     strings
+    csv       text; lists and objects as JSON     text; lists, objects: JSON    the same cells
+
+The bytes depend on rows and results only, so that a shard that is scored again gives the same file.
+"""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from t5ray.scoring.reading import ShardRows
+
+PREDICTION, SCORE, ERROR = "prediction", "score", "error"
+
+
+@dataclass
+class Results:
+    """What scoring found, row by row. The lists run in parallel."""
+
+    predictions: list[str | None]
+    scores: list[float | None] | None
+    """None where nobody asked for scores."""
+    errors: list[str | None]
+
+    @classmethod
+    def blank(cls, num_rows: int, *, scores: bool) -> "Results":
+        """Return results that know nothing yet."""
+        return cls([None] * num_rows, [None] * num_rows if scores else None, [None] * num_rows)
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """The columns that a part adds, in their order."""
+        scores = {SCORE: self.scores} if self.scores is not None else {}
+        return {PREDICTION: self.predictions, **scores, ERROR: self.errors}
+
+
+def result_columns(*, scores: bool) -> tuple[str, ...]:
+    """Return the names of the columns that a part adds."""
+    return tuple(Results.blank(0, scores=scores).columns)
+
+
+RESULT_TYPES = {PREDICTION: pa.string(), SCORE: pa.float64(), ERROR: pa.string()}
+
+
+def encode(part_format: str, rows: ShardRows, results: Results, schema: pa.Schema) -> bytes:
+    """Return a part as bytes.
+
+    Args:
+        schema: the columns of the whole input, so that all parts have the same.
+    """
+    encoders = {"parquet": _parquet, "jsonl": _json_lines, "csv": _csv}
+    return encoders[part_format](rows, results, schema)
+
+
+def _parquet(rows: ShardRows, results: Results, schema: pa.Schema) -> bytes:
+    table = _typed(rows, schema)
+    for name, values in results.columns.items():
+        table = table.append_column(name, pa.array(_storable(values), RESULT_TYPES[name]))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _typed(rows: ShardRows, schema: pa.Schema) -> pa.Table:
+    if rows.table is not None:
+        return rows.table if rows.table.schema.equals(schema) else _with_all_columns(rows.table, schema)
+    arrays = []
+    for column in schema:
+        values = [record.get(column.name) for record in rows.records]
+        if column.metadata:
+            values = [None if value is None else json_text(value) for value in values]
+        arrays.append(pa.array(_storable(values), column.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _with_all_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Add the columns that other files of the input have, as nulls."""
+    arrays = [
+        table[column.name] if column.name in table.column_names else pa.nulls(table.num_rows, column.type)
+        for column in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _storable(values: Sequence[Any]) -> list[Any]:
+    """Replace halves of surrogate pairs, which JSON can spell but no file can hold."""
+    return [_clean(value) for value in values]
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    return value
+
+
+def _json_lines(rows: ShardRows, results: Results, schema: pa.Schema) -> bytes:
+    buffer = io.BytesIO()
+    for number, added in enumerate(_added(results)):
+        line = None if rows.lines is None or number in rows.problems else rows.lines[number]
+        if line is None:
+            buffer.write(json_text({**rows.records[number], **added}).encode("utf-8", "replace"))
+        else:
+            buffer.write(_splice(line, added))
+        buffer.write(b"\n")
+    return buffer.getvalue()
+
+
+def _added(results: Results) -> Iterator[dict[str, Any]]:
+    names = list(results.columns)
+    for values in zip(*results.columns.values(), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _splice(line: bytes, added: Mapping[str, Any]) -> bytes:
+    """Add members to the text of a JSON object, which keeps the spelling of all others.
+
+    Example:
+        {"a": 1.10} and {"b": null} -> {"a": 1.10, "b": null}
+    """
+    body = line.removeprefix(b"\xef\xbb\xbf").strip().removesuffix(b"}").rstrip()
+    comma = b"" if body == b"{" else b", "
+    return body + comma + json_text(added).encode("utf-8", "replace")[1:]
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, default=_json_default)
+
+
+def _json_default(value: Any) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    return str(value)
+
+
+class _UnixLines(io.StringIO):
+    """Text whose CSV lines end in a plain line feed."""
+
+    def write(self, line: str) -> int:
+        return super().write(line.removesuffix("\r\n") + "\n")
+
+
+def _csv(rows: ShardRows, results: Results, schema: pa.Schema) -> bytes:
+    text = _UnixLines(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")  # which makes it quote cells that hold either
+    writer.writerow([*schema.names, *results.columns])
+    for record, added in zip(rows.records, _added(results), strict=True):
+        writer.writerow([*(_cell(record.get(name)) for name in schema.names), *(_cell(v) for v in added.values())])
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return json_text(value).strip('"')
+
+
+def decode_results(part_format: str, data: bytes, *, scores: bool) -> Results:
+    """Read the added columns of a part back.
+
+    In CSV null and the empty text look alike; both read as the empty text where `error` is empty, else as null.
+    """
+    names = result_columns(scores=scores)
+    columns: dict[str, list[Any]]
+    if part_format == "parquet":
+        columns = pq.read_table(io.BytesIO(data), columns=list(names)).to_pydict()
+    elif part_format == "jsonl":
+        records = [json.loads(line) for line in data.removesuffix(b"\n").split(b"\n")]
+        columns = {name: [record[name] for record in records] for name in names}
+    else:
+        columns = _csv_results(data, names)
+    return Results(columns[PREDICTION], columns.get(SCORE), columns[ERROR])
+
+
+def _csv_results(data: bytes, names: Sequence[str]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for record in csv.DictReader(io.StringIO(data.decode("utf-8"), newline="")):
+        failed = bool(record[ERROR])
+        columns[PREDICTION].append(None if failed else record[PREDICTION])
+        columns[ERROR].append(record[ERROR] if failed else None)
+        if SCORE in columns:
+            columns[SCORE].append(None if failed else float(record[SCORE]))
+    return columns

@@ -1,0 +1,8 @@
+"""Pure text: what a task makes of a row, how predictions are judged, and what training text gets wrong.
+
+    tasks.py    built-in tasks; rows -> inputs and references      lint.py       findings before training
+    metrics.py  `score` and `judge`                                statistics.py one class per family of metrics
+    squad.py    SQuAD's normalisation                              bootstrap.py  intervals
+
+Comes in: rows as mappings, texts. Goes out: texts and numbers. Must not know torch, ray, transformers or files of rows.
+"""

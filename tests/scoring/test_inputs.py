@@ -1,0 +1,118 @@
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from t5ray.errors import DataError
+from t5ray.scoring.inputs import Shard, scan
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_json_lines_are_cut_where_records_begin(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"a": 1}\n\n{"a": 22}\n{"a": 3}\n')
+    found = scan(str(path), shard_rows=2)
+    assert found.shards == (Shard(0, 0, 0, 2, 0, 20), Shard(1, 0, 2, 1, 20, 29))
+    assert found.num_rows == 3
+
+
+def test_csv_records_with_line_breaks_in_cells_are_not_cut_apart(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,n\n"one\ntwo",1\nthree,2\n"four, ""4""\n",3\n')
+    found = scan(str(path), shard_rows=1)
+    assert [(shard.start, shard.stop) for shard in found.shards] == [(7, 19), (19, 27), (27, 44)]
+    assert found.files[0].header == b"text,n\n"
+    assert found.schema.names == ["text", "n"]
+
+
+def test_files_are_read_in_the_order_of_their_names_and_never_share_a_shard(tmp_path: Path) -> None:
+    write(tmp_path / "b.jsonl", '{"a": 1}\n{"a": 2}\n{"a": 3}\n')
+    write(tmp_path / "a.jsonl", '{"a": 9}\n')
+    found = scan(str(tmp_path), shard_rows=2)
+    assert [(found.files[s.file].source.name, s.first_row, s.num_rows) for s in found.shards] == [
+        ("a.jsonl", 0, 1),
+        ("b.jsonl", 0, 2),
+        ("b.jsonl", 2, 1),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.parquet"])
+def test_the_digest_is_that_of_the_content(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.table({"text": ["x"]}), path)
+    else:
+        write(path, "text\n1\n" if name.endswith("csv") else '{"text": "x"}\n')
+    assert scan(str(path), 10).digests == [[name, hashlib.sha256(path.read_bytes()).hexdigest()]]
+
+
+def test_the_types_of_json_columns_are_learnt_from_all_rows(tmp_path: Path) -> None:
+    rows = [
+        {"i": 1, "f": 1, "s": "x", "b": True, "l": ["x"], "mixed": 1, "deep": {"k": 1}, "none": None, "huge": 2**70},
+        {"i": None, "f": 1.5, "s": None, "b": False, "l": [], "mixed": "1", "deep": {}, "none": None, "late": 2**60},
+    ]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    schema = scan(str(path), 10).schema
+    assert {field.name: str(field.type) for field in schema} == {
+        "i": "int64",
+        "f": "double",
+        "s": "string",
+        "b": "bool",
+        "l": "list<item: string>",
+        "mixed": "string",
+        "deep": "string",
+        "none": "string",
+        "huge": "string",
+        "late": "int64",
+    }
+    assert [field.name for field in schema if field.metadata] == ["mixed", "deep", "huge"]
+
+
+def test_whole_numbers_that_a_float_cannot_hold_are_not_rounded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", f'{{"n": {2**60 + 1}}}\n{{"n": 0.5}}\n')
+    field = scan(str(path), 10).schema.field("n")
+    assert (str(field.type), field.metadata) == ("string", {b"json": b"true"})
+
+
+def test_parquet_files_may_lack_columns_but_not_change_types(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x"], "n": pa.array([1], pa.int32())}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["y"]}), tmp_path / "b.parquet")
+    assert scan(str(tmp_path), 10).schema.names == ["text", "n"]
+    pq.write_table(pa.table({"text": [1]}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c\.parquet: its columns must have the types of the files before it"):
+        scan(str(tmp_path), 10)
+
+
+def test_what_is_no_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing is there"):
+        scan(str(tmp_path / "missing.jsonl"), 10)
+    with pytest.raises(DataError, match="must hold rows, but holds none"):
+        scan(str(write(tmp_path / "a.csv", "text\n")), 10)
+    write(tmp_path / "b.jsonl", '{"text": "x"}\n')
+    with pytest.raises(DataError, match="all files must be of one format, but found csv, jsonl"):
+        scan(str(tmp_path), 10)
+    with pytest.raises(DataError, match="must be Parquet"):
+        scan(str(write(tmp_path / "c.parquet", "no parquet")), 10)
+
+
+def test_a_broken_csv_line_counts_as_a_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text\n"one" two\nthree\n')
+    assert scan(str(path), 10).num_rows == 2
+    with path.open(newline="") as file, pytest.raises(csv.Error):
+        list(csv.reader(file, strict=True))
+
+
+def test_a_carriage_return_alone_ends_a_csv_line(tmp_path: Path) -> None:
+    found = scan(str(write(tmp_path / "a.csv", "text,n\rone,1\rtwo,2\n\r\nthree,3")), shard_rows=1)
+    assert [(shard.start, shard.stop) for shard in found.shards] == [(7, 13), (13, 21), (21, 28)]
+
+
+def test_a_missing_text_file_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing\.txt"):
+        scan(str(tmp_path / "missing.txt"), 10)

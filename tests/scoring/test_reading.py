@@ -1,0 +1,141 @@
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from t5ray.errors import DataError
+from t5ray.scoring.inputs import scan
+from t5ray.scoring.reading import ShardRows, read_shard
+
+in_one_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+sizes = st.integers(1, 9)
+
+
+def read_all(path: Path, shard_rows: int) -> list[ShardRows]:
+    found = scan(str(path), shard_rows)
+    return [read_shard(found.files[shard.file], shard, None) for shard in found.shards]
+
+
+def records(path: Path, shard_rows: int) -> list[dict[str, Any]]:
+    return [record for rows in read_all(path, shard_rows) for record in rows.records]
+
+
+@in_one_folder
+@given(rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=20), size=sizes, end=st.sampled_from(["\n", "\r\n"]))
+def test_every_csv_row_is_read_once_and_in_order(
+    tmp_path: Path, rows: list[tuple[str, str]], size: int, end: str
+) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL)
+        writer.writerow(["text", "other"])
+        writer.writerows(rows)
+    assert records(path, size) == [{"text": text, "other": other} for text, other in rows]
+
+
+@in_one_folder
+@given(
+    rows=st.lists(st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts), min_size=1, max_size=20),
+    size=sizes,
+    blanks=st.sampled_from(["\n", "\n\n", "\n  \n", "\r\n"]),
+)
+def test_every_json_line_is_read_once_and_in_order(
+    tmp_path: Path, rows: list[dict[str, Any]], size: int, blanks: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(blanks.join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
+    assert records(path, size) == rows
+    lines = [line for part in read_all(path, size) for line in part.lines or []]
+    assert [json.loads(line) for line in lines] == rows
+
+
+@in_one_folder
+@given(num_rows=st.integers(1, 40), size=sizes, group=st.integers(1, 17))
+def test_every_parquet_row_is_read_once_and_in_order(tmp_path: Path, num_rows: int, size: int, group: int) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"n": pa.array(range(num_rows), pa.int16()), "text": [str(n) for n in range(num_rows)]})
+    pq.write_table(table, path, row_group_size=group)
+    parts = read_all(path, size)
+    assert pa.concat_tables(rows.table for rows in parts).equals(table)
+    assert [len(rows.records) for rows in parts] == [min(size, num_rows - at) for at in range(0, num_rows, size)]
+
+
+@in_one_folder
+@given(rows=st.lists(texts.map(lambda text: text.replace("\n", "").rstrip("\r")), min_size=1, max_size=20), size=sizes)
+def test_every_line_of_text_is_a_row_empty_ones_too(tmp_path: Path, rows: list[str], size: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("".join(line + "\n" for line in rows).encode())
+    expected = rows if not rows[0].startswith("\ufeff") else [rows[0][1:], *rows[1:]]
+    assert records(path, size) == [{"text": line} for line in expected]
+
+
+def test_the_last_line_of_text_needs_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\ntwo")
+    assert records(path, 2) == [{"text": "one"}, {"text": ""}, {"text": "two"}]
+
+
+def test_packed_lines_and_json_lists_are_cut_too(tmp_path: Path) -> None:
+    rows = [{"n": n} for n in range(7)]
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    assert records(packed, 3) == rows
+    whole = tmp_path / "a.json"
+    whole.write_text(json.dumps(rows, indent=1))
+    assert records(whole, 3) == rows
+
+
+def test_rows_that_cannot_be_read_keep_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"n": 0}\n{"n": 1\n{"n": 2}\n[3]\n{"t": "\xff"}\n')
+    first, second, third = read_all(path, 2)
+    assert [rows.records for rows in (first, second, third)] == [[{"n": 0}, {}], [{"n": 2}, {}], [{}]]
+    assert first.problems.keys() == {1}
+    assert first.problems[1].startswith("a.jsonl row 2: a line must be one JSON object")
+    assert second.problems[1] == "a.jsonl row 4: a row must be a JSON object, but is a list"
+    assert third.problems[0] == "a.jsonl row 5: text must be UTF-8, but holds byte 0xff"
+
+
+def test_a_ragged_csv_line_is_a_problem_of_its_own_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,n\none,1\ntwo\nthree,3\n")
+    (rows,) = read_all(path, 10)
+    assert rows.records == [{"text": "one", "n": "1"}, {}, {"text": "three", "n": "3"}]
+    assert rows.problems == {1: "a.csv row 2: a line must have 2 cells, as the header has, but has 1"}
+
+
+def test_parquet_values_are_made_of_the_asked_columns_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["x"], "image": [b"\0" * 10]}), path)
+    found = scan(str(path), 10)
+    rows = read_shard(found.files[0], found.shards[0], ["text", "absent"])
+    assert rows.records == [{"text": "x"}]
+    assert rows.table.column_names == ["text", "image"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_an_input_that_changes_meanwhile_is_noticed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+
+    def write(text: str) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({"text": [text]}), buffer)
+        path.write_bytes(buffer.getvalue() if name.endswith("parquet") else f'{{"text": "{text}"}}\n'.encode())
+
+    write("before")
+    found = scan(str(path), 10)
+    write("afters")
+    with pytest.raises(DataError, match=f"{name}: the input must not change while it is scored, but it did"):
+        read_shard(found.files[0], found.shards[0], None)
+    path.unlink()
+    with pytest.raises(DataError, match=f"{name}: the"):
+        read_shard(found.files[0], found.shards[0], None)

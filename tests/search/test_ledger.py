@@ -1,0 +1,61 @@
+"""The ledger on disk, and who is best."""
+
+from pathlib import Path
+
+import pytest
+
+from t5ray.errors import DataError
+from t5ray.search.ledger import Ledger, TrialRecord
+
+
+def report(epoch: int, value: float, best_epoch: int, best_value: float) -> dict[str, object]:
+    times = {"train_s": 2.0, "validate_s": 0.5}
+    return {"epoch": epoch, "value": value, "best_epoch": best_epoch, "best_value": best_value, **times}
+
+
+def trial(number: int, values: list[float], state: str = "COMPLETE") -> TrialRecord:
+    reports = []
+    for epoch, value in enumerate(values, start=1):
+        best = max(values[:epoch])
+        reports.append(report(epoch, value, values.index(best) + 1, best))
+    return TrialRecord(number, {"learning_rate": 0.1 * number}, state, reports=reports)  # type: ignore[arg-type]
+
+
+def test_a_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.json", "max", study_run_id="abc", wall_s=3.5)
+    ledger.trials = {0: trial(0, [0.1, 0.3, 0.2]), 1: trial(1, [], "RUNNING")}
+    ledger.save()
+    assert Ledger.load(tmp_path / "ledger.json") == ledger
+
+
+def test_the_best_trial_is_by_its_best_epoch_not_its_last(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.json", "max")
+    ledger.trials = {0: trial(0, [0.1, 0.9, 0.2]), 1: trial(1, [0.5, 0.6, 0.7])}
+    assert ledger.best is ledger.trials[0]
+    assert (ledger.trials[0].best_epoch, ledger.trials[0].best_value) == (2, 0.9)
+
+
+def test_failed_trials_and_trials_without_a_value_are_never_best(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.json", "max")
+    ledger.trials = {0: trial(0, [0.9], "FAIL"), 1: trial(1, [0.1], "PRUNED"), 2: trial(2, [], "FAIL")}
+    assert ledger.best is ledger.trials[1]
+    ledger.trials = {2: trial(2, [], "FAIL")}
+    assert ledger.best is None
+
+
+def test_smaller_is_better_where_the_mode_says_so(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.json", "min")
+    ledger.trials = {0: trial(0, [0.9]), 1: trial(1, [0.1])}
+    assert ledger.best is ledger.trials[1]
+
+
+def test_busy_seconds_are_training_and_validation() -> None:
+    assert trial(0, [0.1, 0.2]).busy_s == 5.0
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"trials": 3}', '{"trials": [{"trial": 0, "colour": 1}]}'])
+def test_a_broken_ledger_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "ledger.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"ledger\.json: must hold the saved state of a search"):
+        Ledger.load(path)

@@ -1,0 +1,69 @@
+"""Search spaces as Optuna sees them."""
+
+import optuna
+import pytest
+
+from t5ray.config import SearchSpace, TrainingConfig
+from t5ray.search.space import default_settings, holds, point, suggest
+
+CONDITIONAL = SearchSpace.model_validate(
+    {
+        "parameters": {
+            "optimizer": {"choice": ["adamw", "adafactor"]},
+            "learning_rate": [
+                {"loguniform": [1e-5, 1e-3], "when": {"optimizer": "adamw"}},
+                {"loguniform": [1e-3, 1e-1], "when": {"optimizer": "adafactor"}},
+            ],
+            "batch_size": {"int": [4, 64]},
+            "weight_decay": {"uniform": [0.0, 0.1], "when": {"optimizer": "adamw"}},
+            "label_smoothing": {"fixed": 0.1},
+        }
+    }
+)
+
+
+def test_drawn_values_keep_to_their_ranges_and_conditions() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(60):
+        params = suggest(study.ask(), CONDITIONAL)
+        low, high = (1e-5, 1e-3) if params["optimizer"] == "adamw" else (1e-3, 1e-1)
+        assert low <= params["learning_rate"] <= high
+        assert 4 <= params["batch_size"] <= 64
+        assert ("weight_decay" in params) == (params["optimizer"] == "adamw")
+        assert params["label_smoothing"] == 0.1
+        TrainingConfig.model_validate(params)
+
+
+def test_ranges_under_different_conditions_are_different_optuna_parameters() -> None:
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask({})
+    params = suggest(trial, CONDITIONAL)
+    suffix = 0 if params["optimizer"] == "adamw" else 1
+    assert f"learning_rate:{suffix}" in trial.params
+
+
+def test_the_default_point_is_placed() -> None:
+    space = SearchSpace.model_validate(
+        {"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}, "batch_size": {"choice": [16, 32]}}}
+    )
+    defaults = default_settings(space, TrainingConfig(learning_rate=2e-4, batch_size=16))
+    assert defaults == {"learning_rate": 2e-4, "batch_size": 16}
+    assert point(space, defaults) == (defaults, defaults)
+
+
+def test_a_point_outside_the_space_is_told_apart() -> None:
+    space = SearchSpace.model_validate({"parameters": {"batch_size": {"choice": [64, 128]}}})
+    assert point(space, {"batch_size": 32}) is None
+
+
+@pytest.mark.parametrize(
+    ("when", "params", "expected"),
+    [
+        ({}, {}, True),
+        ({"optimizer": "adamw"}, {"optimizer": "adamw"}, True),
+        ({"optimizer": ("adamw", "sgd")}, {"optimizer": "sgd"}, True),
+        ({"optimizer": "adamw"}, {"optimizer": "adafactor"}, False),
+        ({"optimizer": "adamw"}, {}, False),
+    ],
+)
+def test_holds(when: dict[str, object], params: dict[str, object], expected: bool) -> None:
+    assert holds(when, params) == expected

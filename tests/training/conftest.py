@@ -1,0 +1,50 @@
+"""A small run: a task that a tiny T5 learns in seconds."""
+
+from pathlib import Path
+
+import pytest
+
+from t5ray.config import DataConfig, DecodeConfig, TaskConfig, TrainingConfig
+from t5ray.data.rows import Example
+from t5ray.data.splits import Splits
+from t5ray.data.tokens import TokenisedData, tokenise
+from t5ray.training.loop import RunPlan
+from tests.tiny import character_tokenizer
+
+TASK = TaskConfig(name="first", inputs="first: {text}", targets="{letter}", metrics=("exact_match",))
+WORDS = [a + b + c for a in "abcdefgh" for b in "aeiou" for c in "klmn"]
+
+
+def examples(words: list[str]) -> tuple[Example, ...]:
+    return tuple(Example(f"first: {word}", (word[0],), f"words:{i}") for i, word in enumerate(words))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TokenisedData:
+    """Words and their first letters: 128 rows to train on, 16 and 16 to judge."""
+    train, rest = WORDS[:128], WORDS[128:]
+    splits = Splits(examples(train), examples(rest[:16]), examples(rest[16:]), TASK, "words", (), True)
+    return tokenise(
+        splits,
+        character_tokenizer(),
+        DataConfig(),
+        tokenizer_fingerprint="characters",
+        model_max_tokens=512,
+        cache=tmp_path_factory.mktemp("cache"),
+    )
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunPlan:
+    config = TrainingConfig(
+        learning_rate=3e-3, batch_size=16, max_epochs=3, dropout=0.1, precision="fp32", warmup_share=0.0
+    )
+    return RunPlan(
+        trial=0,
+        config=config,
+        decode=DecodeConfig(max_new_tokens=4),
+        task=TASK,
+        objective="exact_match",
+        mode="max",
+        folder=tmp_path / "run",
+    )

@@ -1,0 +1,174 @@
+"""The loop learns, repeats itself bit by bit, survives interruption, and does not depend on memory."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+from t5ray.data.tokens import TokenisedData
+from t5ray.model.loading import LoadedModel, load_model
+from t5ray.training.group import Group
+from t5ray.training.loop import RunFailed, RunPlan, fine_tune
+
+Weights = dict[str, torch.Tensor]
+
+
+def go_on(_: dict[str, Any]) -> bool:
+    return True
+
+
+def run(
+    model: Path, data: TokenisedData, plan: RunPlan, report: Callable[[dict[str, Any]], bool] = go_on
+) -> tuple[list[dict[str, Any]], Weights]:
+    torch.manual_seed(99)  # what the process did before must not matter
+    loaded = load_model(str(model))
+    reports: list[dict[str, Any]] = []
+
+    def note(epoch_report: dict[str, Any]) -> bool:
+        reports.append(epoch_report)
+        return report(epoch_report)
+
+    fine_tune(loaded, data, plan, group=Group(), report=note, tick=lambda done, total, loss: None)
+    return reports, {k: v.clone() for k, v in loaded.model.state_dict().items()}
+
+
+def curves(reports: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
+    return [(r["train_loss"], r["validation_loss"], r["value"]) for r in reports]
+
+
+def test_the_loss_falls_below_guessing(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    config = plan.config.model_copy(update={"learning_rate": 1e-2, "max_epochs": 15})
+    reports, _ = run(tiny_t5, data, replace(plan, config=config))
+    assert [r["epoch"] for r in reports] == list(range(1, 16))
+    assert reports[-1]["train_loss"] < math.log(8) / 2  # one of eight letters guessed, the end of sequence known
+    assert reports[-1]["best_value"] > 0.5
+    assert [r["final"] for r in reports] == [False] * 14 + [True]
+
+
+def test_the_reported_validation_loss_is_the_model_s_own(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    reports, weights = run(tiny_t5, data, plan)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5)
+    model.load_state_dict(weights)
+    split, total, tokens = data.validation, 0.0, 0
+    for i in range(len(split)):
+        ids = torch.tensor(split.input_ids[split.input_offsets[i] : split.input_offsets[i + 1]].astype("int64"))[None]
+        labels = torch.tensor(split.labels[split.label_offsets[i] : split.label_offsets[i + 1]].astype("int64"))[None]
+        total += model(input_ids=ids, labels=labels).loss.item() * labels.numel()
+        tokens += labels.numel()
+    assert reports[-1]["validation_loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_the_same_plan_gives_the_same_bits(tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path) -> None:
+    one, weights = run(tiny_t5, data, plan)
+    two, again = run(tiny_t5, data, replace(plan, folder=tmp_path / "second"))
+    assert curves(one) == curves(two)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
+) -> None:
+    undisturbed, weights = run(tiny_t5, data, plan)
+    cut_off = replace(plan, folder=tmp_path / "cut-off")
+
+    def crash(report: dict[str, Any]) -> bool:
+        if report["epoch"] == 2:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, cut_off, crash)
+    resumed, again = run(tiny_t5, data, cut_off)
+    assert curves(resumed) == curves(undisturbed)  # the first epochs are told again, not trained again
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_half_written_state_falls_back_to_the_one_before(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
+) -> None:
+    undisturbed, weights = run(tiny_t5, data, plan)
+    cut_off = replace(plan, folder=tmp_path / "cut-off")
+
+    def crash_and_keep(report: dict[str, Any]) -> bool:
+        if report["epoch"] == 1:
+            (cut_off.folder / "last-but-one.pt").write_bytes((cut_off.folder / "last.pt").read_bytes())
+            (cut_off.folder / "last.pt").write_bytes(b"half")
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, cut_off, crash_and_keep)
+    resumed, again = run(tiny_t5, data, cut_off)
+    assert curves(resumed) == curves(undisturbed)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+@pytest.mark.parametrize("micro", [{"micro_batch_size": 3}, {"micro_batch_tokens": 40}])
+def test_losses_do_not_depend_on_the_micro_batch(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path, micro: dict[str, int]
+) -> None:
+    still = replace(plan, config=plan.config.model_copy(update={"dropout": 0.0}))
+    whole, _ = run(tiny_t5, data, still)
+    small = replace(still, folder=tmp_path / "small", config=still.config.model_copy(update=micro))
+    parts, _ = run(tiny_t5, data, small)
+    assert torch.allclose(torch.tensor(curves(whole)), torch.tensor(curves(parts)), rtol=1e-3)
+
+
+def test_gradient_checkpointing_changes_no_loss(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
+) -> None:
+    still = plan.config.model_copy(update={"dropout": 0.0, "max_epochs": 1})
+    plain, _ = run(tiny_t5, data, replace(plan, config=still))
+    config = still.model_copy(update={"gradient_checkpointing": True})
+    saved, _ = run(tiny_t5, data, replace(plan, config=config, folder=tmp_path / "saved"))
+    assert torch.allclose(torch.tensor(curves(plain)), torch.tensor(curves(saved)), rtol=1e-4)
+
+
+def test_best_holds_the_weights_of_the_best_epoch(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    snapshots: list[Weights] = []
+    loaded = load_model(str(tiny_t5))
+
+    def snapshot(report: dict[str, Any]) -> bool:
+        snapshots.append({k: v.clone() for k, v in loaded.model.state_dict().items()})
+        return True
+
+    progress = fine_tune(loaded, data, plan, group=Group(), report=snapshot, tick=lambda *_: None)
+    best = AutoModelForSeq2SeqLM.from_pretrained(plan.folder / "best").state_dict()
+    expected = snapshots[progress.best_epoch - 1]
+    assert all(torch.equal(best[name], expected[name]) for name in best)
+    assert progress.best_value == max(r["value"] for r in progress.reports)
+
+
+def test_a_stopped_run_leaves_only_its_best_weights(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    reports, _ = run(tiny_t5, data, plan, lambda report: report["epoch"] < 2)
+    assert len(reports) == 2
+    assert [p.name for p in plan.folder.iterdir()] == ["best"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_cause(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan
+) -> None:
+    loaded: LoadedModel = load_model(str(tiny_t5))
+    with torch.no_grad():
+        loaded.model.shared.weight.fill_(math.inf)
+    with pytest.raises(RunFailed, match="the loss must be finite, but is nan at step 1"):
+        fine_tune(loaded, data, plan, group=Group(), report=go_on, tick=lambda *_: None)
+
+
+def test_the_objective_may_be_the_validation_loss(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    reports, _ = run(tiny_t5, data, replace(plan, objective="validation_loss", mode="min"))
+    assert [r["value"] for r in reports] == [r["validation_loss"] for r in reports]
+    assert reports[-1]["best_value"] == min(r["value"] for r in reports)
+
+
+def test_learning_rate_history_follows_the_schedule(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    reports, _ = run(tiny_t5, data, plan)
+    steps = [point["step"] for report in reports for point in report["history"]]
+    rates = [point["learning_rate"] for report in reports for point in report["history"]]
+    assert steps == list(range(1, 25))  # 128 rows in steps of 16, three epochs
+    assert rates == pytest.approx([3e-3 * (1 - i / 24) for i in range(24)])
