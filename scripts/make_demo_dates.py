@@ -38,31 +38,31 @@ SPLIT_ROWS = {"train": 8_000, "validation": 1_000, "test": 1_000}
 
 @dataclass(frozen=True)
 class Calendar:
-    """The month and weekday words of one language; months run from January, weekdays from Monday."""
+    """The month and weekday words of one language, separated by spaces; they run from January and from Monday."""
 
-    months: Sequence[str]
-    short_months: Sequence[str]
-    weekdays: Sequence[str]
-    short_weekdays: Sequence[str]
+    months: str
+    short_months: str
+    weekdays: str
+    short_weekdays: str
 
 
 ENGLISH = Calendar(
-    months="January February March April May June July August September October November December".split(),
-    short_months="Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(),
-    weekdays="Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-    short_weekdays="Mon Tue Wed Thu Fri Sat Sun".split(),
+    months="January February March April May June July August September October November December",
+    short_months="Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec",
+    weekdays="Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+    short_weekdays="Mon Tue Wed Thu Fri Sat Sun",
 )
 PORTUGUESE = Calendar(
-    months="janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro".split(),
-    short_months="jan. fev. mar. abr. mai. jun. jul. ago. set. out. nov. dez.".split(),
-    weekdays="segunda-feira terça-feira quarta-feira quinta-feira sexta-feira sábado domingo".split(),
-    short_weekdays="seg. ter. qua. qui. sex. sáb. dom.".split(),
+    months="janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
+    short_months="jan. fev. mar. abr. mai. jun. jul. ago. set. out. nov. dez.",
+    weekdays="segunda-feira terça-feira quarta-feira quinta-feira sexta-feira sábado domingo",
+    short_weekdays="seg. ter. qua. qui. sex. sáb. dom.",
 )
 GERMAN = Calendar(
-    months="Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split(),
-    short_months="Jan. Feb. März Apr. Mai Juni Juli Aug. Sept. Okt. Nov. Dez.".split(),
-    weekdays="Montag Dienstag Mittwoch Donnerstag Freitag Samstag Sonntag".split(),
-    short_weekdays="Mo. Di. Mi. Do. Fr. Sa. So.".split(),
+    months="Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
+    short_months="Jan. Feb. März Apr. Mai Juni Juli Aug. Sept. Okt. Nov. Dez.",
+    weekdays="Montag Dienstag Mittwoch Donnerstag Freitag Samstag Sonntag",
+    short_weekdays="Mo. Di. Mi. Do. Fr. Sa. So.",
 )
 
 WAYS: Sequence[tuple[Calendar, str]] = (
@@ -107,14 +107,14 @@ def fields(day: date, calendar: Calendar) -> Mapping[str, str]:
         "day": str(day.day),
         "two_digit_day": f"{day.day:02}",
         "nth": nth(day.day, calendar),
-        "month": calendar.months[day.month - 1],
-        "short_month": calendar.short_months[day.month - 1],
+        "month": calendar.months.split()[day.month - 1],
+        "short_month": calendar.short_months.split()[day.month - 1],
         "month_number": str(day.month),
         "two_digit_month": f"{day.month:02}",
         "year": str(day.year),
         "two_digit_year": f"{day.year % 100:02}",
-        "weekday": calendar.weekdays[day.weekday()],
-        "short_weekday": calendar.short_weekdays[day.weekday()],
+        "weekday": calendar.weekdays.split()[day.weekday()],
+        "short_weekday": calendar.short_weekdays.split()[day.weekday()],
     }
 
 

@@ -191,6 +191,22 @@ def download_dir(source: str, local: Path) -> None:
     _copy(source, str(local), source, upload=False)
 
 
+def remove_dir(path: str) -> None:
+    """Delete a folder here or at a URI; one that is not there is deleted already.
+
+    Raises:
+        ClusterError: the storage refuses.
+    """
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(path)
+        if files.exists(root):
+            files.rm(root, recursive=True)
+    except (OSError, ImportError, ValueError) as exc:
+        raise ClusterError(f"{path}: the storage must let us delete, but: {exc}. Check credentials.") from exc
+
+
 def _copy(source: str, target: str, remote: str, *, upload: bool) -> None:
     import fsspec
 

@@ -57,7 +57,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     if preview:
         return 0
     with connect(settings.address) as cluster:
-        tracker = open_tracker(settings.tracking)
+        tracker = open_tracker(settings.tracking, outbox=folder / "mlflow_outbox.jsonl")
         try:
             with cli.progress("training", None) as advance:
                 outcome = run_once(

@@ -54,7 +54,8 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.cluster import connect
     from t5ray.config import load_space
     from t5ray.search.preview import describe
-    from t5ray.search.study import Workspace, conclude, interrupt, open_ledger, open_study, run_search
+    from t5ray.search.study import conclude, interrupt, open_ledger, open_study, run_search
+    from t5ray.search.workspace import Workspace
     from t5ray.tracking import open_tracker
     from t5ray.training.prepare import prepare
 
@@ -68,7 +69,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         if ledger is None:
             return 0
         wanted = len(ledger.trials) + extend if extend else max(settings.search.num_trials, len(ledger.trials))
-        tracker = open_tracker(settings.tracking)
+        tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
         open_study(ledger, prepared, tracker)
         try:
             with board(prepared.objective, wanted, settings.training.max_epochs) as shown:
@@ -83,7 +84,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             return cli.INTERRUPTED
         finally:
             cli.tell(tracker.close())
-    _close(settings, str(workspace.folder), content)
+    _close(settings, workspace.shown, content)
     return 0
 
 

@@ -3,10 +3,12 @@
 Every problem of every source is found before the first is reported.
 """
 
+import copy
+import os.path
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,15 +37,25 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set[str]()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a name must be one word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """YAML that `_Loader` reads back: without aliases, and with quotes around a text such as `1e-3`."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -78,7 +90,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def dump_yaml(settings: Settings) -> str:
     """Return settings as YAML that `--config` reads back."""
-    return yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    values = settings.model_dump(mode="json", by_alias=True)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_settings(
@@ -102,7 +115,7 @@ def load_settings(
     problems: list[str] = []
     merged: dict[str, Any] = {}
     for name, value in (base or {}).items():
-        _put(merged, name, value)
+        _put(merged, name, copy.deepcopy(value))
     if config is not None:
         try:
             _merge(merged, read_yaml(config))
@@ -113,10 +126,13 @@ def load_settings(
             _put(merged, name, value)
     for item in sets:
         name, equals, text = item.partition("=")
-        if not equals:
+        if not (name.strip() and equals):
             problems.append(f"--set: must be section.key=value, but got {item!r}.")
-        else:
+            continue
+        try:
             _put(merged, name.strip(), parse_yaml(text, f"--set {name}"))
+        except ConfigError as exc:
+            problems += exc.problems
     try:
         settings = model.model_validate(merged)
     except ValidationError as exc:
@@ -150,7 +166,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
 def explain(model: type[BaseModel], exc: ValidationError, where: str = "") -> list[str]:
     """Turn pydantic's errors into one sentence each: place, what must hold, what was found."""
     lines = []
-    for error in exc.errors():
+    for error in _causes(exc.errors()):
         place = ".".join(str(part) for part in error["loc"])
         head = f"{where}: {place}" if where and place else where or place
         if error["type"] == "extra_forbidden":
@@ -160,8 +176,26 @@ def explain(model: type[BaseModel], exc: ValidationError, where: str = "") -> li
             continue
         message = error["msg"].removeprefix("Value error, ")
         found = "" if error["type"] in ("value_error", "missing") else f", but got {_short(error['input'])}"
-        lines.append(f"{head}: {_lower_first(message)}{found}.")
+        lines.append(f"{head}: {_lower_first(message)}{found}.{_nearest(error)}")
     return lines
+
+
+def _causes(errors: Sequence[Any]) -> list[Any]:
+    """Leave out that a list is too short where that only follows from errors in its items."""
+    return [
+        error
+        for error in errors
+        if error["type"] != "too_short"
+        or not any(other["loc"][:-1] == error["loc"] for other in errors if other is not error)
+    ]
+
+
+def _nearest(error: Any) -> str:
+    """Return a hint at the value that was meant, where only some are allowed and one of them is near."""
+    if error["type"] != "literal_error":
+        return ""
+    hint = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
+    return f" {hint}" if hint.startswith("Did") else ""
 
 
 def _lower_first(text: str) -> str:
@@ -221,7 +255,7 @@ def load_space(name_or_path: str) -> SearchSpace:
         ConfigError: there is no such file or name, or its content is wrong.
     """
     shipped = shipped_spaces()
-    if Path(name_or_path).suffix in (".yaml", ".yml") or Path(name_or_path).is_file():
+    if Path(name_or_path).suffix in (".yaml", ".yml") or os.path.isfile(name_or_path):
         return _load_file(SearchSpace, name_or_path)
     if name_or_path in shipped:
         return _load_file(SearchSpace, shipped[name_or_path])

@@ -11,6 +11,8 @@
 A parameter has one range, or a list of ranges each with a `when:` that names values of earlier parameters.
 """
 
+import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -111,6 +113,7 @@ class SearchSpace(Settings):
         problems = [*self._name_problems(), *self._start_problems()]
         if not problems:
             problems = [p for name, ranges in self.parameters.items() for r in ranges for p in _bound_problems(name, r)]
+            problems += [f"start_from: {p}" for point in self.start_from for p in _value_problems(point.items())]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -123,11 +126,29 @@ class SearchSpace(Settings):
             if len(ranges) > 1 and not all(r.when for r in ranges):
                 problems.append(f"{name}: each of several ranges needs a `when:`")
             for r in ranges:
-                for other in set(r.when) - seen:
-                    hint = did_you_mean(other, seen)
-                    problems.append(f"{name}: `when` must name a parameter that stands above it, got {other}. {hint}")
+                for other, wanted in r.when.items():
+                    if other not in seen:
+                        hint = did_you_mean(other, seen)
+                        problems.append(
+                            f"{name}: `when` must name a parameter that stands above it, got {other}. {hint}"
+                        )
+                    else:
+                        problems += self._when_problems(name, other, wanted if isinstance(wanted, tuple) else (wanted,))
             seen.add(name)
         return problems
+
+    def _when_problems(self, name: str, other: str, wanted: tuple[Scalar, ...]) -> list[str]:
+        """Say which values that a condition waits for its parameter never takes."""
+        ranges = self.parameters[other]
+        if not all(r.kind in ("choice", "fixed") for r in ranges):
+            return []
+        possible = [value for r in ranges for value in r.bounds]
+        strange = [value for value in wanted if value not in possible]
+        hints = [did_you_mean(str(value), map(str, possible)) for value in strange]
+        return [
+            f"{name}: `when` must name a value of {other}, got {value!r}. {hint}"
+            for value, hint in zip(strange, hints, strict=True)
+        ]
 
     def _start_problems(self) -> list[str]:
         return [
@@ -139,9 +160,17 @@ class SearchSpace(Settings):
 
 
 def _bound_problems(name: str, values: Range) -> list[str]:
-    """Say which extreme values of a range the training settings refuse, and why."""
+    """Say which values of a range the training settings refuse, and why: its ends, and a broken number between."""
+    tried = values.bounds
+    if span := values.uniform or values.loguniform:
+        tried = (*tried, span[0] + (span[1] - span[0]) / math.pi)
+    return _value_problems((name, value) for value in tried)
+
+
+def _value_problems(settings: Iterable[tuple[str, Scalar]]) -> list[str]:
+    """Say which values the training settings refuse, and why."""
     problems = []
-    for value in values.bounds:
+    for name, value in settings:
         try:
             TrainingConfig.model_validate({name: value})
         except ValidationError as exc:

@@ -1,6 +1,7 @@
 """What a task is: how a row becomes inputs and targets, how a prediction is read back, how it is judged."""
 
 import string
+from functools import cache
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -35,6 +36,7 @@ LANGUAGES = ("source_language", "target_language")
 """Template fields with a value of their own: columns may give them, but need not."""
 
 
+@cache
 def template_fields(template: str) -> tuple[str, ...]:
     """Return the column names that a template mentions, in order.
 

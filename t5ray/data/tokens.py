@@ -77,7 +77,7 @@ def tokenise(
     """Tokenise all splits, or open what an earlier call left in the cache.
 
     Of several references the first becomes the labels. Lengths that the settings leave open are the 99th percentile
-    of the train split, at most `model_max_tokens`.
+    of the train split, at most `model_max_tokens`; labels of a closed set are never cut.
 
     Args:
         tokenizer_fingerprint: digest of everything that decides how text becomes tokens.
@@ -115,6 +115,7 @@ def _key(splits: Splits, config: DataConfig, tokenizer_fingerprint: str, model_m
         "format": CACHE_FORMAT,
         "examples": splits.fingerprint,
         "tokenizer": tokenizer_fingerprint,
+        "closed_labels": splits.task.closed_labels,
         "max_input_tokens": config.max_input_tokens,
         "max_target_tokens": config.max_target_tokens,
         "model_max_tokens": model_max_tokens,
@@ -139,10 +140,10 @@ def _tokenise_texts(texts: Iterator[str], tokenizer: Tokenizer) -> list[Chunk]:
     return chunks
 
 
-def _default_length(train: Sequence[Chunk], model_max_tokens: int | None) -> int:
+def _default_length(train: Sequence[Chunk], percentile: float, model_max_tokens: int | None) -> int:
     lengths = np.concatenate([chunk.lengths for chunk in train])
-    percentile = int(np.percentile(lengths, PERCENTILE, method="higher"))
-    return max(2, percentile if model_max_tokens is None else min(percentile, model_max_tokens))
+    length = int(np.percentile(lengths, percentile, method="higher"))
+    return max(2, length if model_max_tokens is None else min(length, model_max_tokens))
 
 
 def _truncated_share(splits: Mapping[str, Sequence[Chunk]], max_tokens: int) -> float:
@@ -156,8 +157,9 @@ def _build(
     rows: dict[str, Sequence[Example]] = {name: getattr(splits, name) for name in SPLITS}
     inputs = {name: _tokenise_texts((e.inputs for e in part), tokenizer) for name, part in rows.items()}
     targets = {name: _tokenise_texts((e.references[0] for e in part), tokenizer) for name, part in rows.items()}
-    max_input_tokens = config.max_input_tokens or _default_length(inputs["train"], model_max_tokens)
-    max_target_tokens = config.max_target_tokens or _default_length(targets["train"], model_max_tokens)
+    max_input_tokens = config.max_input_tokens or _default_length(inputs["train"], PERCENTILE, model_max_tokens)
+    share = 100 if splits.task.closed_labels else PERCENTILE  # a label that is cut is another label
+    max_target_tokens = config.max_target_tokens or _default_length(targets["train"], share, model_max_tokens)
     meta = Meta(
         max_input_tokens=max_input_tokens,
         max_target_tokens=max_target_tokens,

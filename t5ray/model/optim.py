@@ -20,7 +20,10 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "adafactor":
-        return Adafactor(groups, lr=config.learning_rate, scale_parameter=False, relative_step=False, warmup_init=False)
+        adafactor: torch.optim.Optimizer = Adafactor(
+            groups, lr=config.learning_rate, scale_parameter=False, relative_step=False, warmup_init=False
+        )
+        return adafactor
     return torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
     )

@@ -1,13 +1,13 @@
 """The one-file HTML reports of a search and of an evaluation.
 
-    search_report.py      search.json -> what the page shows      evaluation_report.py  likewise for metrics.json
-    charts.py             scales, ticks and points of the charts  words.py              numbers and seconds as text
-    page.py               the templates: autoescaped, style and script inlined
-    templates/            HTML, inline SVG, CSS and a few lines of script
+    search_report.py  search.json -> page      evaluation_report.py  metrics.json and examples -> page
+    trial_view.py     one trial                charts.py             scales, ticks, axes
+    search_charts.py  curves and slices        words.py              numbers and seconds as text
+    page.py           fills in templates/: HTML with inline SVG, style and a few lines of script
 
-Comes in: plain mappings, as JSON reads them, with text of users. Goes out: HTML that opens offline, prints, and follows
-the reader's light or dark theme. Charts are inline SVG: a report weighs some 60 kB, where a plotting library adds 4.7 MB.
-Must not know torch, ray or mlflow.
+Comes in: plain mappings, as JSON reads them, with text of users. Goes out: HTML that opens offline, prints, and
+follows the reader's light or dark theme. Charts are inline SVG: a report weighs some 40 kB, where a plotting library
+adds 4.7 MB. Must not know torch, ray or mlflow.
 """
 
 from t5ray.report.evaluation_report import render_evaluation

@@ -1,14 +1,16 @@
 """Scales, ticks and points: numbers in, pixels out. The templates draw them as SVG."""
 
+import itertools
 import math
+import statistics
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from t5ray.report.words import setting
 
-LOG_FROM_RATIO = 20
-"""Positive values that spread by this factor or more are drawn on a logarithmic axis."""
+LOG_FROM_RATIO, LOG_ALWAYS_FROM_RATIO = 20, 100
+"""Positive values that spread by these factors get a logarithmic axis: by the first where most of them are small."""
 MOST_CATEGORIES = 6
 """Up to this many distinct whole numbers stand side by side, each with its own tick."""
 
@@ -91,17 +93,28 @@ def parameter_axis(values: Sequence[Any], start: float, end: float) -> Axis:
         step = (end - start) / len(names)
         places: dict[Hashable, float] = {name: round(start + (i + 0.5) * step, 1) for i, name in enumerate(names)}
         return Axis([Tick(place, str(name)) for name, place in places.items()], None, places)
-    low, high = min(values), max(values)
-    if low > 0 and high / low >= LOG_FROM_RATIO:
-        scale = Scale(low / 1.3, high * 1.3, start, end, log=True)
+    if _spread_by_factors(values):
+        scale = Scale(min(values) / 1.3, max(values) * 1.3, start, end, log=True)
     else:
         scale = padded(values, start, end)
     return Axis(scale.ticks(4), scale, {})
 
 
+def _spread_by_factors(values: Sequence[float]) -> bool:
+    low, high = min(values), max(values)
+    if low <= 0 or high / low < LOG_FROM_RATIO:
+        return False
+    return high / low >= LOG_ALWAYS_FROM_RATIO or statistics.median(values) < low + (high - low) / 4
+
+
 def is_number(value: object) -> bool:
     """Tell whether a value is a finite number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number, or None for anything else."""
+    return value if is_number(value) else None
 
 
 def _are_categories(values: Sequence[Any]) -> bool:
@@ -125,6 +138,6 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     """Move places on a line apart until neighbours lie at least `gap` from each other, keeping their order."""
     moved = list(places)
     order = sorted(range(len(places)), key=lambda i: places[i])
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         moved[after] = max(moved[after], moved[before] + gap)
     return moved

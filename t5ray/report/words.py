@@ -22,7 +22,7 @@ def signed(value: float) -> str:
 
 
 def setting(value: object) -> str:
-    """Return a parameter's value: floats with four significant digits, `0.00032`, or `1.2e-05` where that is shorter."""
+    """Return a parameter's value: floats with four significant digits."""
     if value is None:
         return MISSING
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -32,7 +32,7 @@ def seconds(value: float | None) -> str:
     """Return a duration: `8.4 s`, `3 min 05 s`, `2 h 07 min`."""
     if value is None or not math.isfinite(value):
         return MISSING
-    if value < 60:
+    if value < 59.95:
         return f"{value:.1f} s"
     minutes, rest_s = divmod(round(value), 60)
     if minutes < 60:

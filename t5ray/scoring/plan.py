@@ -33,6 +33,8 @@ class ScoringModel:
     task: TaskConfig
     decode: dict[str, Any]
     """Decode settings in force; empty: the model's own."""
+    split_seed: int
+    """Seed that cut the data in training: with it, `test` are the rows that training did not see."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,11 @@ class FinishedJob:
     summary: JobSummary
 
 
-def prepare(config: PredictConfig, *, task: TaskConfig | None = None) -> Job | FinishedJob:
+def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | FinishedJob:
     """Check settings, model and input, and find out what is left to do.
 
     Args:
-        task: overrides the model's task and `config.task`; evaluate passes texts that are rendered already.
+        model: what `open_model` gave for these settings, with another task maybe. None: it is opened here.
     Raises:
         ConfigError: settings do not fit the model or input, or the folder holds another job.
         DataError: the input is unusable as a whole.
@@ -72,7 +74,7 @@ def prepare(config: PredictConfig, *, task: TaskConfig | None = None) -> Job | F
             f"output: must be a folder, on a share where there are several nodes, but got {config.output!r}."
         )
     output = local_path(config.output).absolute()
-    model = open_model(config, task)
+    model = model or open_model(config)
     _check_columns(config.columns, model.task)
     earlier = read_job(output)
     wanted = _fingerprint(config, model)
@@ -104,7 +106,7 @@ def _spec(config: PredictConfig, model: ScoringModel, rows: Input, output: Path)
     )
 
 
-def open_model(config: PredictConfig, task: TaskConfig | None = None) -> ScoringModel:
+def open_model(config: PredictConfig) -> ScoringModel:
     """Find the model and its task.
 
     Raises:
@@ -123,8 +125,9 @@ def open_model(config: PredictConfig, task: TaskConfig | None = None) -> Scoring
     return ScoringModel(
         source=source,
         fingerprint=fingerprint(source),
-        task=task or _task(config, card.task if card else None),
+        task=_task(config, card.task if card else None),
         decode=decode.model_dump(mode="json") if decode else {},
+        split_seed=card.seeds.get("split", 0) if card else 0,
     )
 
 

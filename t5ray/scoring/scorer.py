@@ -4,6 +4,7 @@ Comes in: a shard description. Goes out: counts; the rows go to disk. Knows noth
 without; `job.py` puts it into an actor pool.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -74,6 +75,9 @@ class EngineSpec:
         Raises:
             ModelError: it cannot be loaded.
         """
+        # Idle OpenMP threads spin, and on cores that others use too they spin while those wait: 2 threads on 2 busy
+        # cores took 8 times as long as with this, which libgomp reads once, when torch loads it.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from t5ray.model.engine import Engine
 
         return Engine(self.source, decode=self.decode, precision=self.precision, batch_tokens=self.batch_tokens)

@@ -1,16 +1,15 @@
 """Tune's events, turned into the ledger, MLflow runs, deleted losers and a line on the console. Runs in the driver."""
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import ray.tune
 
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
+from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
 from t5ray.training.loop import EpochReport
 from t5ray.training.run import log_epoch
@@ -28,7 +27,7 @@ class Observer(ray.tune.Callback):
         ledger: Ledger,
         tracker: Tracker,
         *,
-        trials: Path,
+        workspace: Workspace,
         objective: str,
         max_epochs: int,
         slots: int,
@@ -37,12 +36,12 @@ class Observer(ray.tune.Callback):
         """Begin to observe.
 
         Args:
-            trials: folder with one folder of checkpoints per trial.
+            workspace: where checkpoints are, so that losers' can be deleted.
             slots: trials at a time.
             announce: called after every change of a trial.
         """
         self.ledger, self.tracker, self.announce = ledger, tracker, announce
-        self.trials, self.objective, self.max_epochs = trials, objective, max_epochs
+        self.workspace, self.objective, self.max_epochs = workspace, objective, max_epochs
         now = time.monotonic()
         self._started = now
         self._wall_before = ledger.wall_s
@@ -121,7 +120,7 @@ class Observer(ray.tune.Callback):
         best = self.ledger.best
         for record in self.ledger.ended:
             if best is None or record.trial != best.trial:
-                shutil.rmtree(self.trials / str(record.trial), ignore_errors=True)
+                self.workspace.drop_trial(record.trial)
 
     def _save(self, record: TrialRecord) -> None:
         self.ledger.wall_s = self._wall_before + time.monotonic() - self._started

@@ -3,15 +3,13 @@
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.tune
 
 from t5ray.cluster import Cluster
-from t5ray.config import ResourcesConfig, RunConfig, SearchSpace, dump_yaml
+from t5ray.config import ResourcesConfig, SearchSpace, dump_yaml
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.observer import Observer
@@ -20,6 +18,7 @@ from t5ray.search.scheduler import build_scheduler
 from t5ray.search.searcher import StudySearch, open_storage
 from t5ray.search.space import Params, default_settings
 from t5ray.search.trainable import SlotTrainable, TrialSpec
+from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
 from t5ray.training.loop import RunPlan
 from t5ray.training.outcome import judge_on_test, publish_best
@@ -39,51 +38,14 @@ TUNE_ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """Where a search keeps what."""
-
-    folder: Path
-    cache: Path
-    """Tokenised data, shared by the runs of one storage."""
-
-    @classmethod
-    def of(cls, config: RunConfig) -> "Workspace":
-        """Return the workspace of a named search."""
-        return cls(Path(config.storage) / str(config.name), Path(config.storage) / "cache")
-
-    @property
-    def state(self) -> Path:
-        """What --resume needs."""
-        return self.folder / "state"
-
-    @property
-    def trials(self) -> Path:
-        """One folder of checkpoints per trial."""
-        return self.state / "trials"
-
-    @property
-    def ledger(self) -> Path:
-        """The saved `Ledger`."""
-        return self.state / "ledger.json"
-
-    @property
-    def journal(self) -> Path:
-        """Optuna's study."""
-        return self.state / "optuna.journal"
-
-    @property
-    def best(self) -> Path:
-        """The bundle."""
-        return self.folder / "best"
-
-
 def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger:
     """Begin a new search in an empty folder, or go on with the one that is there.
 
     Raises:
         ConfigError: the folder holds a search and neither --resume nor --extend was given, or there is none to go on.
     """
+    if (resume or extend) and not space.ledger.exists():
+        space.fetch_state()
     there = space.ledger.exists()
     if (resume or extend) and not there:
         raise ConfigError(
@@ -129,6 +91,7 @@ def interrupt(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker:
     """Keep what there is when a search is cut off: the ledger and a search.json of what has ended."""
     ledger.save()
     write_summary(workspace.folder, summary(prepared, ledger, None))
+    workspace.upload()
     for run_id in (*(record.mlflow_run_id for record in ledger.interrupted), ledger.study_run_id):
         if run_id is not None:
             tracker.end_run(run_id, "KILLED")
@@ -183,7 +146,7 @@ def run_search(
     observer = Observer(
         ledger,
         tracker,
-        trials=workspace.trials,
+        workspace=workspace,
         objective=prepared.objective,
         max_epochs=config.training.max_epochs,
         slots=slots,
@@ -240,6 +203,7 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
             objective=prepared.objective,
             mode=prepared.mode,
             folder=workspace.trials.resolve(),
+            remote=workspace.remote_trials,
         ),
     )
     own = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker} if in_process else {"CPU": 0}
@@ -258,6 +222,7 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     best = ledger.best
     test = None
     if best is not None:
+        workspace.fetch_trial(best.trial)
         report = best.reports[(best.best_epoch or 1) - 1]
         loaded = publish_best(prepared, best.params, report, workspace.trials / str(best.trial), workspace.best)
         test = judge_on_test(prepared, loaded)
@@ -266,6 +231,7 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     content = summary(prepared, ledger, test)
     write_summary(workspace.folder, content)
     (workspace.folder / "config.yaml").write_text(dump_yaml(prepared.config), encoding="utf-8")
+    workspace.upload()
     if ledger.study_run_id is not None:
         _close_study(ledger, workspace, tracker, content)
     if best is None:

@@ -1,8 +1,7 @@
 """A warm slot as Tune sees it: one actor that runs trial after trial, one `step` per epoch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray.tune
@@ -23,14 +22,8 @@ class TrialSpec:
         """Return the plan of one trial."""
         values = {**self.plan.config.model_dump(), **params}
         config = type(self.plan.config).model_validate(values)
-        return RunPlan(
-            **{**vars(self.plan), "trial": trial, "config": config, "folder": trial_folder(self.plan, trial)}
-        )
-
-
-def trial_folder(plan: RunPlan, trial: int) -> Path:
-    """Return where a trial's checkpoints are."""
-    return plan.folder / str(trial)
+        remote = f"{self.plan.remote}/{trial}" if self.plan.remote else None
+        return replace(self.plan, trial=trial, config=config, folder=self.plan.folder / str(trial), remote=remote)
 
 
 class SlotTrainable(ray.tune.Trainable):

@@ -66,7 +66,9 @@ def lint_task(
     Returns:
         Errors first.
     """
-    sample = examples[:: -(-len(examples) // TOKENIZED_ROWS) or 1]
+    if not examples:
+        return []
+    sample = examples[:: -(-len(examples) // TOKENIZED_ROWS)]
     findings = [
         _doubled_prefix(task, examples),
         _conflicts(examples),
@@ -170,7 +172,7 @@ def _rouge_is_blind(task: TaskConfig, examples: Sequence[Text]) -> Finding | Non
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    return list(tokenizer(texts, verbose=False).input_ids) if texts else []
+    return list(tokenizer(texts, verbose=False).input_ids)
 
 
 def _decode(tokenizer: Tokenizer, ids: list[list[int]]) -> list[str]:

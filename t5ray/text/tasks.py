@@ -7,6 +7,7 @@ import: no metrics, no numpy.
 
 import datetime
 import decimal
+import os.path
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,7 +97,7 @@ def resolve_task(
 def _find_task(name_or_path: str) -> TaskConfig:
     if name_or_path in BUILT_IN:
         return BUILT_IN[name_or_path]
-    if Path(name_or_path).suffix in (".yaml", ".yml") or Path(name_or_path).is_file():
+    if Path(name_or_path).suffix in (".yaml", ".yml") or os.path.isfile(name_or_path):
         return load_task_file(name_or_path)
     raise ConfigError(
         f"task: must be a built-in task or a YAML file, but got {name_or_path!r}. "
@@ -137,7 +138,7 @@ def render_references(task: TaskConfig, row: Mapping[str, object]) -> tuple[str,
                 raise DataError(f"`{column}` must hold at least one reference, but is an empty list")
             values = {name: _field(task, row, name) for name in fields if name != column}
             texts = [_as_text(item, f"{column}[{number}]") for number, item in enumerate(items)]
-            return tuple(dict.fromkeys(task.targets.format_map({**values, column: text}).strip() for text in texts))
+            return tuple(task.targets.format_map({**values, column: text}).strip() for text in texts)
     return (task.targets.format_map({name: _field(task, row, name) for name in fields}).strip(),)
 
 

@@ -14,13 +14,14 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from t5ray.cluster import upload_dir
 from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
 from t5ray.data.batches import Batch, Indices, Step, collate, epoch_steps, num_steps
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import autocast, resolve_precision, set_dropout
 from t5ray.model.optim import build_optimizer, learning_rate_at, set_learning_rate
-from t5ray.training.checkpoint import Progress, drop_last, load_last, save_best, save_last
+from t5ray.training.checkpoint import BEST, Progress, drop_last, load_last, save_best, save_last
 from t5ray.training.group import Group
 from t5ray.training.validation import Validation, fixed_sample, validate
 
@@ -47,8 +48,8 @@ class RunPlan:
     """Whether a larger objective is better."""
     folder: Path
     """Where checkpoints go."""
-    keep_weights: bool = True
-    """False: nothing is written; the run is for its losses only."""
+    remote: str | None = None
+    """URI that the best weights are copied to, where the driver cannot read this worker's disk."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,8 @@ def fine_tune(
             validation = _validate(loaded, data, plan, group)
             validated = time.perf_counter()
             outcome = _note(progress, plan, epoch, trained, validation, validated - started)
-            if group.rank == 0 and plan.keep_weights:
-                if progress.best_epoch == epoch:
-                    save_best(plan.folder, loaded)
-                if not outcome["final"]:
-                    save_last(plan.folder, model, optimizer, progress)
+            if group.rank == 0:
+                _save(plan, loaded, optimizer, progress, last=not outcome["final"])
             outcome["save_s"] = time.perf_counter() - validated
             if not group.broadcast(group.rank > 0 or report(outcome)):
                 break
@@ -140,6 +138,18 @@ def fine_tune(
     if group.rank == 0:
         drop_last(plan.folder)
     return progress
+
+
+def _save(
+    plan: RunPlan, loaded: LoadedModel, optimizer: torch.optim.Optimizer, progress: Progress, *, last: bool
+) -> None:
+    """Keep the weights where this epoch is the best, and the state to go on from where epochs are left."""
+    if progress.best_epoch == progress.epoch:
+        save_best(plan.folder, loaded)
+        if plan.remote is not None:
+            upload_dir(plan.folder / BEST, f"{plan.remote}/{BEST}")
+    if last:
+        save_last(plan.folder, loaded.model, optimizer, progress)
 
 
 def _restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, plan: RunPlan, group: Group) -> Progress:
@@ -214,7 +224,9 @@ def _optimizer_step(
     """Accumulate the step's gradient over micro-batches and workers, then update; return (loss per token, norm)."""
     precision = resolve_precision(config.precision, group.device)
     total = torch.zeros((), device=group.device)
-    groups: Sequence[Sequence[int] | Indices] = step.micro_batches or ([0],)  # an idle worker forwards one row, weightless, to join the reduction
+    groups: Sequence[Sequence[int] | Indices] = step.micro_batches or (
+        [0],
+    )  # an idle worker forwards one row, weightless, to join the reduction
     weight = group.size / step.target_tokens if step.micro_batches else 0.0
     for i, rows in enumerate(groups):
         batch = collate(split, rows, pad_id=_config_of(forward).pad_token_id)

@@ -8,13 +8,11 @@ restarted, or a call that was retried, does not confuse the other side.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 
 from t5ray.training.loop import RunPlan
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Mailbox:
         self._closed = False
         self._talk = _Talk()
 
-    def _wait(self, ready: Callable[[], T | None], wait_s: float) -> T | None:
+    def _wait(self, ready: Callable[[], Any], wait_s: float) -> Any:
         with self._changed:
             self._changed.wait_for(lambda: ready() is not None, timeout=wait_s)
             return ready()
@@ -75,7 +73,8 @@ class Mailbox:
             known = self._talk.messages
             return known[index] if self._is(job) and len(known) > index else None
 
-        return self._wait(ready, wait_s)
+        found: Message | None = self._wait(ready, wait_s)
+        return found
 
     def decide(self, job: int, epoch: int, go_on: bool) -> None:
         """Answer the report of an epoch."""
@@ -106,10 +105,12 @@ class Mailbox:
         def ready() -> Job | str | None:
             if self._closed:
                 return "closed"
-            fresh = self._job is not None and self._job.number > after and not self._talk.over
-            return self._job if fresh else None
+            if self._job is None or self._job.number <= after or self._talk.over:
+                return None
+            return self._job
 
-        return self._wait(ready, wait_s)
+        found: Job | str | None = self._wait(ready, wait_s)
+        return found
 
     def post(self, job: int, message: Message) -> None:
         """Send a message; an epoch that was reported before is not added again."""
@@ -126,7 +127,8 @@ class Mailbox:
                 return False
             return self._talk.verdicts.get(epoch)
 
-        return self._wait(ready, wait_s)
+        found: bool | None = self._wait(ready, wait_s)
+        return found
 
     def finish(self, job: int) -> None:
         """Say that the group has left the job."""

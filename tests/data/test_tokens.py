@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -249,3 +250,10 @@ def test_cut(rows: list[list[int]], max_tokens: int) -> None:
     expected = [row if len(row) <= max_tokens else [*row[: max_tokens - 1], EOS] for row in full]
     assert chunk.ids.tolist() == [token for row in expected for token in row]
     assert chunk.lengths.tolist() == [len(row) for row in expected]
+
+
+def test_labels_of_a_closed_set_are_never_cut(tmp_path: Path) -> None:
+    splits = _splits(["a"] * 400 + ["a" * 9])
+    closed = dataclasses.replace(splits, task=SUMMARIZE.model_copy(update={"closed_labels": True}))
+    assert _tokenise(splits, tmp_path).max_target_tokens == 2
+    assert _tokenise(closed, tmp_path).max_target_tokens == 10

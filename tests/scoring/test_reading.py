@@ -119,6 +119,7 @@ def test_parquet_values_are_made_of_the_asked_columns_only(tmp_path: Path) -> No
     found = scan(str(path), 10)
     rows = read_shard(found.files[0], found.shards[0], ["text", "absent"])
     assert rows.records == [{"text": "x"}]
+    assert rows.table is not None
     assert rows.table.column_names == ["text", "image"]
 
 

@@ -1,0 +1,223 @@
+"""Check this machine or cluster before money is spent: `python -m t5ray.doctor`. Each line passes, or says the mend."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from t5ray import cli
+from t5ray.errors import ClusterError, ModelError, T5RayError, TrackingError
+
+if TYPE_CHECKING:
+    from t5ray.config import RunConfig
+
+LIBRARIES = ("ray", "torch", "transformers", "datasets", "optuna", "mlflow")
+ENOUGH_DISK_BYTES = 5 * 2**30
+ENOUGH_MEMORY_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    passed: bool
+    text: str
+    mend: str = ""
+    exit_code: int = 0
+    """Of the command, where this is the first check that failed."""
+
+
+def command(
+    ctx: typer.Context,
+    config: cli.ConfigFile = None,
+    model: cli.Model = None,
+    storage: cli.Storage = None,
+    tracking_uri: cli.TrackingUri = None,
+    address: cli.Address = None,
+    sets: cli.Sets = None,
+) -> int:
+    """Check versions, Ray, CPUs, GPUs, memory, disk, bf16, storage, tracking and, with --model, the model."""
+    cli.quiet_libraries()
+    from t5ray.config import RunConfig, load_settings
+
+    settings = load_settings(RunConfig, config=config, flags=cli.flags(ctx, cli.SETTING_OF), sets=sets or [])
+    checks: dict[str, Callable[[RunConfig], Finding]] = {
+        "python": check_python,
+        "versions": check_versions,
+        "memory": check_memory,
+        "disk": check_disk,
+        "storage": check_storage,
+        "bf16": check_bf16,
+        "model": check_model,
+        "tracking": check_tracking,
+        "ray": check_ray,
+    }
+    failed = []
+    for name, check in checks.items():
+        finding = examine(check, settings)
+        cli.say(f"{'pass' if finding.passed else 'FAIL'}  {name.ljust(9)} {finding.text}")
+        if not finding.passed:
+            cli.say(f"      {' ' * 9} -> {finding.mend}" if finding.mend else "")
+            failed.append(finding)
+    if failed:
+        cli.say(f"\n{len(failed)} of {len(checks)} checks failed.")
+        return failed[0].exit_code
+    cli.close(f"All {len(checks)} checks passed.", {"try the demo": "python -m t5ray.tune"})
+    return 0
+
+
+def examine(check: Callable[["RunConfig"], Finding], settings: "RunConfig") -> Finding:
+    """Run one check; an error that a user can cause is a finding."""
+    try:
+        return check(settings)
+    except T5RayError as exc:
+        return Finding(False, str(exc), exit_code=exc.exit_code)
+
+
+def check_python(settings: "RunConfig") -> Finding:
+    """Python must be 3.11 or newer."""
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding(sys.version_info >= (3, 11), found, "Install Python 3.11 or newer.", ClusterError.exit_code)
+
+
+def check_versions(settings: "RunConfig") -> Finding:
+    """Every library must be installed, in a version that t5ray allows."""
+    from packaging.requirements import Requirement
+
+    needed = {r.name: r for r in map(Requirement, importlib.metadata.requires("t5ray") or []) if not r.marker}
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    wrong = [
+        f"{name} {v} (needs {needed[name].specifier})" for name, v in found.items() if v not in needed[name].specifier
+    ]
+    text = ", ".join(wrong or (f"{name} {version}" for name, version in found.items()))
+    return Finding(not wrong, text, "pip install -c constraints.txt t5ray", ClusterError.exit_code)
+
+
+def check_memory(settings: "RunConfig") -> Finding:
+    """A trial of a small model needs some gigabytes."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    mend = f"Close programs: a small T5 needs about {_gib(ENOUGH_MEMORY_BYTES)} per trial."
+    return Finding(free >= ENOUGH_MEMORY_BYTES, f"{_gib(free)} free", mend, ClusterError.exit_code)
+
+
+def check_disk(settings: "RunConfig") -> Finding:
+    """Checkpoints need room."""
+    from t5ray.cluster import free_bytes
+
+    free = free_bytes(settings.storage)
+    if free is None:
+        return Finding(True, f"{settings.storage}: an object store, whose free space nobody says")
+    mend = f"Free space or choose another --storage: checkpoints of a small T5 take up to {_gib(ENOUGH_DISK_BYTES)}."
+    return Finding(free >= ENOUGH_DISK_BYTES, f"{_gib(free)} free for {settings.storage}", mend, ClusterError.exit_code)
+
+
+def check_storage(settings: "RunConfig") -> Finding:
+    """A file must come back from the storage as it was written."""
+    from t5ray.cluster import download_dir, is_uri, upload_dir
+
+    token = uuid.uuid4().hex
+    folder = settings.storage if is_uri(settings.storage) else str(Path(settings.storage).absolute())
+    made = [p for p in (Path(folder), *Path(folder).parents) if not p.exists()] if not is_uri(folder) else []
+    scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"t5ray-doctor-{token}"
+    target = f"{folder.rstrip('/')}/.doctor-{token}"
+    try:
+        (scratch / "out").mkdir(parents=True)
+        (scratch / "out" / "token").write_text(token)
+        upload_dir(scratch / "out", target)
+        download_dir(target, scratch / "back")
+        same = (scratch / "back" / "token").read_text() == token
+        return Finding(same, f"{settings.storage} is writable", "Check the storage.", ClusterError.exit_code)
+    except OSError as exc:
+        return Finding(False, f"{settings.storage}: {exc}", "Choose a writable --storage.", ClusterError.exit_code)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(target, made)
+
+
+def _remove(target: str, made: list[Path]) -> None:
+    """Remove what the storage check wrote, and the folders that it made."""
+    from t5ray.cluster import is_uri, remove_dir
+
+    remove_dir(target)
+    if not is_uri(target):
+        for folder in made:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def check_bf16(settings: "RunConfig") -> Finding:
+    """Say which precision `auto` means here; neither is a fault."""
+    from t5ray.model.numeric import default_device, has_fast_bf16
+
+    device = default_device()
+    fast = has_fast_bf16(device.type)
+    return Finding(True, f"{device.type}: " + ("fast, precision auto means bf16" if fast else "slow, auto means fp32"))
+
+
+def check_model(settings: "RunConfig") -> Finding:
+    """The model must be a T5 whose config and tokenizer load."""
+    from t5ray.demo import model_files
+    from t5ray.model.loading import load_config, load_tokenizer
+
+    source = settings.model or str(model_files())
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    shown = source if settings.model else "the demo's"
+    text = (
+        f"{shown}: {config.model_type}, d_model {config.d_model}, {config.num_layers} layers, {len(tokenizer)} tokens"
+    )
+    return Finding(True, text, exit_code=ModelError.exit_code)
+
+
+def check_tracking(settings: "RunConfig") -> Finding:
+    """MLflow must answer; a database file must be in a folder that can be written."""
+    from t5ray.tracking import open_tracker
+
+    uri = settings.tracking.uri
+    file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if file is not None and not file.exists():  # opening it would make it
+        writable = os.access(file.absolute().parent, os.W_OK)
+        mend = "Choose another --tracking-uri."
+        return Finding(writable, f"{uri} can be made here", mend, TrackingError.exit_code)
+    lost = open_tracker(settings.tracking).close()
+    return Finding(not lost, f"{uri.rpartition('@')[2]} answers", "; ".join(lost), TrackingError.exit_code)
+
+
+def check_ray(settings: "RunConfig") -> Finding:
+    """Ray must start, or be there at the address, and run a task."""
+    import ray
+
+    from t5ray.cluster import connect
+
+    with connect(settings.address) as cluster:
+        answer = ray.get(ray.remote(num_cpus=0)(platform.python_version).remote(), timeout=60)
+        where = "started here" if cluster.started_here else "joined"
+        text = f"{where}: {cluster.num_nodes} nodes, {cluster.num_cpus:g} CPUs, {cluster.num_gpus:g} GPUs"
+        if answer != platform.python_version():
+            mend = "Install the same Python on every node."
+            return Finding(False, f"{text}; workers run Python {answer}", mend, ClusterError.exit_code)
+        return Finding(True, text)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return cli.run(command, "python -m t5ray.doctor", argv)
+
+
+if __name__ == "__main__":
+    from t5ray.doctor import main as entry
+
+    raise SystemExit(entry())

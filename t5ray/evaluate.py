@@ -1,0 +1,136 @@
+"""Predictions, metrics with intervals and a report on labelled data: `python -m t5ray.evaluate`."""
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from t5ray import cli
+
+if TYPE_CHECKING:
+    from t5ray.config import EvaluateConfig
+    from t5ray.scoring.evaluation import Evaluation, Labelled, Scored
+    from t5ray.scoring.plan import ScoringModel
+    from t5ray.tracking import Tracker
+
+SETTING_OF = {"tracking_uri": "tracking.uri", "experiment": "tracking.experiment"}
+
+
+def command(
+    ctx: typer.Context,
+    config: cli.ConfigFile = None,
+    model: cli.Model = None,
+    data: cli.Data = None,
+    split: cli.Split = None,
+    predictions: cli.Predictions = None,
+    output: cli.Output = None,
+    task: cli.Task = None,
+    columns: cli.Columns = None,
+    source_language: cli.SourceLanguage = None,
+    target_language: cli.TargetLanguage = None,
+    workers: cli.Workers = None,
+    gpus_per_worker: cli.GpusPerWorker = None,
+    batch_tokens: cli.BatchTokens = None,
+    engine: cli.Engine = None,
+    precision: cli.Precision = None,
+    tracking_uri: cli.TrackingUri = None,
+    experiment: cli.Experiment = None,
+    seed: cli.Seed = None,
+    address: cli.Address = None,
+    sets: cli.Sets = None,
+) -> int:
+    """Judge a model on labelled rows, or predictions that are there already.
+
+    Writes metrics.json, predictions.jsonl, report.html, for labels confusion_matrix.csv, and an MLflow run.
+    """
+    cli.quiet_libraries()
+    from t5ray.config import EvaluateConfig, load_settings
+
+    given = cli.flags(ctx, {name: name for name in EvaluateConfig.model_fields} | SETTING_OF)
+    return _evaluate(load_settings(EvaluateConfig, config=config, flags=given, sets=sets or []))
+
+
+def _evaluate(settings: "EvaluateConfig") -> int:
+    """Read, score, judge, log."""
+    from t5ray.scoring.evaluation import (
+        WORK,
+        check_settings,
+        conclude,
+        open_evaluated_model,
+        read_labelled,
+        read_predictions,
+    )
+    from t5ray.tracking import open_tracker
+
+    check_settings(settings)
+    model = None if settings.predictions else open_evaluated_model(settings)
+    rows, scored = read_predictions(settings) if model is None else (read_labelled(settings, model), None)
+    cli.tell(rows.findings)
+    tracker = open_tracker(settings.tracking)
+    try:
+        if model is not None:
+            scored = _score(settings, model, rows)
+        assert scored is not None
+        evaluation = conclude(settings, rows, scored)
+        shutil.rmtree(Path(settings.output) / WORK, ignore_errors=True)
+        _log(tracker, rows, evaluation)
+    except KeyboardInterrupt:
+        cli.say(f"\nInterrupted: what was scored is kept. Go on with: {cli.again('evaluate')}")
+        return cli.INTERRUPTED
+    finally:
+        cli.tell(tracker.close())
+    _close(settings, evaluation)
+    return cli.ROW_ERRORS if evaluation.num_errors else 0
+
+
+def _score(settings: "EvaluateConfig", model: "ScoringModel", rows: "Labelled") -> "Scored":
+    from t5ray.cluster import connect
+    from t5ray.scoring.evaluation import plan_scoring, read_scored
+    from t5ray.scoring.plan import Job
+
+    job = plan_scoring(settings, model, rows)
+    if isinstance(job, Job):
+        from t5ray.scoring.job import run
+
+        with connect(settings.address) as cluster, cli.progress("scoring", job.spec.input.num_rows) as advance:
+            run(job, cluster, advance)
+    return read_scored(settings, model, rows)
+
+
+def _log(tracker: "Tracker", rows: "Labelled", evaluation: "Evaluation") -> None:
+    """Make the MLflow run."""
+    run = tracker.start_run(
+        f"evaluate-{rows.task.name}",
+        params={**rows.about, "task": rows.task.name, "rows": evaluation.num_rows},
+        tags={"t5ray.command": "evaluate"},
+    )
+    for path in evaluation.files:
+        tracker.log_files(run, path)
+    tracker.end_run(run, "FINISHED", metrics=evaluation.judgement.metrics)
+
+
+def _close(settings: "EvaluateConfig", evaluation: "Evaluation") -> None:
+    from t5ray.tracking import ui_command
+
+    name, value = next(iter(evaluation.judgement.metrics.items()))
+    interval = evaluation.judgement.intervals.get(name)
+    sure = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+    failed = f", {evaluation.num_errors} of them with an error" if evaluation.num_errors else ""
+    commands = {"read the report": shlex.quote(f"{settings.output}/report.html")}
+    if ui := ui_command(settings.tracking.uri):
+        commands["compare runs"] = ui
+    cli.close(f"{name} {value:.4f}{sure} on {evaluation.num_rows} rows{failed}: {settings.output}", commands)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return cli.run(command, "python -m t5ray.evaluate", argv)
+
+
+if __name__ == "__main__":
+    from t5ray.evaluate import main as entry
+
+    raise SystemExit(entry())

@@ -1,0 +1,284 @@
+"""Predictions against references: how good a model is on labelled rows, with intervals and a report.
+
+Comes in: a model and data, or the output of predict with the references in the same rows. Goes out, in a folder:
+
+    metrics.json           {rows, metrics, per_class, intervals, and what was judged}
+    predictions.jsonl      each row as it was, with `inputs`, `references`, `prediction`, `error`, `correct`
+    report.html            one file, opens offline
+    confusion_matrix.csv   for a task with closed labels; lines are true labels, columns predicted ones
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from t5ray.config import DataConfig, EvaluateConfig, PredictConfig, TaskConfig
+from t5ray.data.formats import BadRow, read_source
+from t5ray.data.rows import Problems
+from t5ray.data.sources import find_sources
+from t5ray.data.splits import read_examples
+from t5ray.errors import ConfigError, DataError
+from t5ray.report import render_evaluation
+from t5ray.scoring.ledger import read_job, write_atomically, writing
+from t5ray.scoring.plan import FinishedJob, Job, ScoringModel, open_model, prepare
+from t5ray.scoring.scorer import render_row
+from t5ray.scoring.writing import ERROR, PREDICTION, json_text
+from t5ray.text.metrics import Judgement, judge
+from t5ray.text.squad import squad_exact_match
+from t5ray.text.statistics import equals_reference
+from t5ray.text.tasks import render_references, resolve_task
+
+WORK = "_work"
+"""Folder inside the output that holds the scoring job until the evaluation is done."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows with their references, before or after scoring. The lists run in parallel."""
+
+    task: TaskConfig
+    records: Sequence[Mapping[str, Any]]
+    inputs: Sequence[str]
+    references: Sequence[Sequence[str]]
+    about: dict[str, str]
+    """What is judged: model, data, split."""
+    fingerprint: str
+    findings: tuple[str, ...] = ()
+    """What a user should know though it stops nothing."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model said of each row."""
+
+    predictions: list[str | None]
+    """None where the row failed."""
+    errors: list[str | None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found, and where it is."""
+
+    judgement: Judgement
+    num_rows: int
+    num_errors: int
+    files: tuple[Path, ...]
+
+
+def check_settings(config: EvaluateConfig) -> None:
+    """Refuse settings that say too little or contradict each other.
+
+    Raises:
+        ConfigError: there is not exactly one source of predictions.
+    """
+    if config.predictions is not None:
+        clash = [name for name in ("model", "data", "split") if getattr(config, name) is not None]
+        if clash:
+            raise ConfigError(f"{clash[0]}: must not be given with --predictions, which are judged as they are.")
+    elif config.model is None or config.data is None:
+        missing = "model" if config.model is None else "data"
+        raise ConfigError(f"{missing}: must be given (--{missing}), or else --predictions with the output of predict.")
+
+
+def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
+    """Read the rows of the asked split.
+
+    Raises:
+        DataError: rows are unusable, or there is no such split.
+    """
+    data = DataConfig(path=config.data, columns=config.columns, split_seed=model.split_seed)
+    rows = read_examples(data, model.task, config.split)
+    return Labelled(
+        task=model.task,
+        records=rows.records,
+        inputs=[example.inputs for example in rows.examples],
+        references=[example.references for example in rows.examples],
+        about={"model": str(config.model), "data": str(config.data), "split": rows.split},
+        fingerprint=rows.fingerprint,
+        findings=rows.findings,
+    )
+
+
+def open_evaluated_model(config: EvaluateConfig) -> ScoringModel:
+    """Open the model that is judged."""
+    return open_model(_scoring_settings(config, input_path="", output=""))
+
+
+def _scoring_settings(config: EvaluateConfig, *, input_path: str, output: str) -> PredictConfig:
+    shared = PredictConfig.model_fields.keys() & EvaluateConfig.model_fields.keys() - {"output", "columns"}
+    values = {name: getattr(config, name) for name in shared}
+    return PredictConfig(**values, input=input_path, output=output, format="jsonl")
+
+
+def plan_scoring(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> Job | FinishedJob:
+    """Make the scoring job over the rendered inputs. An interrupted one of the same rows and model goes on.
+
+    Raises:
+        DataError: the output folder cannot be written.
+    """
+    folder = _work_folder(config, model, rows)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "inputs.jsonl").exists():
+            lines = "".join(json_text({"inputs": text}) + "\n" for text in rows.inputs)
+            write_atomically(folder / "inputs.jsonl", lines.encode())
+    settings = _scoring_settings(config, input_path=str(folder / "inputs.jsonl"), output=str(folder / "scored"))
+    return prepare(settings, replace(model, task=model.task.model_copy(update={"inputs": "{inputs}"})))
+
+
+def _work_folder(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> Path:
+    """Name the folder after what decides its content, so that other settings never meet it."""
+    parts = [model.fingerprint, rows.fingerprint, model.decode, config.precision, model.task.model_dump(mode="json")]
+    return Path(config.output) / WORK / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def read_scored(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> Scored:
+    """Read the predictions of the finished scoring job."""
+    found = list(_read_parts(str(_work_folder(config, model, rows) / "scored")))
+    assert len(found) == len(rows.inputs)
+    return Scored([row[PREDICTION] for _, row in found], [row[ERROR] for _, row in found])
+
+
+def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
+    """Read the output of predict, with the references in the same rows.
+
+    Raises:
+        ConfigError: no task is named and none is found beside the predictions.
+        DataError: there are no predictions, or rows without references.
+    """
+    where = str(config.predictions)
+    job = read_job(Path(where)) or {}
+    if job.get("state") == "running":
+        raise DataError(f"{where}: the predictions must be complete, but the job still runs or was stopped. Finish it.")
+    task = _task_of_predictions(config, job)
+    problems = Problems(where, may_skip=False)
+    columns = {**dict(job.get("fingerprint", {}).get("columns", {})), **config.columns}
+    records, references = [], []
+    for place, row in _read_parts(where):
+        if PREDICTION not in row:
+            raise DataError(f"{where}: every row must have the column `{PREDICTION}`, but {place} has not.")
+        try:
+            named = {name: row[column] for name in task.target_columns if (column := columns.get(name, name)) in row}
+            references.append(render_references(task, {**row, **named}))
+            records.append(row)
+        except DataError as exc:
+            problems.add(place, str(exc))
+    problems.stop()
+    if not records:
+        raise DataError(f"{where}: there must be predictions to judge, but there are none.")
+    about = {"predictions": where, "model": str(job.get("config", {}).get("model", ""))}
+    labelled = Labelled(task, records, [_inputs(task, columns, row) for row in records], references, about, "")
+    failed = [bool(row.get(ERROR)) for row in records]
+    predictions = [None if bad else row[PREDICTION] for row, bad in zip(records, failed, strict=True)]
+    return labelled, Scored(predictions, [row.get(ERROR) or None for row in records])
+
+
+def _inputs(task: TaskConfig, columns: Mapping[str, str], row: Mapping[str, Any]) -> str:
+    try:
+        return render_row(task, columns, row)
+    except DataError:
+        return ""  # a row that could not be scored has no input to show
+
+
+def _task_of_predictions(config: EvaluateConfig, job: Mapping[str, Any]) -> TaskConfig:
+    if config.task is not None:
+        return resolve_task(config.task, source_language=config.source_language, target_language=config.target_language)
+    if not job:
+        raise ConfigError(f"task: must be given (--task), as {config.predictions} holds no `_job.json` that says it.")
+    return TaskConfig.model_validate(job["fingerprint"]["task"])
+
+
+def _read_parts(folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield place and content of each row of an output folder."""
+    sources, _ = find_sources(folder)
+    for source in sources:
+        for row in read_source(source):
+            if isinstance(row, BadRow):
+                raise DataError(f"{row.place}: {row.reason}")
+            yield row.place, row.values
+
+
+def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluation:
+    """Judge the predictions and write all files.
+
+    Raises:
+        DataError: the output folder cannot be written.
+    """
+    judgement = judge(
+        rows.task, scored.predictions, rows.references, bootstrap_samples=config.bootstrap_samples, seed=config.seed
+    )
+    num_errors = sum(error is not None for error in scored.errors)
+    metrics = {
+        "rows": len(rows.records),
+        "metrics": judgement.metrics,
+        "per_class": judgement.per_class,
+        "intervals": judgement.intervals,
+        "rows_with_error": num_errors,
+        "task": rows.task.name,
+        **rows.about,
+    }
+    judged = list(_judged(rows, scored))
+    contents = {
+        "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
+        "predictions.jsonl": "".join(f"{json_text({**row, **found})}\n" for row, found in judged),
+        "report.html": render_evaluation(
+            metrics,
+            [found for _, found in judged],
+            title=f"Evaluation: {rows.task.name}",
+            meta={**rows.about, "rows": len(rows.records), "rows with an error": num_errors or None},
+            confusion=_confusion_mapping(judgement),
+        ),
+    }
+    if judgement.confusion is not None:
+        contents["confusion_matrix.csv"] = _confusion_csv(judgement)
+    folder = Path(config.output)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            write_atomically(folder / name, text.encode("utf-8", "replace"))
+    return Evaluation(judgement, len(rows.records), num_errors, tuple(folder / name for name in contents))
+
+
+def _judged(rows: Labelled, scored: Scored) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Yield each row as it was, and what was found."""
+    is_right = squad_exact_match if "token_f1" in rows.task.metrics else equals_reference
+    for record, text, references, prediction, error in zip(
+        rows.records, rows.inputs, rows.references, scored.predictions, scored.errors, strict=True
+    ):
+        yield (
+            record,
+            {
+                "inputs": text,
+                "references": list(references),
+                PREDICTION: prediction,
+                ERROR: error,
+                "correct": prediction is not None and is_right(prediction, references) == 1.0,
+            },
+        )
+
+
+def _confusion_mapping(judgement: Judgement) -> dict[str, dict[str, int]] | None:
+    confusion = judgement.confusion
+    if confusion is None:
+        return None
+    return {
+        true: {label: count for label, count in zip(confusion.labels, counts, strict=True) if count}
+        for true, counts in zip(confusion.labels, confusion.counts, strict=True)
+    }
+
+
+def _confusion_csv(judgement: Judgement) -> str:
+    confusion = judgement.confusion
+    assert confusion is not None
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *confusion.labels])
+    for label, counts in zip(confusion.labels, confusion.counts, strict=True):
+        writer.writerow([label, *counts])
+    return text.getvalue()

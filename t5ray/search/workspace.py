@@ -1,0 +1,113 @@
+"""Where a search keeps what, here and, for a storage URI, there.
+
+    <storage>/<name>/search.json, report.html, config.yaml, best/
+    <storage>/<name>/state/ledger.json, optuna.journal     what --resume needs
+    <storage>/<name>/state/trials/<number>/best/, last.pt  checkpoints of one trial
+    <storage>/cache/                                       tokenised data, shared by all runs
+
+With a URI (`s3://bucket/runs`) the driver works in a local folder of the same name and copies it there whenever a
+search ends or is interrupted; workers copy the best weights of their trials there themselves.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from t5ray.cluster import download_dir, is_uri, local_path, remove_dir, upload_dir
+from t5ray.config import RunConfig
+from t5ray.training.checkpoint import BEST
+
+LOCAL_STORAGE = "t5ray_runs"
+"""Where the driver works when the storage is a URI."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one search."""
+
+    folder: Path
+    cache: Path
+    remote: str | None = None
+    """URI of the search, where the storage is one."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Workspace":
+        """Return the workspace of a named run."""
+        remote = f"{config.storage.rstrip('/')}/{config.name}" if is_uri(config.storage) else None
+        storage = Path(LOCAL_STORAGE) if remote else local_path(config.storage)
+        return cls(storage / str(config.name), storage / "cache", remote)
+
+    @property
+    def shown(self) -> str:
+        """The place as the user named it."""
+        return self.remote or str(self.folder)
+
+    @property
+    def trials(self) -> Path:
+        """One folder of checkpoints per trial."""
+        return self.folder / "state" / "trials"
+
+    @property
+    def remote_trials(self) -> str | None:
+        """The same at the storage URI."""
+        return f"{self.remote}/state/trials" if self.remote else None
+
+    @property
+    def ledger(self) -> Path:
+        """The saved `Ledger`."""
+        return self.folder / "state" / "ledger.json"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's study."""
+        return self.folder / "state" / "optuna.journal"
+
+    @property
+    def outbox(self) -> Path:
+        """What could not be sent to MLflow yet."""
+        return self.folder / "state" / "mlflow_outbox.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """The bundle."""
+        return self.folder / "best"
+
+    def drop_trial(self, trial: int) -> None:
+        """Delete a trial's checkpoints."""
+        shutil.rmtree(self.trials / str(trial), ignore_errors=True)
+        if self.remote_trials:
+            remove_dir(f"{self.remote_trials}/{trial}")
+
+    def fetch_trial(self, trial: int) -> None:
+        """Copy a trial's best weights here, where they are at the storage URI only."""
+        target = self.trials / str(trial) / BEST
+        if self.remote_trials and not target.exists():
+            download_dir(f"{self.remote_trials}/{trial}/{BEST}", target)
+
+    def fetch_state(self) -> None:
+        """Copy ledger and journal here from the storage URI; checkpoints stay there."""
+        if self.remote:
+            download_dir(f"{self.remote}/saved", self.folder / "state")
+
+    def upload(self) -> None:
+        """Copy results and state to the storage URI; checkpoints are there already."""
+        if self.remote is None:
+            return
+        for part in (path for path in self.folder.iterdir() if path.is_file()):
+            _upload_file(part, self.remote)
+        if self.best.exists():
+            upload_dir(self.best, f"{self.remote}/best")
+        for part in (self.ledger, self.journal):
+            if part.exists():
+                _upload_file(part, f"{self.remote}/saved")
+
+
+def _upload_file(path: Path, target: str) -> None:
+    """Copy one file into a folder at a URI."""
+    folder = path.with_name(f".{path.name}.upload")
+    folder.mkdir(exist_ok=True)
+    try:
+        shutil.copy2(path, folder / path.name)
+        upload_dir(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

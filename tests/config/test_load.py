@@ -1,0 +1,203 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5ray.config import (
+    RunConfig,
+    SearchSpace,
+    dump_yaml,
+    load_settings,
+    load_space,
+    load_task_file,
+    parse_yaml,
+    read_yaml,
+    shipped_spaces,
+)
+from t5ray.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run.yaml"
+
+
+def load(config: Path | None = None, **sources: Any) -> RunConfig:
+    return load_settings(RunConfig, config=config, flags=sources.pop("flags", {}), **sources)
+
+
+def problems_of(config: Path | None = None, **sources: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(config, **sources)
+    return caught.value.problems
+
+
+def test_each_source_wins_over_the_one_before(file: Path) -> None:
+    file.write_text("training: {learning_rate: 2e-3, batch_size: 2, dropout: 0.2}\n")
+    found = load(
+        file,
+        base={"training.learning_rate": 1e-3, "training.batch_size": 1, "training.dropout": 0.1, "training.seed": 1},
+        flags={"training.batch_size": 3, "training.dropout": 0.3, "task": None},
+        sets=["training.dropout=0.4"],
+    ).training
+    assert (found.seed, found.learning_rate, found.batch_size, found.dropout) == (1, 2e-3, 3, 0.4)
+    assert found.beta1 == 0.9
+
+
+def test_mappings_of_several_sources_are_merged_and_left_as_they_were(file: Path) -> None:
+    file.write_text("data: {columns: {label: section}}")
+    base, flag = {"text": "body"}, {"label": "kind"}
+    found = load(file, base={"data.columns": base}, flags={"data.columns": flag})
+    assert found.data.columns == {"text": "body", "label": "kind"}
+    assert (base, flag) == ({"text": "body"}, {"label": "kind"})
+
+
+def test_problems_of_all_sources_are_shown_at_once(file: Path) -> None:
+    file.write_text("training: {learning_rat: 1}\n")
+    problems = problems_of(
+        file, flags={"search.num_trials": 0}, sets=["no equals", "=1", "task=[", "training.dropout=2"]
+    )
+    assert sorted(problem.split(":")[0] for problem in problems) == [
+        "--set",
+        "--set",
+        "--set task",
+        "search.num_trials",
+        "training.dropout",
+        "training.learning_rat",
+    ]
+    assert "--set: must be section.key=value, but got 'no equals'." in problems
+    assert "training.learning_rat: no such setting. Did you mean `learning_rate`?" in problems
+    assert "training.dropout: input should be less than 1, but got 2." in problems
+
+
+def test_unreadable_file_does_not_hide_other_problems(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path / "none.yaml", sets=["nam=x"])
+    assert "none.yaml: the file must exist and hold UTF-8 text" in problems[0]
+    assert "nam: no such setting. Did you mean `name`?" in problems[1]
+
+
+def test_group_given_as_a_value_is_refused() -> None:
+    assert problems_of(sets=["training=3"]) == [
+        "training: input should be a valid dictionary or instance of TrainingConfig, but got 3."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E5", 1e5),
+        (".5e3", 500.0),
+        ("-2e+4", -2e4),
+        ("1.0e-5", 1e-5),
+        ("1e", "1e"),
+        ("12e03a", "12e03a"),
+    ],
+)
+def test_numbers_with_an_exponent_need_no_point(text: str, value: object) -> None:
+    assert parse_yaml(text, "here") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: 1\na: 2", "`a` is given twice"),
+        ("a: &x 1\nb: *x", "aliases"),
+        ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("? [a]\n: b", "a name must be one word"),
+        ("? {a: 1}\n: b", "a name must be one word"),
+        ("a: [", "expected the node content"),
+        ("a: 1\n---\nb: 2", "expected a single document"),
+        ("[" * 5000, "recursion"),
+        ("a: 2021-13-45", "month must be in"),
+        ("a: \0", "special characters are not allowed"),
+    ],
+)
+def test_unsafe_or_broken_yaml_is_refused_with_place_and_reason(text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"here: the file must be plain YAML, but could not be read: .*{reason}"):
+        parse_yaml(text, "here")
+
+
+def test_huge_yaml_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must hold at most 1000000 characters, got 1000001"):
+        parse_yaml("#" * 1_000_001, "here")
+
+
+@pytest.mark.parametrize(("content", "kind"), [("- a", "list"), ("word", "str"), ("3", "int")])
+def test_file_must_hold_a_mapping(file: Path, content: str, kind: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=f"must hold `name: value` lines, but holds a {kind}"):
+        read_yaml(file)
+
+
+def test_empty_file_holds_no_settings(file: Path) -> None:
+    file.write_text("# nothing\n")
+    assert load(file) == RunConfig()
+
+
+def test_undecodable_file_is_refused(file: Path) -> None:
+    file.write_bytes(b"name: \xff")
+    with pytest.raises(ConfigError, match="the file must exist and hold UTF-8 text"):
+        read_yaml(file)
+
+
+@pytest.mark.parametrize("name", ["1e5", "12e4567", "no", "null", "2021-01-01", "ümlaut", "a: b", "- x", "1:30"])
+def test_resolved_settings_are_read_back_whatever_a_text_looks_like(file: Path, name: str) -> None:
+    config = RunConfig(name=name, storage=name)
+    file.write_text(dump_yaml(config), encoding="utf-8")
+    assert load(file) == config
+
+
+@given(
+    st.floats(1e-12, 1, allow_nan=False),
+    st.text(min_size=1).filter(lambda t: all(ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0 for c in t)),
+)
+def test_numbers_and_texts_survive_yaml(rate: float, text: str) -> None:
+    config = RunConfig.model_validate(
+        {"training": {"learning_rate": rate}, "task": text, "data": {"columns": {text: text}}}
+    )
+    assert RunConfig.model_validate(parse_yaml(dump_yaml(config), "dump")) == config
+    assert math.isclose(config.training.learning_rate, rate, rel_tol=0)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_spaces()))
+def test_search_spaces_survive_yaml(name: str) -> None:
+    space = load_space(name)
+    assert SearchSpace.model_validate(parse_yaml(dump_yaml(space), "dump")) == space
+
+
+def test_settings_of_nested_lists_get_a_hint(file: Path) -> None:
+    file.write_text("parameters: {learning_rate: {logunifrm: [1e-4, 1e-3]}, dropout: {uniform: 3}}")
+    with pytest.raises(ConfigError) as caught:
+        load_space(str(file))
+    assert caught.value.problems == [
+        f"{file}: parameters.learning_rate.0.logunifrm: no such setting. Did you mean `loguniform`?",
+        f"{file}: parameters.dropout.0.uniform: input should be a valid tuple, but got 3.",
+    ]
+
+
+@pytest.mark.parametrize("name", ["t5_smal", "t5_smal" * 1000])
+def test_unknown_space_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"search\.space: must be a YAML file or a shipped space, but got 't5_smal"):
+        load_space(name)
+
+
+def test_task_file_shows_all_its_problems_once(file: Path) -> None:
+    file.write_text("name: x\ninputs: '{text'\ntargets: 'a'\nmetrics: [accurcy]\nlables: [a]")
+    with pytest.raises(ConfigError) as caught:
+        load_task_file(file)
+    inputs, targets, metric, labels = caught.value.problems
+    assert inputs == f"{file}: inputs: expected '}}' before end of string."
+    assert targets == f"{file}: targets: must name at least one column, such as {{text}}, but got 'a'."
+    assert metric.startswith(f"{file}: metrics.0: input should be 'accuracy', ")
+    assert metric.endswith("but got 'accurcy'. Did you mean `accuracy`?")
+    assert labels == f"{file}: lables: no such setting. Did you mean `labels`?"
+
+
+def test_long_values_are_cut_in_messages() -> None:
+    (problem,) = problems_of(flags={"training.batch_size": "x" * 500})
+    assert len(problem) < 200
+    assert problem.endswith("....")

@@ -1,0 +1,91 @@
+import inspect
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import t5ray.config
+from t5ray.config import (
+    DecodeConfig,
+    EvaluateConfig,
+    PredictConfig,
+    RunConfig,
+    SearchConfig,
+    Settings,
+    TrainingConfig,
+)
+
+MODELS = [
+    m for _, m in inspect.getmembers(t5ray.config, inspect.isclass) if issubclass(m, Settings) and m is not Settings
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1.5h", 5400), ("1d", 86400), (45, 45), ("45", 45)]
+)
+def test_time_budget_reads_units(text: object, seconds: float) -> None:
+    assert SearchConfig.model_validate({"time_budget_s": text}).time_budget_s == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "2 weeks", "1.2.3h", "-1h", 0, float("inf")])
+def test_time_budget_must_be_a_positive_time(text: object) -> None:
+    with pytest.raises(ValidationError, match="time_budget_s"):
+        SearchConfig.model_validate({"time_budget_s": text})
+
+
+@pytest.mark.parametrize("precision", ["fp16", "FP16", "float16", "half"])
+@pytest.mark.parametrize(
+    ("model", "required"),
+    [
+        (TrainingConfig, {}),
+        (PredictConfig, {"model": "m", "input": "i", "output": "o"}),
+        (EvaluateConfig, {"output": "o"}),
+    ],
+)
+def test_fp16_is_refused_with_the_reason(model: type[Settings], required: dict[str, str], precision: str) -> None:
+    with pytest.raises(ValidationError, match=r"T5's activations overflow in fp16.*Use bf16 or fp32"):
+        model.model_validate({**required, "precision": precision})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0),
+        ("learning_rate", float("nan")),
+        ("batch_size", 0),
+        ("batch_size", 1.5),
+        ("dropout", 1.0),
+        ("weight_decay", -0.1),
+        ("beta2", 1),
+        ("warmup_share", 1.1),
+        ("optimizer", "sgd"),
+        ("schedule", "step"),
+        ("epsilon", float("inf")),
+    ],
+)
+def test_training_refuses_what_cannot_train(name: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=name):
+        TrainingConfig.model_validate({name: value})
+
+
+def test_infinite_numbers_are_refused_where_there_is_no_other_bound() -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        DecodeConfig(length_penalty=float("inf"))
+
+
+def test_searchable_settings_leave_out_what_a_trial_must_not_change() -> None:
+    names = TrainingConfig.searchable()
+    assert {"learning_rate", "batch_size", "dropout", "weight_decay", "optimizer"} <= names
+    assert not {"max_epochs", "validation_rows", "seed"} & names
+
+
+@pytest.mark.parametrize("name", ["a/b", "", ".", ".."])
+def test_run_name_must_be_one_folder(name: str) -> None:
+    with pytest.raises(ValidationError, match="must be a plain folder name"):
+        RunConfig(name=name)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_model_refuses_unknown_names(model: type[Settings]) -> None:
+    with pytest.raises(ValidationError, match="no_such_setting\n  Extra inputs are not permitted"):
+        model.model_validate({"no_such_setting": 1})

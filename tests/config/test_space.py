@@ -1,0 +1,103 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from t5ray.config import SearchSpace, TrainingConfig, load_space, shipped_spaces
+
+
+def space(parameters: dict[str, Any], **rest: Any) -> SearchSpace:
+    return SearchSpace.model_validate({"parameters": parameters, **rest})
+
+
+ADAPTIVE = {
+    "optimizer": {"choice": ["adamw", "adafactor"]},
+    "learning_rate": [
+        {"loguniform": [1e-5, 1e-3], "when": {"optimizer": "adamw"}},
+        {"loguniform": [1e-4, 1e-2], "when": {"optimizer": ["adafactor"]}},
+    ],
+    "batch_size": {"choice": [16, 32]},
+    "warmup_share": {"uniform": [0, 0.2]},
+    "micro_batch_size": {"int": [1, 8]},
+    "label_smoothing": {"fixed": 0.1},
+}
+
+
+def test_documented_space_is_read() -> None:
+    found = space(ADAPTIVE, start_from=[{"optimizer": "adafactor", "learning_rate": 1e-3}])
+    assert {name: [(r.kind, r.bounds) for r in ranges] for name, ranges in found.parameters.items()} == {
+        "optimizer": [("choice", ("adamw", "adafactor"))],
+        "learning_rate": [("loguniform", (1e-5, 1e-3)), ("loguniform", (1e-4, 1e-2))],
+        "batch_size": [("choice", (16, 32))],
+        "warmup_share": [("uniform", (0, 0.2))],
+        "micro_batch_size": [("int", (1, 8))],
+        "label_smoothing": [("fixed", (0.1,))],
+    }
+    assert (found.sampler.name, found.scheduler.name) == ("tpe", "asha")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"dropot": {"choice": [0.1]}}, "dropot: a parameter must be a training setting. Did you mean `dropout`?"),
+        ({"seed": {"choice": [1]}}, "seed: a parameter must be a training setting"),
+        ({"learning_rate": {"loguniform": [1e-3, 1e-4]}}, "`low < high` must hold, but got low=0.001, high=0.0001"),
+        ({"learning_rate": {"loguniform": [0, 1e-4]}}, "a logarithmic range must start above 0, but got low=0"),
+        ({"learning_rate": {"loguniform": [1e-4, 2]}}, "learning_rate: training does not allow 2.0"),
+        ({"dropout": {"uniform": [0, float("inf")]}}, "finite number"),
+        ({"dropout": {"choice": [0.1, 1.0]}}, "dropout: training does not allow 1.0"),
+        ({"optimizer": {"fixed": "sgd"}}, "optimizer: training does not allow 'sgd'"),
+        ({"batch_size": {"uniform": [8, 32]}}, "batch_size: training does not allow 15.6.*valid integer"),
+        ({"batch_size": {"loguniform": [8, 32]}}, "batch_size: training does not allow 15.6.*valid integer"),
+        ({"dropout": {"uniform": [0, 0.1], "choice": [0.1]}}, r"exactly one of .* but got \['uniform', 'choice'\]"),
+        ({"dropout": {}}, "exactly one of .* but got none"),
+        ({"dropout": {"choice": []}}, "`choice` must list at least one value"),
+        ({"dropout": [{"fixed": 0.1}, {"fixed": 0.2}]}, "dropout: each of several ranges needs a `when:`"),
+        (
+            {"dropout": {"fixed": 0.1, "when": {"optimizer": "adamw"}}, "optimizer": {"choice": ["adamw"]}},
+            "dropout: `when` must name a parameter that stands above it, got optimizer",
+        ),
+        (
+            {"optimizer": {"choice": ["adamw"]}, "dropout": {"fixed": 0.1, "when": {"optimizer": "adamm"}}},
+            "dropout: `when` must name a value of optimizer, got 'adamm'. Did you mean `adamw`?",
+        ),
+        ({}, "at least 1 item"),
+    ],
+)
+def test_wrong_space_is_refused_before_anything_runs(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        space(parameters)
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (
+            {"learning_rat": 1e-3},
+            "start_from: learning_rat must be one of the parameters. Did you mean `learning_rate`?",
+        ),
+        ({"learning_rate": 5.0}, "start_from: learning_rate: training does not allow 5.0"),
+    ],
+)
+def test_wrong_start_is_refused(point: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        space({"learning_rate": {"loguniform": [1e-4, 1e-3]}}, start_from=[point])
+
+
+def test_all_wrong_names_are_shown_together() -> None:
+    with pytest.raises(ValidationError) as caught:
+        space({"dropot": {"choice": [0.1]}, "bach_size": {"choice": [8]}}, start_from=[{"beta": 1}])
+    for part in ("dropot", "bach_size", "start_from: beta"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["demo", "t5_small", "t5_base", "t5_large", "adafactor"])
+def test_shipped_space_loads_by_name_and_opens_with_purpose_and_command(name: str) -> None:
+    lines = shipped_spaces()[name].read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# Purpose:")
+    assert any(line.startswith("# python -m t5ray.tune") for line in lines)
+    assert set(load_space(name).parameters) <= TrainingConfig.searchable()
+
+
+def test_every_shipped_space_is_tested() -> None:
+    assert set(shipped_spaces()) == {"demo", "t5_small", "t5_base", "t5_large", "adafactor"}

@@ -1,0 +1,96 @@
+"""An engine that needs no model: it answers each text with the text in capitals."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from t5ray.scoring.inputs import scan
+from t5ray.scoring.scorer import EngineSpec, ScorerSpec
+from t5ray.text.tasks import BUILT_IN
+
+
+@dataclass
+class Answer:
+    text: str
+    score: float | None
+    hit_cap: bool
+
+
+@dataclass
+class Count:
+    padded_tokens: int = 0
+    real_tokens: int = 0
+
+
+@dataclass
+class ShoutingEngine:
+    """Fails on a batch with `bomb` in it, and dies of a signal at `killer`."""
+
+    max_input_tokens: int | None = None
+    tally: Count = field(default_factory=Count)
+    batches: list[list[str]] = field(default_factory=list)
+
+    def num_tokens(self, text: str) -> int:
+        return len(text.split()) + 1
+
+    def predict(self, inputs: Sequence[str], *, scores: bool = False) -> list[Answer]:
+        self.batches.append(list(inputs))
+        if any("bomb" in text for text in inputs):
+            raise RuntimeError("boom")
+        if any("killer" in text for text in inputs):
+            os.kill(os.getpid(), signal.SIGKILL)
+        lengths = [self.num_tokens(text) for text in inputs]
+        self.tally.real_tokens += sum(lengths)
+        self.tally.padded_tokens += len(inputs) * max(lengths)
+        return [
+            Answer(text.removeprefix("classify: ").upper(), len(text) / 100 if scores else None, len(text) > 40)
+            for text in inputs
+        ]
+
+
+def spec_for(
+    input_path: Path,
+    output: Path,
+    *,
+    part_format: str = "jsonl",
+    shard_rows: int = 4,
+    scores: bool = False,
+    refuse_long: bool = False,
+    keep_good_rows: bool = False,
+) -> ScorerSpec:
+    spec = ScorerSpec(
+        engine=EngineSpec("shouting", None, "fp32", 1024),
+        input=scan(str(input_path), shard_rows),
+        task=BUILT_IN["classify"],
+        columns={},
+        output=output,
+        part_format=part_format,
+        scores=scores,
+        refuse_long=refuse_long,
+        keep_good_rows=keep_good_rows,
+    )
+    spec.ledger.open()
+    return spec
+
+
+@dataclass
+class SlowEngine(ShoutingEngine):
+    """Takes its time and leaves its process id in a folder, so that a test can kill it in mid-shard."""
+
+    folder: Path = Path()
+
+    def predict(self, inputs: Sequence[str], *, scores: bool = False) -> list[Answer]:
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(0.3)
+        return super().predict(inputs, scores=scores)
+
+
+@dataclass(frozen=True)
+class SlowSpec(EngineSpec):
+    """Makes `SlowEngine`s; its source is the folder of process ids."""
+
+    def load(self) -> SlowEngine:
+        return SlowEngine(folder=Path(self.source))

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from t5ray.scoring.journal import LIMIT, Journal, forget_all, journal_file, rows_under_way
+
+
+def notes(tmp_path: Path) -> Path:
+    return journal_file(tmp_path, tmp_path / "part-00000.csv")
+
+
+def test_without_deaths_the_rows_are_cut_evenly(tmp_path: Path) -> None:
+    assert list(Journal(notes(tmp_path)).slices(5, 2)) == [((0, 2), False), ((2, 4), False), ((4, 5), False)]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(num_rows=st.integers(1, 40), size=st.integers(1, 16), data=st.data())
+def test_the_row_that_kills_is_found_and_all_others_are_scored(
+    tmp_path: Path, num_rows: int, size: int, data: st.DataObject
+) -> None:
+    deadly = data.draw(st.integers(0, num_rows - 1))
+    notes(tmp_path).unlink(missing_ok=True)
+    for _ in range(100):  # one round is the life of one worker
+        journal, scored, guilty, died = Journal(notes(tmp_path)), set[int](), set[int](), False
+        for (start, stop), is_deadly in journal.slices(num_rows, size):
+            if is_deadly:
+                guilty |= set(range(start, stop))
+                continue
+            journal.begin((start, stop))
+            if start <= deadly < stop:
+                died = True
+                break
+            scored |= set(range(start, stop))
+        if not died:
+            break
+    assert guilty == {deadly}
+    assert scored == set(range(num_rows)) - {deadly}
+
+
+def test_one_death_may_be_anybodys(tmp_path: Path) -> None:
+    Journal(notes(tmp_path)).begin((0, 4))
+    assert list(Journal(notes(tmp_path)).slices(4, 4)) == [((0, 4), False)]
+    for _ in range(LIMIT - 1):
+        Journal(notes(tmp_path)).begin((0, 4))
+    journal = Journal(notes(tmp_path))
+    assert list(journal.slices(4, 4)) == [((0, 2), False), ((2, 4), False)]
+    assert journal.num_deaths == LIMIT
+
+
+def test_notes_say_how_many_rows_are_behind_a_worker(tmp_path: Path) -> None:
+    journal = Journal(notes(tmp_path))
+    journal.begin((0, 3))
+    assert rows_under_way(tmp_path) == 0
+    journal.begin((3, 5))
+    assert rows_under_way(tmp_path) == 3
+    journal.close()
+    assert rows_under_way(tmp_path) == 0
+    Journal(notes(tmp_path)).begin((0, 3))
+    forget_all(tmp_path)
+    assert Journal(notes(tmp_path)).num_deaths == 0

@@ -1,0 +1,75 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from t5ray.errors import DataError
+from t5ray.scoring.ledger import Entry, Ledger, read_job, write_atomically
+
+
+def test_parts_sort_in_input_order_however_many_there_are(tmp_path: Path) -> None:
+    names = [Ledger(tmp_path, "csv", 123_457).part(index).name for index in (0, 9, 99_999, 100_000, 123_456)]
+    assert names == sorted(names)
+    assert Ledger(tmp_path, "csv", 3).part(2).name == "part-00002.csv"
+
+
+def test_a_shard_is_finished_when_its_entry_is_there_and_its_part(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "out", "jsonl", 3)
+    ledger.open()
+    ledger.commit(0, b"{}\n", Entry(rows=1))
+    ledger.commit(1, b"{}\n", Entry(rows=1, errors=1))
+    write_atomically(ledger.part(2), b"{}\n")
+    ledger.part(1).unlink()
+    assert ledger.finished() == {0: Entry(rows=1)}
+
+
+def test_entries_add_up() -> None:
+    assert Entry(1, 2, 3, 4, 5, 0.5) + Entry(10, 20, 30, 40, 50, 1.0) == Entry(11, 22, 33, 44, 55, 1.5)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "part-00000.csv"
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("part-00000.csv", b"old")]
+    ledger = Ledger(tmp_path, "csv", 1)
+    ledger.open()
+    with pytest.raises(DataError, match=r"the output must be writable, but: .*No space left .*run the same command"):
+        ledger.commit(0, b"new", Entry())
+
+
+def test_opening_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "csv", 1)
+    ledger.open()
+    ledger.commit(0, b"x", Entry(rows=1))
+    (tmp_path / ".part-00001.csv.0123abcd.tmp").write_bytes(b"half")
+    (tmp_path / "_ledger" / ".part-00001.json.0123abcd.tmp").write_bytes(b"half")
+    ledger.open()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "_ledger",
+        "_ledger/part-00000.json",
+        "part-00000.csv",
+    ]
+
+
+def test_the_job_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "csv", 1)
+    assert read_job(tmp_path) is None
+    ledger.write_job({"state": "running", "task": {"name": "Übung"}})
+    assert json.loads((tmp_path / "_job.json").read_text(encoding="utf-8")) == read_job(tmp_path)
+    (tmp_path / "_job.json").write_text("{")
+    with pytest.raises(DataError, match=r"_job\.json: must be what a scoring job wrote"):
+        read_job(tmp_path)
+
+
+def test_a_file_where_the_folder_should_be_is_a_data_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(DataError, match="the output must be writable"):
+        Ledger(tmp_path / "out", "csv", 1).open()

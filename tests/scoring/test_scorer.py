@@ -1,0 +1,162 @@
+import json
+import multiprocessing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5ray.errors import ClusterError, DataError, ModelError
+from t5ray.scoring import scorer as scorer_module
+from t5ray.scoring.journal import Journal, journal_file
+from t5ray.scoring.ledger import Entry
+from t5ray.scoring.scorer import HOPELESS, Outcome, Scorer, ScorerSpec
+from tests.scoring.doubles import ShoutingEngine, spec_for
+
+
+def write_rows(path: Path, texts: list[Any]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def score_all(spec: ScorerSpec, engine: ShoutingEngine | None = None) -> list[dict[str, Any]]:
+    """Score every shard and return the rows of all parts."""
+    scorer = Scorer(spec, load=lambda: engine or ShoutingEngine())
+    for shard in spec.input.shards:
+        Outcome(**scorer(asdict(shard))).raise_failure()
+    return rows_of(spec)
+
+
+def rows_of(spec: ScorerSpec) -> list[dict[str, Any]]:
+    return [json.loads(line) for part in sorted(spec.output.glob("part-*")) for line in part.read_text().splitlines()]
+
+
+def test_every_row_gets_its_own_prediction_in_input_order(tmp_path: Path) -> None:
+    texts = ["a", "ccc", "bb", "a long one", "d", "ee"]
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out")
+    assert score_all(spec) == [{"text": text, "prediction": text.upper(), "error": None} for text in texts]
+
+
+def test_counts_of_a_shard(tmp_path: Path) -> None:
+    texts = ["one", "one two three", None, "x" * 50]
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", scores=True)
+    rows = score_all(spec)
+    assert [row["score"] for row in rows] == [0.13, 0.23, None, 0.6]
+    entry = spec.ledger.finished()[0]
+    # tokens: words and an end; `classify:` is a word too
+    assert replace(entry, seconds=0) == Entry(rows=4, errors=1, capped=1, padded_tokens=15, real_tokens=11, seconds=0)
+
+
+def test_a_bad_row_gets_its_error_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"text": "a"}\n{"text": null}\n{"text": ["b"]}\n{"other": 1}\n{"text": \n{"text": "\\ud800"}\n{"text": 7}\n'
+    )
+    rows = score_all(spec_for(path, tmp_path / "out", shard_rows=10))
+    assert [row["prediction"] for row in rows] == ["A", None, None, None, None, None, "7"]
+    assert [row["error"] for row in rows[1:3]] == [
+        "`text` must hold text, but is null",
+        "`text` must hold text or a number, but holds a list",
+    ]
+    assert "`text` must be a column of the row, but is missing" in rows[3]["error"]
+    assert rows[4]["error"].startswith("a.jsonl row 5: a line must be one JSON object")
+    assert rows[5]["error"] == "text must be whole Unicode characters, but holds half of a surrogate pair"
+    assert rows[0]["error"] is rows[6]["error"] is None
+
+
+def test_long_inputs_are_errors_on_request_only(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", ["one two", "one two three four"])
+    engine = ShoutingEngine(max_input_tokens=5)
+    refused = score_all(spec_for(path, tmp_path / "refused", refuse_long=True), engine)
+    assert [row["error"] for row in refused] == [None, "the input must have at most 5 tokens, but has 6"]
+    assert [row["error"] for row in score_all(spec_for(path, tmp_path / "cut"), engine)] == [None, None]
+
+
+def test_a_batch_that_fails_is_halved_until_the_guilty_row_is_alone(tmp_path: Path) -> None:
+    texts = [f"row {number}" for number in range(20)]
+    texts[13] = "a bomb!"
+    engine = ShoutingEngine()
+    rows = score_all(spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=20), engine)
+    assert rows[13]["error"] == "the model failed on this row: RuntimeError: boom"
+    assert rows[13]["prediction"] is None
+    assert [row["prediction"] for row in rows if row["error"] is None] == [t.upper() for t in texts if t != "a bomb!"]
+    assert len(engine.batches) < 12
+
+
+def test_an_engine_that_fails_on_everything_ends_the_job(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", ["bomb"] * (2 * HOPELESS))
+    with pytest.raises(ModelError, match=f"must be able to score rows, but failed on {HOPELESS} in a row.*boom"):
+        score_all(spec_for(path, tmp_path / "out", shard_rows=1000))
+
+
+def test_slices_hold_rows_of_like_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer_module, "SLICE_ROWS", 2)
+    engine = ShoutingEngine()
+    path = write_rows(tmp_path / "a.jsonl", ["xx", "xxxx", "x", "xxx"])
+    score_all(spec_for(path, tmp_path / "out"), engine)
+    assert [[len(text) - len("classify: ") for text in batch] for batch in engine.batches] == [[4, 3], [2, 1]]
+
+
+@pytest.mark.parametrize("part_format", ["parquet", "jsonl", "csv"])
+def test_retrying_scores_rows_with_errors_only(tmp_path: Path, part_format: str) -> None:
+    path = write_rows(tmp_path / "a.jsonl", ["a", "bomb", None, "b"])
+    first = spec_for(path, tmp_path / "out", part_format=part_format)
+    Scorer(first, load=ShoutingEngine)(asdict(first.input.shards[0]))
+
+    class Mended(ShoutingEngine):
+        def predict(self, inputs: Any, *, scores: bool = False) -> Any:
+            return super().predict([text.replace("bomb", "calm") for text in inputs], scores=scores)
+
+    engine, again = Mended(), spec_for(path, tmp_path / "out", part_format=part_format, keep_good_rows=True)
+    Scorer(again, load=lambda: engine)(asdict(again.input.shards[0]))
+    assert engine.batches == [["classify: calm"]]
+    expected = spec_for(
+        write_rows(tmp_path / "b.jsonl", ["a", "calm", None, "b"]), tmp_path / "b", part_format=part_format
+    )
+    Scorer(expected, load=ShoutingEngine)(asdict(expected.input.shards[0]))
+    found, wanted = (spec.ledger.part(0).read_bytes() for spec in (again, expected))
+    if part_format != "parquet":
+        assert found.replace(b"bomb", b"calm") == wanted
+    assert again.ledger.finished()[0].errors == 1
+
+
+def test_what_ends_the_job_is_reported_and_not_raised(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", ["a"])
+    spec = spec_for(path, tmp_path / "out")
+    path.write_text('{"text": "changed"}\n')
+    outcome = Outcome(**Scorer(spec, load=ShoutingEngine)(asdict(spec.input.shards[0])))
+    with pytest.raises(DataError, match=r"a\.jsonl: the input must not change while it is scored"):
+        outcome.raise_failure()
+
+    def missing() -> ShoutingEngine:
+        raise ModelError("no such model")
+
+    with pytest.raises(ModelError, match="no such model"):
+        Outcome(**Scorer(spec, load=missing)(asdict(spec.input.shards[0]))).raise_failure()
+
+
+def live(spec: ScorerSpec) -> None:
+    Scorer(spec, load=ShoutingEngine)(asdict(spec.input.shards[0]))
+
+
+def test_a_row_that_kills_its_worker_is_found_by_the_successors(tmp_path: Path) -> None:
+    texts = ["a", "bb", "a killer", "ccc", "dddd", "e"]
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=10)
+    lives, exit_code = 0, None
+    while exit_code != 0 and lives < 20:
+        worker = multiprocessing.get_context("fork").Process(target=live, args=(spec,))
+        worker.start()
+        worker.join()
+        lives, exit_code = lives + 1, worker.exitcode
+    rows = rows_of(spec)
+    assert rows[2]["error"] == "the worker died each time it scored this row"
+    assert [row["prediction"] for row in rows] == ["A", "BB", None, "CCC", "DDDD", "E"]
+    assert not journal_file(spec.output, spec.ledger.part(0)).exists()
+
+
+def test_a_shard_on_which_all_workers_die_ends_the_job(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a"]), tmp_path / "out")
+    for number in range(41):
+        Journal(journal_file(spec.output, spec.ledger.part(0))).begin((number, number + 1))
+    with pytest.raises(ClusterError, match=r"part-00000\.jsonl: a worker must live through a shard, but 41 died on it"):
+        score_all(spec)

@@ -1,0 +1,142 @@
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from t5ray import cluster
+from t5ray.cluster import connect, download_dir, free_bytes, is_uri, local_path, upload_dir
+from t5ray.errors import ClusterError
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:", ":6379", "host:port"])
+def test_a_malformed_address_is_refused(address: str) -> None:
+    with (
+        pytest.raises(ClusterError, match="must be `auto` or HOST:PORT, such as 10.0.0.5:6379, but got"),
+        connect(address),
+    ):
+        pass
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match=f"127.0.0.1:{port}: a Ray must answer there.*ray start --head"):
+        with connect(f"127.0.0.1:{port}"):
+            pass
+    assert time.monotonic() - started < 5
+
+
+def test_a_listener_that_never_answers_is_given_up(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "PROBE_S", 0.2)
+    with pytest.raises(ClusterError, match="a Ray must answer there within 0.2 s, but: timed out"):
+        with connect(f"127.0.0.1:{listener.getsockname()[1]}"):
+            pass
+
+
+def test_another_kind_of_server_is_no_ray(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    server = threading.Thread(target=answer)
+    server.start()
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
+    with pytest.raises(ClusterError, match="something listens there, but it is no Ray"), connect(None):
+        pass
+    server.join()
+
+
+def test_a_refused_token_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.5:6379")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(
+        ClusterError, match="--address auto: .* Failed to connect .* set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    ):
+        with connect("auto"):
+            pass
+
+
+@pytest.mark.integration
+def test_a_ray_of_its_own_lives_as_long_as_the_context(capfd: pytest.CaptureFixture[str]) -> None:
+    import ray
+
+    def on_sigterm(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        with connect(None, num_cpus=2) as found:
+            assert (found.num_nodes, found.num_cpus, found.started_here) == (1, 2.0, True)
+            assert found.object_store_bytes > 0
+            assert signal.getsignal(signal.SIGTERM) is on_sigterm
+            with connect(None) as again:
+                assert not again.started_here
+            assert ray.is_initialized()
+            address = ray.get_runtime_context().gcs_address
+            with pytest.raises(KeyboardInterrupt), connect(None):
+                raise KeyboardInterrupt
+        assert not ray.is_initialized()
+        with pytest.raises(ClusterError, match="a Ray must answer there"), connect(address):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().err == ""
+
+
+def test_uris_are_told_from_paths() -> None:
+    assert [is_uri(path) for path in ("s3://b/x", "memory://x", "file:///x", "/x", "x/y", "C:x")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert local_path("file:///a/b") == Path("/a/b")
+    with pytest.raises(ClusterError, match="must be a folder of this machine"):
+        local_path("s3://bucket/x")
+
+
+@pytest.mark.parametrize("scheme", ["memory://t5ray-test", "file://{}", "{}"])
+def test_a_folder_goes_up_and_comes_back(tmp_path: Path, scheme: str) -> None:
+    target = scheme.format(tmp_path / "storage") + "/run/best"
+    (tmp_path / "here" / "deep").mkdir(parents=True)
+    (tmp_path / "here" / "a.txt").write_text("a")
+    (tmp_path / "here" / "deep" / "b.txt").write_text("b")
+    upload_dir(tmp_path / "here", target)
+    download_dir(target, tmp_path / "back")
+    assert (tmp_path / "back" / "a.txt").read_text() == "a"
+    assert (tmp_path / "back" / "deep" / "b.txt").read_text() == "b"
+    with fsspec.open(f"{target}/deep/b.txt") as file:
+        assert file.read() == b"b"
+
+
+def test_storage_that_refuses_is_a_cluster_error(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="the storage must be reachable and writable"):
+        download_dir(str(tmp_path / "missing"), tmp_path / "back")
+    with pytest.raises(ClusterError, match="nosuch://x: the storage must be reachable"):
+        upload_dir(tmp_path, "nosuch://x")
+
+
+def test_free_bytes_of_a_folder_to_come(tmp_path: Path) -> None:
+    stat = os.statvfs(tmp_path)
+    assert free_bytes(tmp_path / "not" / "yet") == pytest.approx(stat.f_bavail * stat.f_frsize, rel=0.05)
+    assert free_bytes("s3://bucket") is None
