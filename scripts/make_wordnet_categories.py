@@ -15,7 +15,7 @@ and WORDNET_LICENSE beside it: the notice that opens data.noun.
 Every category gives the same number of definitions (to within one), 8,000 in all. Which ones, in which order and in
 which split follows from the SHA-256 of the definition: nothing depends on the order of data.noun, and two runs give
 equal bytes. A definition that occurs more than once in WordNet, under one category or several, is left out, so no text
-lies in two splits.
+lies in two splits; so are the few whose very definition quotes someone.
 """
 
 import argparse
@@ -65,12 +65,12 @@ def read_definitions(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def strip_examples(gloss: str) -> str:
-    """Return a gloss up to its first example in quotes.
+    """Return a gloss up to its first example, which follows a semicolon and stands in quotes.
 
     Example:
         'a fruit; "an apple a day"; "a red apple"' -> 'a fruit'
     """
-    return re.split(r'[;:,]?\s*"', gloss.strip(), maxsplit=1)[0].strip(" ;:")
+    return re.split(r';\s*"', gloss, maxsplit=1)[0].strip(" ;\n")
 
 
 def digest(text: str) -> bytes:
@@ -92,7 +92,11 @@ def shares(num_rows: int) -> Mapping[str, int]:
 def choose(definitions: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Choose equally many definitions of each category, in the order of their hashes."""
     seen = Counter(text for text, _ in definitions)
-    fitting = [(text, label) for text, label in definitions if seen[text] == 1 and SHORTEST <= len(text) <= LONGEST]
+    fitting = [
+        (text, label)
+        for text, label in definitions
+        if seen[text] == 1 and SHORTEST <= len(text) <= LONGEST and '"' not in text
+    ]
     left, chosen = dict(shares(NUM_ROWS)), []
     for text, label in sorted(fitting, key=lambda definition: digest(definition[0])):
         if left[label]:

@@ -1,6 +1,8 @@
 """Fixtures for every room."""
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,23 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_tiny_t5
 
     return make_tiny_t5(tmp_path_factory.mktemp("tiny-t5"))
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray with two CPUs that tests share; commands run in this process join it."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """Rows of short words and their first letter's kind: a vowel or not."""
+    words = [a + b + c for a in "abcdefgh" for b in "aeiou" for c in "klmn"]
+    path = tmp_path / "words.jsonl"
+    rows = ({"text": word, "label": "vowel" if word[0] in "ae" else "consonant"} for word in words)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -138,7 +138,7 @@ def render_references(task: TaskConfig, row: Mapping[str, object]) -> tuple[str,
                 raise DataError(f"`{column}` must hold at least one reference, but is an empty list")
             values = {name: _field(task, row, name) for name in fields if name != column}
             texts = [_as_text(item, f"{column}[{number}]") for number, item in enumerate(items)]
-            return tuple(task.targets.format_map({**values, column: text}).strip() for text in texts)
+            return tuple(dict.fromkeys(task.targets.format_map({**values, column: text}).strip() for text in texts))
     return (task.targets.format_map({name: _field(task, row, name) for name in fields}).strip(),)
 
 

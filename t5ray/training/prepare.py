@@ -24,8 +24,6 @@ from t5ray.text.tasks import resolve_task
 
 HEAD_ROOM = 1.25
 """Output cap over the longest target that training sees."""
-LINT_ROWS = 2000
-"""Training rows that are looked at before training."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def _lint(splits: Splits, tokenizer: Any) -> list[str]:
     Raises:
         DataError: training on this text would go wrong for certain.
     """
-    findings = lint_task(splits.task, splits.train[:LINT_ROWS], tokenizer)
+    findings = lint_task(splits.task, splits.train, tokenizer)
     errors = [finding.message for finding in findings if finding.severity == "error"]
     if errors:
         raise DataError("\n".join(errors))

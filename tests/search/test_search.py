@@ -1,0 +1,182 @@
+"""Searches on a real Ray: what is told to whom, what is left behind, and what an interruption costs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import psutil
+import pytest
+import ray.util
+from transformers import AutoModelForSeq2SeqLM
+
+from t5ray.tune import main as tune
+
+pytestmark = pytest.mark.integration
+
+SPACE = """
+parameters:
+  learning_rate: {loguniform: [1.0e-4, 1.0e-2]}
+  batch_size: {choice: [16, 32]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    return tmp_path
+
+
+def arguments(words: Path, model: Path, **flags: Any) -> list[str]:
+    given = {"data": words, "task": "classify", "model": model, "search-space": "space.yaml", "num-trials": 5}
+    given |= {"max-epochs": 3, "name": "words", "storage": "runs", **flags}
+    return [word for flag, value in given.items() for word in (f"--{flag}", str(value))]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "runs/words/search.json").read_text())
+    return content
+
+
+def study_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "runs/words/state/optuna.journal"))
+    return optuna.load_study(study_name="t5ray", storage=optuna.storages.JournalStorage(backend)).trials
+
+
+def test_a_search_from_data_to_bundle(local_ray: None, folder: Path, words: Path, tiny_t5: Path) -> None:
+    assert tune(arguments(words, tiny_t5)) == 0
+    found = result(folder)
+    trials = found["trials"]
+    assert [t["trial"] for t in trials] == [0, 1, 2, 3, 4]
+    assert trials[0]["params"] == {"learning_rate": 3e-4, "batch_size": 32}  # the first runs the defaults
+    assert found["default"]["value"] == trials[0]["best_value"]
+    assert all(t["best_value"] == max(t["values"]) for t in trials)
+    assert all(t["values"].index(t["best_value"]) + 1 == t["best_epoch"] for t in trials)
+    best = max(trials, key=lambda t: (t["best_value"], -t["trial"]))
+    assert found["best"] == {"trial": best["trial"], "value": best["best_value"], "epoch": best["best_epoch"]}
+    assert set(found["test"]) >= {"accuracy", "macro_f1"}
+    assert all((t["state"] == "COMPLETE") == (len(t["values"]) == 3) for t in trials)
+    AutoModelForSeq2SeqLM.from_pretrained(folder / "runs/words/best")
+    assert "<html" in (folder / "runs/words/report.html").read_text()
+    kept = [path.name for path in (folder / "runs/words/state/trials").iterdir()]
+    assert kept == [str(best["trial"])]  # losers' checkpoints are deleted
+    left = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+    assert left == []
+
+    told = study_trials(folder)
+    assert [t.state.name for t in told] == [t["state"] for t in trials]
+    assert [list(t.intermediate_values.values()) for t in told] == [t["values"] for t in trials]
+    assert [t.value for t in told if t.state.name == "COMPLETE"] == [
+        t["best_value"] for t in trials if t["state"] == "COMPLETE"
+    ]
+
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
+    children = {run.info.run_id: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert set(children) == {t["mlflow_run_id"] for t in trials}
+    for trial in trials:
+        run = children[trial["mlflow_run_id"]]
+        assert run.data.params == {name: str(value) for name, value in trial["params"].items()}
+        assert run.data.metrics["best_accuracy"] == trial["best_value"]
+        history = client.get_metric_history(run.info.run_id, "accuracy")
+        assert [(m.step, m.value) for m in history] == list(enumerate(trial["values"], start=1))
+    with_files = [run_id for run_id in children if client.list_artifacts(run_id)]
+    assert with_files == [best["mlflow_run_id"]]
+
+    assert tune(arguments(words, tiny_t5)) == 2  # the folder is taken
+    assert tune([*arguments(words, tiny_t5), "--extend", "2"]) == 0
+    extended = result(folder)["trials"]
+    assert extended[:5] == trials
+    assert [t["trial"] for t in extended] == list(range(7))
+
+
+def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path
+) -> None:
+    # AdamW divides by sqrt(v) + epsilon; an epsilon that is 0 in fp32 makes 0/0 where a token was never seen.
+    (folder / "space.yaml").write_text(
+        "parameters: {epsilon: {choice: [1.0e-8, 1.0e-300]}}\nstart_from: [{epsilon: 1.0e-300}]"
+    )
+    flags = {"num-trials": 2, "set": "training.precision=fp32", "tracking-uri": "none"}
+    assert tune(arguments(words, tiny_t5, **flags)) == 0
+    sound, broken = result(folder)["trials"]
+    assert (sound["state"], broken["state"]) == ("COMPLETE", "FAIL")
+    assert "the loss must be finite, but is nan" in broken["reason"]
+    assert [t.state.name for t in study_trials(folder)] == ["COMPLETE", "FAIL"]
+
+
+def test_a_search_in_which_all_fail_says_why(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "space.yaml").write_text("parameters: {dropout: {fixed: 0.0}}")
+    flags = {"num-trials": 1, "set": "training.epsilon=1.0e-300", "tracking-uri": "none"}
+    assert tune([*arguments(words, tiny_t5, **flags), "--set", "training.precision=fp32"]) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert "all 1 failed: the loss must be finite, but is nan at step 2 (trial 0)" in message
+
+
+def test_a_trial_that_can_never_fit_is_refused_at_once(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(arguments(words, tiny_t5, **{"workers-per-trial": 3, "tracking-uri": "none"})) == 6
+    assert "needs 3 CPUs" in capsys.readouterr().err
+    assert tune(arguments(words, tiny_t5, **{"gpus-per-worker": 1, "tracking-uri": "none", "name": "gpu"})) == 6
+
+
+def test_two_workers_per_trial(local_ray: None, folder: Path, words: Path, tiny_t5: Path) -> None:
+    flags = {"workers-per-trial": 2, "num-trials": 2, "max-epochs": 2, "tracking-uri": "none"}
+    assert tune(arguments(words, tiny_t5, **flags)) == 0
+    assert [t["state"] for t in result(folder)["trials"]] in (["COMPLETE", "COMPLETE"], ["COMPLETE", "PRUNED"])
+    left = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+    assert left == []
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_an_interrupted_search_goes_on_where_it_was(folder: Path, words: Path, tiny_t5: Path, how: str) -> None:
+    flags = {"num-trials": 3, "max-epochs": 40, "max-concurrent": 1}
+    command = [sys.executable, "-m", "t5ray.tune", *arguments(words, tiny_t5, **flags)]
+    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    family = _family_after_first_report(process, folder / "runs/words/state/ledger.json")
+    started = time.monotonic()
+    process.send_signal(getattr(signal, how))
+    code = process.wait(30)
+    if how == "SIGINT":
+        assert code == 130
+        assert time.monotonic() - started < 15
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == []
+    before = json.loads((folder / "runs/words/state/ledger.json").read_text())
+    ended = subprocess.run([*command, "--resume"], check=False)
+    assert ended.returncode == 0
+    after = result(folder)
+    assert [t["trial"] for t in after["trials"]] == [0, 1, 2]
+    assert all(t["state"] in ("COMPLETE", "PRUNED") for t in after["trials"])
+    for old in before["trials"]:
+        new = after["trials"][old["trial"]]
+        assert new["params"] == old["params"]
+        assert new["mlflow_run_id"] == old["mlflow_run_id"]
+        known = [report["value"] for report in old["reports"]]
+        assert new["values"][: len(known)] == known
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
+    assert len(runs) == 4  # one study, three trials, none twice
+
+
+def _family_after_first_report(process: subprocess.Popen[bytes], ledger: Path) -> list[psutil.Process]:
+    """Wait until the search has heard of a few epochs; return its processes, Ray's included."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        if ledger.exists():
+            trials = json.loads(ledger.read_text())["trials"]
+            if any(len(trial["reports"]) >= 3 for trial in trials):
+                return psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.2)
+    raise AssertionError("the search reported no epoch within two minutes")

@@ -1,0 +1,156 @@
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from t5ray.evaluate import main
+from tests.test_predict import make_bundle
+
+WORKED = [("yes", "yes")] * 41 + [("yes", "no")] * 9 + [("no", "yes")] * 6 + [("no", "no")] * 44
+"""(true, predicted): the design's worked example: accuracy 0.85, precision 0.87, recall 0.82, F1 0.85."""
+
+
+def write_predictions(folder: Path, rows: list[dict[str, Any]], kind: str) -> Path:
+    folder.mkdir()
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), folder / "part-00000.parquet")
+    elif kind == "csv":
+        with (folder / "part-00000.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        (folder / "part-00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def judge(predictions: Path, output: Path, *more: str) -> int:
+    given = ["--predictions", str(predictions), "--output", str(output), "--tracking-uri", "none"]
+    return main([*given, "--set", "bootstrap_samples=200", *more])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+def test_the_worked_example_of_the_design(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "t", "label": true, "prediction": found, "error": None} for true, found in WORKED]
+    folder = write_predictions(tmp_path / "scored", rows, kind)
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["rows"] == 100
+    assert found["metrics"]["accuracy"] == 0.85
+    yes = found["per_class"]["yes"]
+    assert (round(yes["precision"], 2), round(yes["recall"], 2), round(yes["f1"], 2)) == (0.87, 0.82, 0.85)
+    assert yes["support"] == 50
+    low, high = found["intervals"]["accuracy"]
+    assert low < 0.85 < high
+    matrix = list(csv.reader((tmp_path / "out" / "confusion_matrix.csv").open()))
+    assert matrix == [["true \\ predicted", "no", "yes"], ["no", "44", "6"], ["yes", "9", "41"]]
+    judged = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [row["correct"] for row in judged] == [true == found for true, found in WORKED]
+    assert judged[41] | {"error": None} == {
+        "text": "t",
+        "label": "yes",
+        "inputs": "classify: t",
+        "references": ["yes"],
+        "prediction": "no",
+        "error": None,
+        "correct": False,
+    }
+    assert "Evaluation: classify" in (tmp_path / "out" / "report.html").read_text()
+    shown = capsys.readouterr().out
+    assert "accuracy 0.8500 (95 % interval" in shown
+    assert "on 100 rows" in shown
+
+
+def test_a_row_that_failed_counts_as_wrong_and_gives_exit_code_8(tmp_path: Path) -> None:
+    rows = [
+        {"text": "t", "label": "a", "prediction": "a", "error": None},
+        {"text": "t", "label": "a", "prediction": None, "error": "too long"},
+    ]
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 8
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (found["metrics"]["accuracy"], found["rows_with_error"]) == (0.5, 1)
+
+
+def test_answers_are_right_after_squads_normalisation(tmp_path: Path) -> None:
+    rows = [{"context": "c", "question": "q", "answer": ["Rome", "the city of Rome"], "prediction": "The  rome."}]
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    assert judge(folder, tmp_path / "out", "--task", "answer") == 0
+    assert json.loads((tmp_path / "out" / "predictions.jsonl").read_text())["correct"] is True
+
+
+def test_task_and_columns_come_from_the_job_that_predicted(tmp_path: Path) -> None:
+    rows = [{"t": "x", "topic": "a", "prediction": "a", "error": None}]
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    task = {"name": "topics", "inputs": "topic of {text}", "targets": "{label}", "metrics": ["accuracy"]}
+    job = {"state": "done", "fingerprint": {"task": task, "columns": {"text": "t"}}, "config": {"model": "m"}}
+    (folder / "_job.json").write_text(json.dumps(job))
+    assert judge(folder, tmp_path / "out", "--column", "label=topic") == 0
+    assert json.loads((tmp_path / "out" / "predictions.jsonl").read_text())["inputs"] == "topic of x"
+    (folder / "_job.json").write_text(json.dumps({**job, "state": "running"}))
+    assert judge(folder, tmp_path / "again") == 3
+
+
+def test_what_cannot_be_judged_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_predictions(tmp_path / "scored", [{"text": "x", "prediction": "a"}], "jsonl")
+    assert judge(folder, tmp_path / "out") == 2
+    assert "task: must be given (--task), as" in capsys.readouterr().err
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 3
+    assert "`label` must be a column of the row, but is missing" in capsys.readouterr().err
+    assert judge(folder, tmp_path / "out", "--model", "m") == 2
+    assert "model: must not be given with --predictions" in capsys.readouterr().err
+    assert main(["--output", str(tmp_path / "out"), "--model", "m"]) == 2
+    assert "data: must be given (--data), or else --predictions" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_answers_without_the_big_libraries() -> None:
+    code = (
+        "import sys; from t5ray.evaluate import main; main(['--help']); "
+        "assert not {'torch', 'ray', 'mlflow', 'pyarrow', 'sklearn'} & set(sys.modules)"
+    )
+    assert (
+        "--predictions"
+        in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
+
+
+@pytest.mark.integration
+def test_a_model_is_judged_on_the_split_that_training_did_not_see(tmp_path: Path, tiny_t5: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    data = tmp_path / "rows.jsonl"
+    splits = ["train", "dev", "test", "test"]
+    rows = [{"text": f"row {n}", "loud": f"ROW {n}", "split": splits[n % 4]} for n in range(20)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    make_bundle(tiny_t5, tmp_path / "bundle", max_input_tokens=40)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    given = ["--model", str(tmp_path / "bundle"), "--data", str(data), "--output", str(tmp_path / "out")]
+    assert main([*given, "--tracking-uri", store, "--experiment", "judged"]) == 0
+    judged = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in judged] == [row["text"] for row in rows if row["split"] == "test"]
+    assert judged[0]["inputs"] == "shout: row 2"
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["metrics"]["exact_match"] == sum(row["prediction"] == row["loud"] for row in judged) / 10
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "metrics.json",
+        "predictions.jsonl",
+        "report.html",
+    ]
+    client = MlflowClient(store)
+    (run,) = client.search_runs([client.get_experiment_by_name("judged").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == found["metrics"]
+    assert run.data.params["split"] == "test"
+    assert run.data.params["model"] == str(tmp_path / "bundle")
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "metrics.json",
+        "predictions.jsonl",
+        "report.html",
+    }
