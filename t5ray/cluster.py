@@ -77,14 +77,15 @@ def connect(
             signal.signal(signal.SIGTERM, on_sigterm)
         yield _describe(context.dashboard_url, started_here=address == "local")
     finally:
-        ray.shutdown()
+        with nullcontext() if debug else _hidden_stderr():  # where Ray reports each worker that goes down with it
+            ray.shutdown()
 
 
 def _start(address: str, options: dict[str, Any]) -> Any:
     import ray
 
     try:
-        with _hidden_stderr() if options["logging_level"] > logging.INFO else nullcontext():
+        with nullcontext() if options["log_to_driver"] else _hidden_stderr():
             return ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as exc:
         reason = " ".join(str(exc).split())

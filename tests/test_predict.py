@@ -157,7 +157,7 @@ def test_the_same_command_goes_on_after_ctrl_c_and_after_kill_9(tiny_t5: Path, t
 
     first = start(given)
     wait_for(lambda: finished() >= 2, first)
-    first.send_signal(signal.SIGINT)
+    os.killpg(first.pid, signal.SIGINT)  # as a terminal does
     shown = first.communicate(timeout=60)[0]
     assert first.returncode == 130, shown
     assert "Traceback" not in shown

@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -72,7 +72,6 @@ def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
     """
     started = time.monotonic()
     ledger = job.spec.ledger
-    ledger.open()
     forget_all(ledger.folder)
     record = _opening_record(job)
     ledger.write_job(record)
@@ -133,19 +132,25 @@ def _quieten() -> None:
 
 
 @contextmanager
-def _ticking(job: Job, done: int, advance: Advance) -> Iterator[Any]:
-    """Report progress once a second: finished shards, and the notes of workers on those under way."""
-    started, stop = time.monotonic(), threading.Event()
-    finished = done
+def _ticking(job: Job, done: int, advance: Advance) -> Iterator[Callable[[int], None]]:
+    """Report progress once a second: finished shards, and the notes of workers on those under way.
+
+    Yields what is to be called with the rows of each shard that is finished.
+    """
+    stop = threading.Event()
+    finished, first = done, (0.0, 0)
 
     def finish(rows: int) -> None:
         nonlocal finished
         finished += rows
 
     def tick() -> None:
+        nonlocal first
         while not stop.wait(TICK_S):
-            now = min(finished + rows_under_way(job.spec.output), job.spec.input.num_rows)
-            advance(now, f"{(now - done) / (time.monotonic() - started):.1f} rows/s")
+            at, rows = time.monotonic(), min(finished + rows_under_way(job.spec.output), job.spec.input.num_rows)
+            if rows == done:
+                first = (at, rows)  # nothing yet: the start-up is no part of the rate
+            advance(rows, f"{(rows - first[1]) / (at - first[0]):.1f} rows/s" if rows > first[1] and first[0] else "")
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()

@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from t5ray.scoring.ledger import writing
+
 LIMIT = 2
 """Deaths that a slice is given: the first may be somebody's kill -9."""
 MOST_DEATHS = 40
@@ -62,12 +64,17 @@ class Journal:
         yield from self._split((middle, stop))
 
     def begin(self, part: Slice) -> None:
-        """Note that a slice is tried now."""
+        """Note that a slice is tried now.
+
+        Raises:
+            DataError: the disk refuses.
+        """
         notes = {"done": self._done, "trying": _name(part), "deaths": self._deaths}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(notes), encoding="utf-8")
-        temporary.replace(self._path)
+        with writing(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(notes), encoding="utf-8")
+            temporary.replace(self._path)
         self._done += part[1] - part[0]
 
     def close(self) -> None:

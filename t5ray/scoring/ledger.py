@@ -110,25 +110,22 @@ class Ledger:
             DataError: the disk refuses.
         """
         with writing(self.folder):
+            self.entry_file(index).unlink(missing_ok=True)  # of a part that is replaced: its counts no longer hold
             write_atomically(self.part(index), part)
             write_atomically(self.entry_file(index), json.dumps(asdict(entry)).encode())
 
     def finished(self) -> dict[int, Entry]:
         """Return the entries of all finished shards."""
-        entries = {}
-        for path in self.entry_file(0).parent.glob("part-*.json"):
-            index = int(path.stem.removeprefix("part-"))
-            if index < self.num_shards and self.part(index).exists():
-                entries[index] = Entry(**json.loads(path.read_bytes()))
-        return entries
+        indices = sorted(int(path.stem.removeprefix("part-")) for path in self.entry_file(0).parent.glob("part-*.json"))
+        found = {index: self.read_entry(index) for index in indices if index < self.num_shards}
+        return {index: entry for index, entry in found.items() if entry is not None}
 
-    def read_job(self) -> dict[str, Any] | None:
-        """Return the content of `_job.json`; None where there is no job yet.
-
-        Raises:
-            DataError: the file is there but broken.
-        """
-        return read_job(self.folder)
+    def read_entry(self, index: int) -> Entry | None:
+        """Return the counts of a finished shard; None where it is not finished."""
+        path = self.entry_file(index)
+        if not (path.exists() and self.part(index).exists()):
+            return None
+        return Entry(**json.loads(path.read_bytes()))
 
     def write_job(self, job: Mapping[str, Any]) -> None:
         """Replace `_job.json`."""
@@ -145,7 +142,7 @@ def read_job(folder: Path) -> dict[str, Any] | None:
     path = folder / JOB_FILE
     try:
         job: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as exc:
         raise DataError(f"{path}: must be what a scoring job wrote, but could not be read: {exc}.") from exc

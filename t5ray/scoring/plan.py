@@ -14,7 +14,7 @@ from t5ray.cluster import is_uri, local_path
 from t5ray.config import LANGUAGES, PredictConfig, TaskConfig, TrackingConfig
 from t5ray.errors import ConfigError, DataError, did_you_mean
 from t5ray.scoring.inputs import Input, Shard, list_sources, scan, stamp_of
-from t5ray.scoring.ledger import Entry, JobSummary, read_job
+from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, read_job
 from t5ray.scoring.scorer import EngineSpec, ScorerSpec
 from t5ray.scoring.writing import result_columns
 from t5ray.text.tasks import resolve_task
@@ -66,7 +66,7 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
         model: what `open_model` gave for these settings, with another task maybe. None: it is opened here.
     Raises:
         ConfigError: settings do not fit the model or input, or the folder holds another job.
-        DataError: the input is unusable as a whole.
+        DataError: the input is unusable as a whole, or the output cannot be written.
         ModelError: the model is missing or broken.
     """
     if is_uri(config.output):
@@ -78,6 +78,10 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     _check_columns(config.columns, model.task)
     earlier = read_job(output)
     wanted = _fingerprint(config, model)
+    if earlier is None and any(output.glob("part-*")):
+        raise ConfigError(
+            f"{output}: holds part files but no `{JOB_FILE}`, so they are not ours to overwrite. Move them."
+        )
     if earlier and _is_done(earlier, wanted, config):
         return FinishedJob(JobSummary.read(earlier))
     rows = scan(config.input, config.shard_rows)
@@ -85,6 +89,7 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     wanted["input"] = rows.digests
     _refuse_other_job(earlier, wanted, config)
     spec = _spec(config, model, rows, output)
+    spec.ledger.open()
     finished = spec.ledger.finished() if earlier else {}
     if config.retry_errors:
         finished = {index: entry for index, entry in finished.items() if not entry.errors}
@@ -200,17 +205,14 @@ def _fingerprint(config: PredictConfig, model: ScoringModel) -> dict[str, Any]:
     }
 
 
-def stamps(sources_of: str) -> list[list[str]]:
-    """Return name and stamp of each file of an input, which cost no reading."""
-    return [[source.name, stamp_of(source)] for source in list_sources(sources_of)]
-
-
 def _is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: PredictConfig) -> bool:
     """Say whether there is nothing to do, without reading the input's content."""
     if earlier["state"] != "done" or (config.retry_errors and earlier["rows_with_error"]):
         return False
+    if sum(1 for _ in local_path(config.output).glob("part-*")) != earlier["num_shards"]:
+        return False
     same = {name: value for name, value in earlier["fingerprint"].items() if name != "input"} == wanted
-    return same and earlier["stamps"] == stamps(config.input)
+    return same and earlier["stamps"] == [[source.name, stamp_of(source)] for source in list_sources(config.input)]
 
 
 def _refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], config: PredictConfig) -> None:

@@ -166,6 +166,7 @@ class Scorer:
         rows = read_shard(spec.input.files[shard.file], shard, self._columns())
         part = ledger.part(shard.index)
         results, todo = self._start(rows, part)
+        earlier = (ledger.read_entry(shard.index) if spec.keep_good_rows else None) or Entry()
         journal = Journal(journal_file(spec.output, part))
         if journal.num_deaths > MOST_DEATHS:
             raise ClusterError(
@@ -176,10 +177,10 @@ class Scorer:
         entry = Entry(
             rows=shard.num_rows,
             errors=sum(error is not None for error in results.errors),
-            capped=capped,
-            padded_tokens=engine.tally.padded_tokens - before[0],
-            real_tokens=engine.tally.real_tokens - before[1],
-            seconds=round(time.perf_counter() - started, 3),
+            capped=earlier.capped + capped,
+            padded_tokens=earlier.padded_tokens + engine.tally.padded_tokens - before[0],
+            real_tokens=earlier.real_tokens + engine.tally.real_tokens - before[1],
+            seconds=round(earlier.seconds + time.perf_counter() - started, 3),
         )
         ledger.commit(shard.index, encode(spec.part_format, rows, results, spec.input.schema), entry)
         journal.close()

@@ -206,10 +206,10 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
             remote=workspace.remote_trials,
         ),
     )
-    own = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker} if in_process else {"CPU": 0}
-    request = ray.tune.PlacementGroupFactory(
-        [{name: amount for name, amount in own.items() if amount or not in_process}]
-    )
+    own: dict[str, float] = {"memory": 1}  # the trial's actor only waits; Tune wants a request that is not empty
+    if in_process:
+        own = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    request = ray.tune.PlacementGroupFactory([{name: amount for name, amount in own.items() if amount}])
     return ray.tune.with_resources(ray.tune.with_parameters(SlotTrainable, spec=spec), request)
 
 

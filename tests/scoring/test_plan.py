@@ -63,9 +63,13 @@ def test_a_stopped_job_goes_on_after_its_finished_parts(settings: PredictConfig)
 
 def test_a_finished_job_is_done_unless_its_errors_are_retried(settings: PredictConfig) -> None:
     counts = {"rows_out": 3, "rows_with_error": 1, "rows_per_s": 9.0, "padding_share": 0.1, "capped_share": 0.0}
-    begin(settings, state="done", **counts)
+    job = begin(settings, state="done", num_shards=3, **counts)
+    for index in (1, 2):
+        job.spec.ledger.commit(index, b"part", Entry(rows=1))
     assert prepare(settings) == FinishedJob(JobSummary(3, 1, 1.5, 9.0, 0.1, 0.0))
-    assert isinstance(prepare(changed(settings, retry_errors=True)), Job)
+    assert [shard.index for shard in planned(changed(settings, retry_errors=True)).pending] == [0]
+    job.spec.ledger.part(1).unlink()
+    assert [shard.index for shard in planned(settings).pending] == [1]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,9 @@ def test_a_missing_column_is_found_before_anything_runs(settings: PredictConfig)
     with pytest.raises(DataError, match=r"task classify needs column `text`, but no row has it\. Did you mean `txt`\?"):
         prepare(settings)
     assert planned(changed(settings, columns={"text": "txt"})).spec.columns == {"text": "txt"}
-    with pytest.raises(ConfigError, match="--column texd=txt: task classify has no column `texd`. Did you mean `text`"):
+    with pytest.raises(
+        ConfigError, match=r"--column texd=txt: task classify has no column `texd`\. Did you mean `text`"
+    ):
         prepare(changed(settings, columns={"texd": "txt"}))
 
 
@@ -150,3 +156,18 @@ def test_the_task_comes_from_the_bundle_or_the_settings_and_not_from_both(
 def test_the_output_must_be_a_folder_here(settings: PredictConfig) -> None:
     with pytest.raises(ConfigError, match="output: must be a folder, on a share where there are several nodes"):
         prepare(changed(settings, output="s3://bucket/out"))
+
+
+def test_parts_that_no_job_wrote_are_not_overwritten(settings: PredictConfig) -> None:
+    Path(settings.output).mkdir()
+    (Path(settings.output) / "part-00000.parquet").write_bytes(b"precious")
+    with pytest.raises(
+        ConfigError, match=r"out: holds part files but no `_job\.json`, so they are not ours to overwrite"
+    ):
+        prepare(settings)
+
+
+def test_an_output_that_cannot_be_written_is_found_before_anything_runs(settings: PredictConfig) -> None:
+    Path(settings.output).write_text("a file")
+    with pytest.raises(DataError, match="out: the output must be writable, but"):
+        prepare(settings)
