@@ -1,6 +1,7 @@
 """T5 and its tokenizer: load, save, publish as a bundle, optimise, decode. The only home of transformers.
 
     loading.py   a model from a hub id or directory       bundle.py   the directory that scores on its own
+    card.py      what scoring must know besides weights
     numeric.py   precision and dropout                    optim.py    optimizers and learning-rate schedules
     engine.py    texts in, predictions out
 

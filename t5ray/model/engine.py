@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
-from t5ray.model.bundle import BundleCard, read_card
+from t5ray.model.card import BundleCard, read_card
 from t5ray.model.loading import load_model
 from t5ray.model.numeric import autocast, default_device, resolve_precision
 

@@ -118,7 +118,7 @@ def open_model(config: PredictConfig) -> ScoringModel:
         ConfigError: neither the model nor the settings say what the task is, or both do.
         ModelError: the model is missing or broken.
     """
-    from t5ray.model.bundle import fingerprint, read_card
+    from t5ray.model.card import fingerprint, read_card
 
     source = config.model
     if source.startswith(REGISTRY_SCHEMES):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from t5ray.errors import DataError
-from t5ray.model.bundle import write_json
+from t5ray.model.card import write_json
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 

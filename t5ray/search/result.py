@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from t5ray.model.bundle import write_json
+from t5ray.model.card import write_json
 from t5ray.report import render_search
 from t5ray.search.ledger import Ledger
 from t5ray.training.outcome import versions

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from t5ray.model.bundle import BundleCard, publish
+from t5ray.model.bundle import publish
+from t5ray.model.card import BundleCard
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
 from t5ray.training.checkpoint import BEST

@@ -16,7 +16,7 @@ from t5ray.cluster import Cluster
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
-from t5ray.model.bundle import write_json
+from t5ray.model.card import write_json
 from t5ray.tracking import Tracker
 from t5ray.training.loop import RunPlan, Tick
 from t5ray.training.outcome import judge_on_test, publish_best, versions

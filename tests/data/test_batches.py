@@ -9,7 +9,7 @@ from t5ray.data.tokens import TokenisedSplit
 
 
 def split_of(inputs: list[list[int]], labels: list[list[int]]) -> TokenisedSplit:
-    def flat(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def flat(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
         return np.array([i for row in rows for i in row], dtype=np.int32), offsets
 

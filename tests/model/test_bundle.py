@@ -9,7 +9,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import DecodeConfig, TaskConfig
 from t5ray.errors import ModelError
-from t5ray.model.bundle import CARD, BundleCard, fingerprint, publish, read_card
+from t5ray.model.bundle import publish
+from t5ray.model.card import CARD, BundleCard, fingerprint, read_card
 from t5ray.model.engine import Engine
 from t5ray.model.loading import LoadedModel, load_model
 from tests.tiny import make_tiny_t5

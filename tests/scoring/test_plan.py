@@ -7,7 +7,7 @@ import pytest
 
 from t5ray.config import DecodeConfig, PredictConfig, TaskConfig
 from t5ray.errors import ConfigError, DataError
-from t5ray.model.bundle import BundleCard
+from t5ray.model.card import BundleCard
 from t5ray.scoring.ledger import Entry, JobSummary
 from t5ray.scoring.plan import FinishedJob, Job, prepare
 

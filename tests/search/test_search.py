@@ -50,7 +50,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def study_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "runs/words/state/optuna.journal"))
-    return optuna.load_study(study_name="t5ray", storage=optuna.storages.JournalStorage(backend)).trials
+    return list(optuna.load_study(study_name="t5ray", storage=optuna.storages.JournalStorage(backend)).trials)
 
 
 def test_a_search_from_data_to_bundle(local_ray: None, folder: Path, words: Path, tiny_t5: Path) -> None:

@@ -22,7 +22,7 @@ def searcher(folder: Path, ledger: Ledger, seed: int = 0) -> StudySearch:
 
 
 def told(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name="t5ray", storage=open_storage(str(folder / "journal"))).trials
+    return list(optuna.load_study(study_name="t5ray", storage=open_storage(str(folder / "journal"))).trials)
 
 
 @pytest.mark.parametrize(
