@@ -44,8 +44,9 @@ class Trial(Protocol):
 class Board:
     """Keeps the trials' latest state and shows it."""
 
-    def __init__(self, objective: str, num_trials: int, max_epochs: int) -> None:
+    def __init__(self, objective: str, num_trials: int, max_epochs: int, *, mode: str = "max") -> None:
         self.objective, self.num_trials, self.max_epochs = objective, num_trials, max_epochs
+        self.better = max if mode == "max" else min
         self.trials: dict[int, Trial] = {}
         self.live: Live | None = None
         self._started = time.monotonic()
@@ -72,7 +73,7 @@ class Board:
         table = Table(title=f"{ended} of {self.num_trials} trials, {elapsed:.0f} s", title_justify="left")
         for column in ("trial", "state", "epoch", self.objective, "best", "s", "settings"):
             table.add_column(column, justify="left" if column in ("state", "settings") else "right", no_wrap=True)
-        best = max((t.best_value for t in self.trials.values() if t.best_value is not None), default=None)
+        best = self.better((t.best_value for t in self.trials.values() if t.best_value is not None), default=None)
         for number in sorted(self.trials):
             trial = self.trials[number]
             shown = "" if trial.best_value is None else f"{trial.best_value:.4f}"
@@ -99,9 +100,9 @@ def short(params: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def board(objective: str, num_trials: int, max_epochs: int) -> Iterator[Board]:
+def board(objective: str, num_trials: int, max_epochs: int, *, mode: str = "max") -> Iterator[Board]:
     """Show a board while the block runs."""
-    shown = Board(objective, num_trials, max_epochs)
+    shown = Board(objective, num_trials, max_epochs, mode=mode)
     if not console.is_terminal:
         yield shown
         return

@@ -72,7 +72,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
         open_study(ledger, prepared, tracker)
         try:
-            with board(prepared.objective, wanted, settings.training.max_epochs) as shown:
+            with board(prepared.objective, wanted, settings.training.max_epochs, mode=prepared.mode) as shown:
                 run_search(
                     prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
                 )

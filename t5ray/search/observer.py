@@ -31,6 +31,7 @@ class Observer(ray.tune.Callback):
         objective: str,
         max_epochs: int,
         slots: int,
+        time_budget_s: float | None,
         announce: Announce,
     ) -> None:
         """Begin to observe.
@@ -38,10 +39,12 @@ class Observer(ray.tune.Callback):
         Args:
             workspace: where checkpoints are, so that losers' can be deleted.
             slots: trials at a time.
+            time_budget_s: seconds after which Tune stops every trial. None: never.
             announce: called after every change of a trial.
         """
         self.ledger, self.tracker, self.announce = ledger, tracker, announce
         self.workspace, self.objective, self.max_epochs = workspace, objective, max_epochs
+        self.time_budget_s = time_budget_s
         now = time.monotonic()
         self._started = now
         self._wall_before = ledger.wall_s
@@ -91,7 +94,8 @@ class Observer(ray.tune.Callback):
         record = self._record(trial)
         record.state = verdict(trial.last_result, error=False)  # type: ignore[assignment]
         if record.state == "PRUNED":
-            record.reason = f"stopped after epoch {len(record.reports)} of {self.max_epochs}: below the others' best"
+            cause = "the time budget was used up" if self._out_of_time else "too far below the trials before it"
+            record.reason = f"stopped after epoch {len(record.reports)} of {self.max_epochs}: {cause}"
         self._close(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -100,6 +104,10 @@ class Observer(ray.tune.Callback):
         record.state = "FAIL"
         record.reason = _last_line(trial)
         self._close(record)
+
+    @property
+    def _out_of_time(self) -> bool:
+        return self.time_budget_s is not None and time.monotonic() - self._started >= self.time_budget_s
 
     def _record(self, trial: Any) -> TrialRecord:
         return self.ledger.trials[trial.config["trial"]]

@@ -3,12 +3,13 @@
 import os
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.tune
 
-from t5ray.cluster import Cluster
+from t5ray.cluster import Cluster, free_bytes
 from t5ray.config import ResourcesConfig, SearchSpace, dump_yaml
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.search.ledger import Ledger, TrialRecord
@@ -115,6 +116,24 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
     return max(1, min(most, asked or most, num_trials))
 
 
+def require_disk(model: str, storage: Path, slots: int) -> None:
+    """Refuse a search whose checkpoints the disk cannot hold.
+
+    A running trial keeps its best weights and its last state (weights and two moments), each beside its successor while
+    that is written: 8 times the weights; the best trial so far keeps its weights.
+
+    Raises:
+        ClusterError: there is less free space than that. Models that are not on this disk yet are not counted.
+    """
+    weights = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
+    needed, free = (8 * slots + 1) * weights, free_bytes(storage)
+    if free is not None and free < needed:
+        raise ClusterError(
+            f"{storage}: the disk must hold the checkpoints of {slots} trials at a time, {needed / 2**30:.1f} GiB, "
+            f"but has {free / 2**30:.1f} GiB free. Free space, lower --max-concurrent, or choose another --storage."
+        )
+
+
 def run_search(
     prepared: Prepared,
     space: SearchSpace,
@@ -135,6 +154,7 @@ def run_search(
     if missing <= 0:
         return
     slots = concurrency(config.resources, cluster, config.search.max_concurrent, missing)
+    require_disk(prepared.model, workspace.folder, slots)
     searcher = StudySearch(
         space,
         ledger,
@@ -149,6 +169,7 @@ def run_search(
         objective=prepared.objective,
         max_epochs=config.training.max_epochs,
         slots=slots,
+        time_budget_s=config.search.time_budget_s,
         announce=announce,
     )
     os.environ.update(TUNE_ENVIRONMENT)

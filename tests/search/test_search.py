@@ -133,7 +133,7 @@ def test_two_workers_per_trial(local_ray: None, folder: Path, words: Path, tiny_
     assert left == []
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("how", ["SIGINT", pytest.param("SIGKILL", marks=pytest.mark.long)])
 def test_an_interrupted_search_goes_on_where_it_was(folder: Path, words: Path, tiny_t5: Path, how: str) -> None:
     flags = {"num-trials": 3, "max-epochs": 40, "max-concurrent": 1}
     command = [sys.executable, "-m", "t5ray.tune", *arguments(words, tiny_t5, **flags)]

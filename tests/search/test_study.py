@@ -1,0 +1,66 @@
+"""What is refused before a search starts, and how many trials run at a time."""
+
+from pathlib import Path
+
+import pytest
+
+from t5ray.cluster import Cluster
+from t5ray.config import ResourcesConfig
+from t5ray.errors import ClusterError, ConfigError
+from t5ray.search import study
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.study import concurrency, open_ledger, require_disk, why_all_failed
+from t5ray.search.workspace import Workspace
+
+
+def cluster(cpus: float, gpus: float = 0.0) -> Cluster:
+    return Cluster(1, cpus, gpus, 0, None, started_here=True)
+
+
+@pytest.mark.parametrize(
+    ("resources", "have", "asked", "num_trials", "expected"),
+    [
+        ({}, cluster(2), None, 10, 2),
+        ({}, cluster(8), 3, 10, 3),
+        ({}, cluster(8), None, 5, 5),
+        ({"workers_per_trial": 3}, cluster(8), None, 10, 2),
+        ({"cpus_per_worker": 4}, cluster(8), None, 10, 2),
+        ({"gpus_per_worker": 1}, cluster(64, 4), None, 10, 4),
+        ({"gpus_per_worker": 0.5}, cluster(64, 1), None, 10, 2),
+        ({"gpus_per_worker": 0.1}, cluster(64, 0.3), None, 10, 3),  # 0.3 / 0.1 is a little below 3 in floats
+    ],
+)
+def test_concurrency(
+    resources: dict[str, float], have: Cluster, asked: int | None, num_trials: int, expected: int
+) -> None:
+    assert concurrency(ResourcesConfig.model_validate(resources), have, asked, num_trials) == expected
+
+
+def test_a_trial_larger_than_the_cluster_is_refused() -> None:
+    with pytest.raises(ClusterError, match="needs 4 CPUs and 4 GPUs, and the cluster has 8 CPUs and 2 GPUs"):
+        concurrency(ResourcesConfig(workers_per_trial=4, gpus_per_worker=1), cluster(8, 2), None, 10)
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(study, "free_bytes", lambda path: 17_000)
+    require_disk(str(tmp_path), tmp_path, slots=2)
+    with pytest.raises(ClusterError, match="must hold the checkpoints of 3 trials at a time"):
+        require_disk(str(tmp_path), tmp_path, slots=3)
+
+
+def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "a", tmp_path / "cache")
+    with pytest.raises(ConfigError, match="must hold a search to go on with, but holds none"):
+        open_ledger(workspace, resume=True, extend=None)
+    open_ledger(workspace, resume=False, extend=None).save()
+    with pytest.raises(ConfigError, match="Add --resume to go on with it"):
+        open_ledger(workspace, resume=False, extend=None)
+    assert open_ledger(workspace, resume=True, extend=None).trials == {}
+
+
+def test_causes_are_gathered(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.json")
+    reasons = ["the loss is nan", "the loss is nan", "out of GPU memory"]
+    ledger.trials = {n: TrialRecord(n, {}, "FAIL", reason) for n, reason in enumerate(reasons)}
+    assert "all 3 failed: the loss is nan (trial 0, 1); out of GPU memory (trial 2)" in why_all_failed(ledger)
