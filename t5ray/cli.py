@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+_ARGV: list[str] = []
+"""Arguments of the running command, for `again`."""
 INTERRUPTED = 130
 ROW_ERRORS = 8
 
@@ -149,7 +151,7 @@ def again(module: str, **extra: object) -> str:
         again("tune", resume=True) -> "python -m t5ray.tune --data a.csv --task classify --resume"
     """
     new = {f"--{name.replace('_', '-')}": value for name, value in extra.items()}
-    words, given = list[str](), iter(sys.argv[1:])
+    words, given = list[str](), iter(_ARGV)
     for word in given:
         if word in new and new[word] is not True:
             next(given, None)
@@ -172,12 +174,13 @@ def run(command: Callable[..., int], prog: str, argv: Sequence[str] | None = Non
 
     Errors that a user can cause print one paragraph and no traceback; Ctrl-C gives 130; SIGTERM counts as Ctrl-C.
     """
+    _ARGV[:] = sys.argv[1:] if argv is None else argv
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.command()(_guarded(command))
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(list(sys.argv[1:] if argv is None else argv), prog_name=prog)
+        app(list(_ARGV), prog_name=prog)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 0
     return 0

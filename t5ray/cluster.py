@@ -192,6 +192,23 @@ def download_dir(source: str, local: Path) -> None:
     _copy(source, str(local), source, upload=False)
 
 
+def is_there(path: str) -> bool:
+    """Say whether a file or folder exists here or at a URI.
+
+    Raises:
+        ClusterError: the storage refuses to say.
+    """
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(path)
+        return bool(files.exists(root))
+    except (OSError, ImportError, ValueError) as exc:
+        raise ClusterError(
+            f"{path}: the storage must be reachable, but: {exc}. Check address and credentials."
+        ) from exc
+
+
 def remove_dir(path: str) -> None:
     """Delete a folder here or at a URI; one that is not there is deleted already.
 

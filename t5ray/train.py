@@ -50,8 +50,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.training.prepare import prepare
     from t5ray.training.run import describe, open_folder, run_once
 
-    folder, cache = open_folder(settings, resume=resume, touch=not preview)
-    prepared = prepare(settings, cache)
+    folder = open_folder(settings, resume=resume)
+    prepared = prepare(settings, folder.parent / "cache")
     cli.tell(prepared.notes)
     cli.tell(describe(prepared))
     if preview:
@@ -75,7 +75,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     cli.close(
         f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {folder}/best",
         {
-            "judge it": f"python -m t5ray.evaluate --model {folder}/best --data {settings.data.path} "
+            "judge it": f"python -m t5ray.evaluate --model {folder}/best --data {settings.data.path} --split test "
             f"--output {folder}/evaluation",
             "score rows": f"python -m t5ray.predict --model {folder}/best --input ROWS.jsonl --output predictions",
             "compare runs": ui_command(settings.tracking.uri),

@@ -70,18 +70,21 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             return 0
         wanted = len(ledger.trials) + extend if extend else max(settings.search.num_trials, len(ledger.trials))
         tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
-        open_study(ledger, prepared, tracker)
         try:
+            open_study(ledger, prepared, space, workspace, tracker)
             with board(prepared.objective, wanted, settings.training.max_epochs, mode=prepared.mode) as shown:
                 run_search(
                     prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
                 )
             content = conclude(prepared, ledger, workspace, tracker)
-        except KeyboardInterrupt:
-            interrupt(prepared, ledger, workspace, tracker)
-            cli.say(f"\nInterrupted: {len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running.")
-            cli.say(f"Go on with: {cli.again('tune', resume=True)}")
-            return cli.INTERRUPTED
+        except BaseException as exc:
+            if not ledger.finished:
+                interrupt(prepared, ledger, workspace, tracker)
+                cli.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running.")
+                cli.say(f"Go on with: {cli.again('tune', name=settings.name, resume=True)}")
+            if isinstance(exc, KeyboardInterrupt):
+                return cli.INTERRUPTED
+            raise
         finally:
             cli.tell(tracker.close())
     _close(settings, workspace.shown, content)
@@ -92,15 +95,16 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> No
     from t5ray.tracking import ui_command
 
     best, default, metric = content["best"], content["default"]["value"], content["metric"]
+    bundle = f"{folder}/best"
     against = "" if default is None else f" against {default:.4f} with the default settings"
     test = f"; on test {content['test'][metric]:.4f}" if metric in (content["test"] or {}) else ""
     data = settings.data.path or ""
     cli.close(
         f"Best: trial {best['trial']}, epoch {best['epoch']}, validation {metric} {best['value']:.4f}{against}{test}. "
-        f"Bundle: {folder}/best",
+        f"Bundle: {bundle}",
         {
-            "judge it": f"python -m t5ray.evaluate --model {folder}/best --data {data} --output {folder}/evaluation",
-            "score rows": f"python -m t5ray.predict --model {folder}/best --input ROWS.jsonl --output predictions",
+            "judge it": f"python -m t5ray.evaluate --model {bundle} --data {data} --split test --output evaluation",
+            "score rows": f"python -m t5ray.predict --model {bundle} --input ROWS.jsonl --output predictions",
             "compare runs": ui_command(settings.tracking.uri),
             "read the report": f"{folder}/report.html",
             "more trials": cli.again("tune", name=settings.name, extend=settings.search.num_trials),

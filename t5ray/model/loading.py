@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +107,13 @@ def initialise(bare: str | Path, cache: Path, *, seed: int) -> Path:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModelForSeq2SeqLM.from_config(config)
-        target.mkdir(parents=True, exist_ok=True)
-        tokenizer.save_pretrained(target)
-        model.save_pretrained(target)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".random-t5-", dir=cache) as temporary:
+            tokenizer.save_pretrained(temporary)
+            model.save_pretrained(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(temporary, f"{temporary}.whole")
+        Path(f"{temporary}.whole").replace(target)
     return target
 
 

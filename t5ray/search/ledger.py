@@ -71,8 +71,8 @@ class Ledger:
     path: Path
     mode: Literal["max", "min"] = "max"
     """Whether a larger objective is better."""
-    objective: str = ""
-    """The objective, and the data it is measured on."""
+    identity: dict[str, str] = field(default_factory=dict)
+    """What must not change between sessions: objective, data, model, search space, training settings."""
     study_run_id: str | None = None
     """MLflow run of the study."""
     wall_s: float = 0.0
@@ -111,7 +111,7 @@ class Ledger:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial with the best checkpointed epoch; the earlier one at a tie."""
-        scored = [r for r in self.trials.values() if r.best_value is not None and r.state != "FAIL"]
+        """The trial with the best checkpointed epoch; the earlier one at a tie. Running trials do not count yet."""
+        scored = [r for r in self.ended if r.best_value is not None and r.state != "FAIL"]
         sign = -1 if self.mode == "max" else 1
         return min(scored, key=lambda r: (sign * float(r.best_value or 0.0), r.trial), default=None)

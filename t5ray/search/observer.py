@@ -31,7 +31,6 @@ class Observer(ray.tune.Callback):
         objective: str,
         max_epochs: int,
         slots: int,
-        time_budget_s: float | None,
         announce: Announce,
     ) -> None:
         """Begin to observe.
@@ -39,12 +38,10 @@ class Observer(ray.tune.Callback):
         Args:
             workspace: where checkpoints are, so that losers' can be deleted.
             slots: trials at a time.
-            time_budget_s: seconds after which Tune stops every trial. None: never.
             announce: called after every change of a trial.
         """
         self.ledger, self.tracker, self.announce = ledger, tracker, announce
         self.workspace, self.objective, self.max_epochs = workspace, objective, max_epochs
-        self.time_budget_s = time_budget_s
         now = time.monotonic()
         self._started = now
         self._wall_before = ledger.wall_s
@@ -61,14 +58,14 @@ class Observer(ray.tune.Callback):
         record = self._record(trial)
         if record.trial not in self._began:  # a trial whose process died starts again in the books it has
             self._began[record.trial] = self._slot_free.pop(0)
-        record.reports = []  # an interrupted trial tells its epochs again
         if record.mlflow_run_id is None:
-            record.mlflow_run_id = self.tracker.start_run(
+            run_id = self.tracker.start_run(
                 f"trial {record.trial}",
                 parent=self.ledger.study_run_id,
                 params=record.params,
                 tags={"t5ray.trial": str(record.trial)},
             )
+            record.mlflow_run_id = run_id or None
         else:
             self.tracker.reopen_run(record.mlflow_run_id)
         self._save(record)
@@ -82,7 +79,7 @@ class Observer(ray.tune.Callback):
             record.reason = result.get("failure")
             return
         report = {name: result[name] for name in REPORT_FIELDS}
-        record.reports.append(report)
+        record.reports[report["epoch"] - 1 :] = [report, *record.reports[report["epoch"] :]]  # told again: the same
         if self._logged.get(record.trial, 0) < report["epoch"]:
             self._logged[record.trial] = report["epoch"]
             if record.mlflow_run_id is not None:
@@ -94,8 +91,8 @@ class Observer(ray.tune.Callback):
         record = self._record(trial)
         record.state = verdict(trial.last_result, error=False)  # type: ignore[assignment]
         if record.state == "PRUNED":
-            cause = "the time budget was used up" if self._out_of_time else "too far below the trials before it"
-            record.reason = f"stopped after epoch {len(record.reports)} of {self.max_epochs}: {cause}"
+            reached = f"epoch {len(record.reports)} of {self.max_epochs}"
+            record.reason = f"stopped after {reached}: too far below the trials before it"
         self._close(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -105,9 +102,14 @@ class Observer(ray.tune.Callback):
         record.reason = _last_line(trial)
         self._close(record)
 
-    @property
-    def _out_of_time(self) -> bool:
-        return self.time_budget_s is not None and time.monotonic() - self._started >= self.time_budget_s
+    def cut_off(self, reason: str) -> list[TrialRecord]:
+        """Close the books of trials that are running still, and return them: Tune drops them when time is up."""
+        dropped = self.ledger.interrupted
+        for record in dropped:
+            record.state = "PRUNED" if record.reports else "FAIL"
+            record.reason = f"cut off after epoch {len(record.reports)} of {self.max_epochs}: {reason}"
+            self._close(record)
+        return dropped
 
     def _record(self, trial: Any) -> TrialRecord:
         return self.ledger.trials[trial.config["trial"]]
@@ -122,9 +124,10 @@ class Observer(ray.tune.Callback):
             self.tracker.end_run(record.mlflow_run_id, MLFLOW_STATUS[record.state], metrics=best, tags=tags)  # type: ignore[arg-type]
         self._delete_losers()
         self._save(record)
+        self.workspace.upload_state()
 
     def _delete_losers(self) -> None:
-        """Delete the checkpoints of ended trials but for the best."""
+        """Delete the checkpoints of ended trials but for the best of them; a running one may still fail."""
         best = self.ledger.best
         for record in self.ledger.ended:
             if best is None or record.trial != best.trial:

@@ -6,7 +6,7 @@ from typing import Any
 from t5ray.model.card import write_json
 from t5ray.report import render_search
 from t5ray.search.ledger import Ledger
-from t5ray.training.outcome import versions
+from t5ray.training.outcome import public, versions
 from t5ray.training.prepare import Prepared
 
 
@@ -28,7 +28,7 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "default": {"value": default.best_value if default else None},
         "test": test,
         "trials": [ledger.trials[number].public() for number in sorted(ledger.trials)],
-        "config": config.model_dump(mode="json"),
+        "config": public(config).model_dump(mode="json"),
         "versions": versions(),
     }
 

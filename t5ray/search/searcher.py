@@ -74,6 +74,7 @@ class StudySearch(ray.tune.search.optuna.OptunaSearch):
             self._ot_trials[trial_id] = self._optuna_trial(record.trial)
         self._number_of[trial_id] = record.trial
         self.ledger.trials[record.trial] = record
+        self.ledger.save()
         return {"trial": record.trial, "params": record.params}
 
     def _new_trial(self, trial_id: str) -> TrialRecord:
@@ -107,6 +108,11 @@ class StudySearch(ray.tune.search.optuna.OptunaSearch):
             state = TrialState.FAIL  # its parameters are not in the space, so nothing can be learned from its value
         value = result.get("best_value") if result is not None else None
         self._ot_study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
+
+    def cut_off(self, record: TrialRecord) -> None:
+        """Tell how a trial ended that Tune dropped without a word, as it does when the time budget is used up."""
+        trial = self._optuna_trial(record.trial)
+        self._ot_study.tell(trial, None, state=STATE_OF[record.state], skip_if_finished=True)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing through Tune: journal and ledger hold the state."""

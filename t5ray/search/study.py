@@ -22,7 +22,7 @@ from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
 from t5ray.training.loop import RunPlan
-from t5ray.training.outcome import judge_on_test, publish_best
+from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, require_same
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
 
@@ -44,8 +44,7 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
     Raises:
         ConfigError: the folder holds a search and neither --resume nor --extend was given, or there is none to go on.
     """
-    if (resume or extend) and not space.ledger.exists():
-        space.fetch_state()
+    space.fetch_state()
     there = space.ledger.exists()
     if (resume or extend) and not there:
         raise ConfigError(
@@ -58,30 +57,27 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
         )
     if there:
         return Ledger.load(space.ledger)
-    space.trials.mkdir(parents=True, exist_ok=True)
+    try:
+        space.trials.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ClusterError(f"{space.folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
     return Ledger(space.ledger)
 
 
-def open_study(ledger: Ledger, prepared: Prepared, tracker: Tracker) -> None:
-    """Begin or go on with the study's run.
+def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace: Workspace, tracker: Tracker) -> None:
+    """Begin or go on with the study's run, and write the resolved settings down.
 
     Raises:
-        ConfigError: the saved search had another objective, or other data.
+        ConfigError: the saved search had another objective, model, space or other data or training settings.
     """
-    objective = f"{prepared.objective} ({prepared.mode}) on data {prepared.splits.fingerprint[:12]}"
-    if ledger.objective and ledger.objective != objective:
-        raise ConfigError(
-            f"{ledger.path}: a search must go on with the objective and data it began with, {ledger.objective}, "
-            f"but got {objective}. Choose another --name."
-        )
-    ledger.objective, ledger.mode, ledger.finished = objective, prepared.mode, False
+    identity = {**identity_of(prepared), "search space": space.model_dump_json()}
+    require_same(ledger.identity, identity, ledger.path)
+    ledger.identity, ledger.mode, ledger.finished = identity, prepared.mode, False
+    (workspace.folder / "config.yaml").write_text(dump_yaml(public(prepared.config)), encoding="utf-8")
     if ledger.study_run_id is None:
         params = {"task": prepared.task.name, "model": prepared.config.model, "data": prepared.config.data.path}
-        ledger.study_run_id = tracker.start_run(
-            str(prepared.config.name),
-            params=params,
-            tags={"t5ray.kind": "study", "t5ray.objective": prepared.objective},
-        )
+        tags = {"t5ray.kind": "study", "t5ray.objective": prepared.objective}
+        ledger.study_run_id = tracker.start_run(str(prepared.config.name), params=params, tags=tags) or None
     else:
         tracker.reopen_run(ledger.study_run_id)
     ledger.save()
@@ -101,17 +97,20 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
     """Return how many trials run at a time: what the cluster holds, what was asked for, what there is to do.
 
     Raises:
-        ClusterError: not even one trial fits.
+        ClusterError: not even one trial fits, and it was not said how many shall run on nodes to come.
     """
     cpus = resources.workers_per_trial * resources.cpus_per_worker
     gpus = resources.workers_per_trial * resources.gpus_per_worker
     fits = [cluster.num_cpus / cpus, *([cluster.num_gpus / gpus] if gpus else [])]
     most = int(min(fits) + 1e-6)
+    if most < 1 and asked and not cluster.started_here:
+        return min(asked, num_trials)  # nodes that autoscaling brings are not there yet
     if most < 1:
         raise ClusterError(
             f"One trial must fit the cluster, but needs {cpus} CPUs and {gpus:g} GPUs, and the cluster has "
             f"{cluster.num_cpus:g} CPUs and {cluster.num_gpus:g} GPUs. "
-            "Lower --workers-per-trial or --gpus-per-worker, or add nodes."
+            "Lower --workers-per-trial or --gpus-per-worker, or add nodes; on a cluster that adds them by itself, say "
+            "with --max-concurrent how many trials to run at a time."
         )
     return max(1, min(most, asked or most, num_trials))
 
@@ -169,7 +168,6 @@ def run_search(
         objective=prepared.objective,
         max_epochs=config.training.max_epochs,
         slots=slots,
-        time_budget_s=config.search.time_budget_s,
         announce=announce,
     )
     os.environ.update(TUNE_ENVIRONMENT)
@@ -193,6 +191,8 @@ def run_search(
             ),
         )
         tuner.fit()
+    for record in observer.cut_off("the time budget was used up"):
+        searcher.cut_off(record)
 
 
 def _first_points(space: SearchSpace, prepared: Prepared) -> list[Params]:
@@ -250,7 +250,6 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     ledger.save()
     content = summary(prepared, ledger, test)
     write_summary(workspace.folder, content)
-    (workspace.folder / "config.yaml").write_text(dump_yaml(prepared.config), encoding="utf-8")
     workspace.upload()
     if ledger.study_run_id is not None:
         _close_study(ledger, workspace, tracker, content)

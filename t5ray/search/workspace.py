@@ -5,16 +5,19 @@
     <storage>/<name>/state/trials/<number>/best/, last.pt  checkpoints of one trial
     <storage>/cache/                                       tokenised data, shared by all runs
 
-With a URI (`s3://bucket/runs`) the driver works in a local folder of the same name and copies it there whenever a
-search ends or is interrupted; workers copy the best weights of their trials there themselves.
+With a URI (`s3://bucket/runs`) the driver works in a local folder of the same name; it copies ledger and journal there
+(to saved/) whenever a trial ends, and results when the search does. Workers copy the best weights of their trials
+there themselves; the last state of a running trial stays on its worker.
 """
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from t5ray.cluster import download_dir, is_uri, local_path, remove_dir, upload_dir
+from t5ray.cluster import download_dir, is_there, is_uri, local_path, remove_dir, upload_dir
 from t5ray.config import RunConfig
+from t5ray.errors import ClusterError
 from t5ray.training.checkpoint import BEST
 
 LOCAL_STORAGE = "t5ray_runs"
@@ -76,7 +79,8 @@ class Workspace:
         """Delete a trial's checkpoints."""
         shutil.rmtree(self.trials / str(trial), ignore_errors=True)
         if self.remote_trials:
-            remove_dir(f"{self.remote_trials}/{trial}")
+            with suppress(ClusterError):  # what is left there costs space; a search is not worth ending for it
+                remove_dir(f"{self.remote_trials}/{trial}")
 
     def fetch_trial(self, trial: int) -> None:
         """Copy a trial's best weights here, where they are at the storage URI only."""
@@ -85,9 +89,15 @@ class Workspace:
             download_dir(f"{self.remote_trials}/{trial}/{BEST}", target)
 
     def fetch_state(self) -> None:
-        """Copy ledger and journal here from the storage URI; checkpoints stay there."""
-        if self.remote:
+        """Copy ledger and journal here from the storage URI, where it holds them; checkpoints stay there."""
+        if self.remote and is_there(f"{self.remote}/saved"):
             download_dir(f"{self.remote}/saved", self.folder / "state")
+
+    def upload_state(self) -> None:
+        """Copy ledger and journal to the storage URI."""
+        for part in (self.ledger, self.journal):
+            if self.remote and part.exists():
+                _upload_file(part, f"{self.remote}/saved")
 
     def upload(self) -> None:
         """Copy results and state to the storage URI; checkpoints are there already."""
@@ -97,9 +107,7 @@ class Workspace:
             _upload_file(part, self.remote)
         if self.best.exists():
             upload_dir(self.best, f"{self.remote}/best")
-        for part in (self.ledger, self.journal):
-            if part.exists():
-                _upload_file(part, f"{self.remote}/saved")
+        self.upload_state()
 
 
 def _upload_file(path: Path, target: str) -> None:

@@ -70,8 +70,8 @@ class NoTracker:
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
     ) -> str:
-        """Return the name as the id."""
-        return name
+        """Return no id: there is no run."""
+        return ""
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
         """Do nothing."""

@@ -287,10 +287,10 @@ def _note(
     """Put the epoch into the progress and return its report."""
     value = validation.loss if plan.objective == "validation_loss" else validation.metrics[plan.objective]
     sign = 1 if plan.mode == "max" else -1
-    if math.isfinite(value) and (progress.best_value is None or sign * value > sign * progress.best_value):
+    if not math.isfinite(value) or not math.isfinite(validation.loss):
+        raise RunFailed(f"validation must be finite, but {plan.objective} is {value} and the loss {validation.loss}")
+    if progress.best_value is None or sign * value > sign * progress.best_value:
         progress.best_epoch, progress.best_value = epoch, value
-    if progress.best_value is None:
-        raise RunFailed(f"the objective {plan.objective} must be finite, but is {value} in epoch {epoch}")
     progress.epoch, progress.step = epoch, trained.step
     report = asdict(
         EpochReport(

@@ -117,6 +117,7 @@ class Mailbox:
         with self._changed:
             if self._is(job) and not self._has(message):
                 self._talk.messages.append(message)
+                self._talk.over = self._talk.over or message.failure is not None  # a restarted group leaves it alone
                 self._changed.notify_all()
 
     def verdict(self, job: int, epoch: int, wait_s: float) -> bool | None:

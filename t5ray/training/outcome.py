@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from t5ray.config import RunConfig
+from t5ray.errors import ConfigError
 from t5ray.model.bundle import publish
 from t5ray.model.card import BundleCard
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
+from t5ray.tracking.uri import shown
 from t5ray.training.checkpoint import BEST
 from t5ray.training.group import Group
 from t5ray.training.prepare import Prepared
@@ -22,6 +25,37 @@ LIBRARIES = ("t5ray", "torch", "transformers", "ray", "optuna", "mlflow", "datas
 def versions() -> dict[str, str]:
     """Return the versions that decide a result."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def public(config: RunConfig) -> RunConfig:
+    """Return the settings as they may be written down: without a password in the tracking URI."""
+    tracking = config.tracking.model_copy(update={"uri": shown(config.tracking.uri)})
+    return config.model_copy(update={"tracking": tracking})
+
+
+def identity_of(prepared: Prepared) -> dict[str, str]:
+    """Return what must not change between the sessions of a run, by name."""
+    return {
+        "objective": f"{prepared.objective} ({prepared.mode})",
+        "data": prepared.splits.fingerprint,
+        "model": str(prepared.config.model),
+        "training settings": prepared.config.training.model_dump_json(),
+        "decode settings": prepared.decode.model_dump_json(),
+    }
+
+
+def require_same(before: Mapping[str, str], now: Mapping[str, str], place: Path) -> None:
+    """Refuse to go on with a run that began otherwise.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    differ = [name for name in before if before[name] != now.get(name)]
+    if differ:
+        raise ConfigError(
+            f"{place}: a run must go on with what it began with, but these differ: {', '.join(differ)}. "
+            "Give the same settings, or begin a new run with another --name."
+        )
 
 
 def publish_best(

@@ -1,6 +1,7 @@
 """From settings to what a run needs: task, model, tokenised data, output cap, all checked before Ray starts."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,8 +61,10 @@ def prepare(config: RunConfig, cache: Path) -> Prepared:
     splits = read_splits(config.data.model_copy(update={"path": path}), task)
     if is_bare(model):
         model = str(initialise(model, cache, seed=config.training.seed))
+    if Path(model).exists():  # workers may run in another directory
+        model = str(Path(model).absolute())
     tokenizer, model_config = load_tokenizer(model), load_config(model)
-    notes = [*splits.findings, *_lint(splits, tokenizer)]
+    notes = [*splits.findings, *_skipped(splits.skipped), *_lint(splits, tokenizer)]
     data = tokenise(
         splits,
         tokenizer,
@@ -102,6 +105,11 @@ def choose_objective(asked: str | None, task: TaskConfig) -> tuple[str, Literal[
             f"search.metric: must be a metric of task {task.name}, but got {asked!r}. {did_you_mean(asked, known)}"
         )
     return asked or task.metrics[0], "max"
+
+
+def _skipped(lines: Sequence[str]) -> list[str]:
+    """Count and list the rows that were left out on request."""
+    return [f"--skip-bad-rows left out {len(lines)} rows:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _lint(splits: Splits, tokenizer: Any) -> list[str]:

@@ -2,9 +2,11 @@
 
 <storage>/<name>/best/        the bundle
 <storage>/<name>/train.json   objective, best epoch, test metrics, every epoch's report
+<storage>/<name>/config.yaml  the resolved settings
 <storage>/<name>/state/       what --resume needs
 """
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,41 +14,74 @@ from typing import Any
 
 import ray
 
-from t5ray.cluster import Cluster
+from t5ray.cluster import Cluster, local_path
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.model.card import write_json
 from t5ray.tracking import Tracker
 from t5ray.training.loop import RunPlan, Tick
-from t5ray.training.outcome import judge_on_test, publish_best, versions
+from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, require_same, versions
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import Slot, SlotSpec
 
 
-def open_folder(config: RunConfig, *, resume: bool, touch: bool) -> tuple[Path, Path]:
-    """Return the run's folder and the cache, ready to be written.
+IDENTITY = "state/run.json"
+"""What an interrupted run began with, and its MLflow run."""
+
+
+def open_folder(config: RunConfig, *, resume: bool) -> Path:
+    """Return the run's folder.
 
     Raises:
-        ConfigError: the folder holds a finished or an interrupted run, and --resume was not given.
+        ConfigError: the folder holds a run and --resume was not given, or there is no interrupted one to go on with.
+        ClusterError: the storage is a URI, which only a search can use yet.
     """
-    folder = Path(config.storage) / str(config.name)
-    there = (folder / "state").exists() or (folder / "train.json").exists()
-    if there and not resume:
+    folder = local_path(config.storage) / str(config.name)
+    if (folder / "train.json").exists():
+        raise ConfigError(f"{folder}: must be a new folder, but holds a finished run. Choose another --name.")
+    interrupted = (folder / IDENTITY).exists()
+    if interrupted and not resume:
         raise ConfigError(
-            f"{folder}: must be a new folder, but holds a run already. Add --resume to go on, or choose another --name."
+            f"{folder}: must be a new folder, but holds an interrupted run. Add --resume, or choose another --name."
         )
-    if touch:
+    if resume and not interrupted:
+        raise ConfigError(f"{folder}: must hold an interrupted run to go on with, but holds none. Leave out --resume.")
+    return folder
+
+
+def _begin(prepared: Prepared, folder: Path, tracker: Tracker) -> str:
+    """Open the run's books, or take them up again, and return its MLflow run.
+
+    Raises:
+        ConfigError: the interrupted run had other settings, data or another model.
+        ClusterError: the folder cannot be written.
+    """
+    identity = identity_of(prepared)
+    if (folder / IDENTITY).exists():
+        saved = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        require_same(saved["identity"], identity, folder)
+        run_id = str(saved["mlflow_run_id"])
+        if run_id:
+            tracker.reopen_run(run_id)
+        return run_id
+    config = prepared.config
+    run_id = tracker.start_run(str(config.name), params=config.training.model_dump(), tags={"t5ray.kind": "train"})
+    try:
         (folder / "state").mkdir(parents=True, exist_ok=True)
-    return folder, Path(config.storage) / "cache"
+        (folder / "config.yaml").write_text(dump_yaml(public(config)), encoding="utf-8")
+        write_json(folder / IDENTITY, {"identity": identity, "mlflow_run_id": run_id})
+    except OSError as exc:
+        raise ClusterError(f"{folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
+    return run_id
 
 
 def describe(prepared: Prepared) -> list[str]:
-    """Return the plan of the run, one fact a line."""
+    """Return what a run trains on and for how long, one fact a line."""
     training, data = prepared.config.training, prepared.data
+    rows = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test rows"
     return [
-        f"data         {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test rows"
-        + (" (tokens reused)" if data.reused else ""),
+        f"data         {rows}; {'tokens reused from an earlier run' if data.reused else 'tokenised now'}",
         f"per epoch    {num_steps(len(data.train), training.batch_size)} steps of {training.batch_size} rows, "
         f"{data.train.num_tokens:,} tokens; {training.max_epochs} epochs",
         f"lengths      input {data.max_input_tokens}, target {data.max_target_tokens} tokens; "
@@ -63,7 +98,7 @@ def run_once(prepared: Prepared, folder: Path, cluster: Cluster, tracker: Tracke
     """
     config = prepared.config
     _check_fit(config, cluster)
-    run_id = tracker.start_run(str(config.name), params=config.training.model_dump(), tags={"t5ray.kind": "train"})
+    run_id = _begin(prepared, folder, tracker)
     with tempfile.TemporaryDirectory(prefix="t5ray-train-", ignore_cleanup_errors=True) as scratch:
         slot = Slot(
             SlotSpec(
@@ -78,6 +113,9 @@ def run_once(prepared: Prepared, folder: Path, cluster: Cluster, tracker: Tracke
         )
         try:
             reports = _follow(slot, prepared, folder, tracker, run_id, on_tick)
+        except (KeyboardInterrupt, ClusterError):
+            tracker.end_run(run_id, "KILLED")
+            raise
         finally:
             slot.close()
     best = reports[reports[-1]["best_epoch"] - 1]
@@ -89,11 +127,10 @@ def run_once(prepared: Prepared, folder: Path, cluster: Cluster, tracker: Tracke
         "best_value": best["value"],
         "test": judge_on_test(prepared, loaded),
         "epochs": reports,
-        "config": config.model_dump(mode="json"),
+        "config": public(config).model_dump(mode="json"),
         "versions": versions(),
     }
     write_json(folder / "train.json", outcome)
-    (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     shutil.rmtree(folder / "state", ignore_errors=True)
     tracker.log_files(run_id, folder / "best", "bundle")
     tests = {f"test_{name}": value for name, value in outcome["test"].items()}
@@ -104,7 +141,7 @@ def run_once(prepared: Prepared, folder: Path, cluster: Cluster, tracker: Tracke
 def _check_fit(config: RunConfig, cluster: Cluster) -> None:
     resources = config.resources
     cpus, gpus = (resources.workers_per_trial * n for n in (resources.cpus_per_worker, resources.gpus_per_worker))
-    if cpus > cluster.num_cpus or gpus > cluster.num_gpus:
+    if cluster.started_here and (cpus > cluster.num_cpus or gpus > cluster.num_gpus):
         raise ClusterError(
             f"The run must fit the cluster, but needs {cpus:g} CPUs and {gpus:g} GPUs, and the cluster has "
             f"{cluster.num_cpus:g} CPUs and {cluster.num_gpus:g} GPUs. Lower --workers-per-trial, or add nodes."

@@ -5,7 +5,6 @@ run in Ray Train's local mode, in the process that holds the slot; larger ones a
 """
 
 import threading
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +70,9 @@ class Slot:
         )
         try:
             trainer.fit()
-        except Exception:  # noqa: BLE001 (whatever ends the group is the message; see _raise_if_dead)
-            self._crash = traceback.format_exc()
+        except Exception as exc:  # noqa: BLE001 (whatever ends the group is the message; see _raise_if_dead)
+            lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+            self._crash = f"{type(exc).__name__}: {lines[-1] if lines else ''}"
 
     def start(self, plan: RunPlan) -> None:
         """Begin a run."""
@@ -121,7 +121,7 @@ class Slot:
 
     def _raise_if_dead(self) -> None:
         if self._dead:
-            raise ClusterError(f"The workers of a trial must stay alive, but ended: {self._crash or 'no reason given'}")
+            raise ClusterError(f"The workers of a run must stay alive, but ended: {self._crash or 'no reason given'}")
 
 
 def _serve_entry(config: dict[str, Any]) -> None:

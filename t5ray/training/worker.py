@@ -83,8 +83,9 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
             tick=lambda done, total, loss: mailbox.tick(done, total, loss) if ticks.due(done, {total}) else None,
         )
     except RunFailed as exc:
-        if group.rank == 0:
-            mailbox.post(job.number, Message(failure=str(exc)))
+        mailbox.post(job.number, Message(failure=str(exc)))
+        if group.size > 1 and isinstance(exc.__cause__, torch.cuda.OutOfMemoryError):
+            raise  # the others wait for this worker in a reduction: only a new group frees them
     if group.rank == 0:
         mailbox.finish(job.number)
 

@@ -59,3 +59,10 @@ def test_a_broken_ledger_is_named(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(DataError, match=r"ledger\.json: must hold the saved state of a search"):
         Ledger.load(path)
+
+
+def test_a_running_leader_is_not_the_best_yet(tmp_path: Path) -> None:
+    """Its checkpoints are no reason to delete those of the best that has ended: it may still fail."""
+    ledger = Ledger(tmp_path / "ledger.json", "max")
+    ledger.trials = {0: trial(0, [0.8]), 1: trial(1, [0.85], "RUNNING")}
+    assert ledger.best is ledger.trials[0]

@@ -21,7 +21,7 @@ def asha(tmp_path: Path, mode: str = "max") -> Asha:
 
 
 def run(scheduler: Asha, name: str, values: list[float]) -> list[str]:
-    trial = SimpleNamespace(trial_id=name)
+    trial = SimpleNamespace(trial_id=f"tune-{name}", config={"trial": name})
     scheduler.on_trial_add(None, trial)
     decisions = []
     for epoch, value in enumerate(values, start=1):
@@ -42,7 +42,7 @@ def test_a_trial_below_the_best_third_is_stopped_at_the_first_rung(tmp_path: Pat
 
 def test_a_failed_trial_leaves_no_value_in_the_rungs(tmp_path: Path) -> None:
     scheduler = asha(tmp_path)
-    trial = SimpleNamespace(trial_id="broken")
+    trial = SimpleNamespace(trial_id="broken", config={"trial": 7})
     scheduler.on_trial_add(None, trial)
     scheduler.on_trial_complete(None, trial, {"failure": "the loss is nan", "done": True})
     assert all(recorded == {} for _, recorded in scheduler._brackets[0]._rungs)
@@ -63,3 +63,14 @@ def test_rungs_are_filled_again_from_the_ledger(tmp_path: Path) -> None:
         return [(epoch, sorted(rung.values())) for epoch, rung in scheduler._brackets[0]._rungs]
 
     assert recorded(resumed) == recorded(undisturbed)
+
+
+def test_an_interrupted_trial_is_not_judged_again_on_epochs_it_had_passed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.json", "max")
+    values = {0: [0.2, 0.3, 0.9], 1: [0.8], 2: [0.85], 3: [0.9]}
+    for number, history in values.items():
+        state = "RUNNING" if number == 0 else "PRUNED"
+        ledger.trials[number] = TrialRecord(number, {}, state, reports=[{"value": v} for v in history])  # type: ignore[arg-type]
+    resumed = Asha(SchedulerConfig(), ledger, 9)
+    assert run(resumed, "0", [0.2, 0.3, 0.9, 0.91]) == ["CONTINUE"] * 4
+    assert run(resumed, "9", [0.2]) == ["STOP"]  # a new trial is judged

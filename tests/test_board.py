@@ -1,0 +1,96 @@
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from t5ray import board as module
+from t5ray.board import Board, board, short
+from t5ray.search.ledger import State, TrialRecord
+
+
+def record(trial: int, values: list[float], state: State = "RUNNING", **params: Any) -> TrialRecord:
+    """A trial that took 2 s of training and 1 s of validation an epoch."""
+    best = [max(values[: n + 1]) for n in range(len(values))]
+    reports = [
+        {"value": v, "best_value": b, "train_s": 2.0, "validate_s": 1.0} for v, b in zip(values, best, strict=True)
+    ]
+    return TrialRecord(trial, params, state=state, reports=reports)
+
+
+def shown(table: object) -> list[list[str]]:
+    """Return the words of each line of a table, as a wide console draws it."""
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(table)
+    return [line.replace("│", " ").split() for line in capture.get().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("params", "line"),
+    [
+        ({"learning_rate": 0.00031234, "batch_size": 16}, "learning_rate=0.000312 batch_size=16"),
+        ({"optimizer": "adamw", "dropout": 0.0}, "optimizer=adamw dropout=0"),
+        ({}, ""),
+    ],
+)
+def test_settings_fit_on_a_line(params: dict[str, Any], line: str) -> None:
+    assert short(params) == line
+
+
+def test_one_line_per_epoch_and_per_end_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+    with board("accuracy", num_trials=3, max_epochs=4) as found:
+        for trial in (
+            record(0, []),
+            record(0, [0.25]),
+            record(1, [0.5, 0.125]),
+            record(1, [0.5, 0.125], "PRUNED"),
+            record(2, [], "FAIL"),
+            record(0, [0.25, 0.75, 0.5, 0.5], "COMPLETE"),
+        ):
+            found.update(trial)
+    assert capsys.readouterr().out.splitlines() == [
+        "trial 0   epoch 1/4  0.2500",
+        "trial 1   epoch 2/4  0.1250",
+        "trial 1   PRUNED    after 2 epochs, accuracy 0.5000",
+        "trial 2   FAIL      after 0 epochs, no value",
+        "trial 0   COMPLETE  after 4 epochs, accuracy 0.7500",
+    ]
+
+
+def test_the_table_has_every_trial_in_order_with_its_latest_state() -> None:
+    found = Board("accuracy", 5, 4)
+    for trial in (record(2, [0.5], dropout=0.1), record(0, [0.25, 0.75, 0.5, 0.5], "COMPLETE"), record(1, [], "FAIL")):
+        found.update(trial)
+    found.update(record(2, [0.5, 0.625], dropout=0.1))
+    title, *lines = shown(found.table())
+    assert title[:4] == ["2", "of", "5", "trials,"]
+    assert [line for line in lines if line and line[0].isdigit()] == [
+        ["0", "COMPLETE", "4/4", "0.5000", "0.7500", "12"],
+        ["1", "FAIL", "0/4", "0"],
+        ["2", "RUNNING", "2/4", "0.6250", "0.6250", "6", "dropout=0.1"],
+    ]
+
+
+def bold_cells(found: Board) -> list[str]:
+    (column,) = [column for column in found.table().columns if column.header == "best"]
+    return [Text.from_markup(str(cell)).plain for cell in column.cells if "[bold]" in str(cell)]
+
+
+def test_the_best_of_all_trials_stands_out() -> None:
+    found = Board("accuracy", 3, 4)
+    for trial in (record(0, [0.25]), record(1, [0.75]), record(2, [])):
+        found.update(trial)
+    assert bold_cells(found) == ["0.7500"]
+
+
+def test_a_terminal_shows_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(module, "console", Console(file=screen, force_terminal=True, width=120))
+    with board("accuracy", num_trials=1, max_epochs=2) as found:
+        found.update(record(0, [0.25, 0.5], "COMPLETE", batch_size=16))
+    drawn = Text.from_ansi(screen.getvalue()).plain
+    assert "1 of 1 trials" in drawn
+    assert "batch_size=16" in drawn
+    assert "trial 0 " not in drawn  # lines are for pipes

@@ -1,0 +1,147 @@
+"""Every check passes here, and each that fails says so on its line, with a mend and its exit code."""
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from t5ray import doctor
+from t5ray.config import RunConfig
+from t5ray.doctor import check_disk, check_memory, check_storage, check_tracking, check_versions, examine, main
+
+CHECKS = ["python", "versions", "memory", "disk", "storage", "bf16", "model", "tracking", "ray"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, on a machine that has room enough."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "ENOUGH_DISK_BYTES", 2**20)
+    monkeypatch.setattr(doctor, "ENOUGH_MEMORY_BYTES", 2**20)
+    return tmp_path
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Return check -> what follows its name, a mend included; the order is that of the console."""
+    found: dict[str, str] = {}
+    for line in capsys.readouterr().out.splitlines():
+        verdict, _, rest = line.partition("  ")
+        if verdict in ("pass", "FAIL"):
+            name, _, text = rest.strip().partition(" ")
+            found[name] = f"{verdict} {text.strip()}"
+        elif line.strip().startswith("->"):
+            found[name] += f" {line.strip()}"
+    return found
+
+
+@pytest.mark.integration
+def test_a_good_machine_passes_and_nothing_is_left_behind(
+    local_ray: None, folder: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--storage", "runs/deep", "--model", str(tiny_t5)]) == 0
+    out = capsys.readouterr().out
+    assert "All 9 checks passed." in out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("pass")] == CHECKS
+    assert f"torch {importlib.metadata.version('torch')}" in out
+    assert "t5, d_model 32, 2 layers, 75 tokens" in out
+    assert "1 nodes, 2 CPUs, 0 GPUs" in out
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.integration
+def test_storage_that_cannot_be_written(local_ray: None, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "file").write_text("in the way")
+    assert main(["--storage", str(folder / "file" / "runs"), "--tracking-uri", "none"]) == 6
+    found = lines_of(capsys)
+    assert list(found) == CHECKS
+    assert found.pop("storage").startswith("FAIL ")
+    assert all(line.startswith("pass ") for line in found.values())
+    assert (folder / "file").read_text() == "in the way"
+
+
+@pytest.mark.integration
+def test_a_model_that_is_not_there(local_ray: None, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(folder / "none"), "--tracking-uri", "none"]) == 4
+    found = lines_of(capsys)
+    assert found["model"].startswith(f"FAIL {folder}/none: must be a directory or a Hugging Face id")
+    assert "Check the spelling" in found["model"]
+
+
+@pytest.mark.integration
+def test_tracking_that_does_not_answer(local_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tracking-uri", "http://127.0.0.1:1"]) == 5
+    found = lines_of(capsys)
+    assert found["tracking"].startswith("FAIL tracking.uri: MLflow must answer at http://127.0.0.1:1")
+    assert found["ray"].startswith("pass ")
+
+
+@pytest.mark.integration
+def test_the_first_failure_gives_the_exit_code(
+    local_ray: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", str(folder / "none"), "--tracking-uri", "mlruns"]) == 4
+    assert "2 of 9 checks failed." in capsys.readouterr().out
+
+
+def test_an_address_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # whatever other tests have running
+    assert main(["--address", "127.0.0.1:1", "--tracking-uri", "none"]) == 6
+    assert "Start one with `ray start --head --port=6379`" in lines_of(capsys)["ray"]
+
+
+def test_a_wrong_setting_is_refused_before_any_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--set", "storag=x"]) == 2
+    shown = capsys.readouterr()
+    assert "storag: no such setting. Did you mean `storage`?" in shown.err
+    assert shown.out == ""
+
+
+def test_storage_says_what_to_do(folder: Path) -> None:
+    (folder / "file").write_text("in the way")
+    finding = examine(check_storage, RunConfig(storage=str(folder / "file" / "runs")))
+    assert (finding.passed, finding.exit_code) == (False, 6)
+    assert str(folder / "file" / "runs") in finding.text
+    assert "Choose a writable --storage." in f"{finding.text} {finding.mend}"
+
+
+def test_storage_at_a_uri_is_written_and_cleaned() -> None:
+    import fsspec
+
+    finding = examine(check_storage, RunConfig(storage="memory://t5ray-doctor/runs"))
+    assert (finding.passed, finding.text) == (True, "memory://t5ray-doctor/runs is writable")
+    assert fsspec.filesystem("memory").find("/t5ray-doctor") == []
+
+
+def test_an_empty_folder_that_was_there_stays(folder: Path) -> None:
+    (folder / "runs").mkdir()
+    assert examine(check_storage, RunConfig(storage="runs")).passed
+    assert list(folder.iterdir()) == [folder / "runs"]
+    assert list((folder / "runs").iterdir()) == []
+
+
+def test_too_little_room_is_told_with_a_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ENOUGH_DISK_BYTES", 2**60)
+    monkeypatch.setattr(doctor, "ENOUGH_MEMORY_BYTES", 2**60)
+    for check, mend in ((check_disk, "Free space or choose another --storage"), (check_memory, "Close programs")):
+        finding = examine(check, RunConfig())
+        assert (finding.passed, finding.exit_code) == (False, 6)
+        assert mend in finding.mend
+
+
+def test_a_version_that_is_too_old_is_named_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "optuna" else real(name))
+    finding = examine(check_versions, RunConfig())
+    assert not finding.passed
+    assert finding.text == "optuna 1.0 (needs <6,>=5.0)"
+    assert finding.mend == "pip install -c constraints.txt t5ray"
+
+
+@pytest.mark.parametrize(
+    ("uri", "passed"), [("sqlite:///new.db", True), ("sqlite:///nowhere/new.db", False), ("none", True)]
+)
+def test_a_database_is_not_made_by_looking(folder: Path, uri: str, passed: bool) -> None:
+    finding = examine(check_tracking, RunConfig.model_validate({"tracking": {"uri": uri}}))
+    assert finding.passed == passed
+    assert finding.exit_code == (0 if passed else 5) or passed
+    assert list(folder.iterdir()) == []

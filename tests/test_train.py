@@ -1,0 +1,199 @@
+"""A single run: what it writes, how it is refused, interrupted and resumed."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSeq2SeqLM
+
+from t5ray.train import main
+
+DATA = Path(__file__).parent / "texts" / "tickets.csv"
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def arguments(storage: Path, model: Path, *more: str, name: str = "finished", data: Path = DATA) -> list[str]:
+    named = {"data": data, "task": "classify", "model": model, "storage": storage, "name": name, "tracking-uri": "none"}
+    flags = [word for flag, value in named.items() for word in (f"--{flag}", str(value))]
+    columns = ["--column", "text=subject", "--column", "label=team", "--max-epochs", str(EPOCHS)]
+    settings = {"batch_size": 8, "learning_rate": 1e-2, "dropout": 0.0, "precision": "fp32"}
+    sets = [word for field, value in settings.items() for word in ("--set", f"training.{field}={value}")]
+    return [*flags, *columns, *sets, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(local_ray: None, storage: Path, tiny_t5: Path) -> dict[str, Any]:
+    """A run that went through; its train.json."""
+    assert main(arguments(storage, tiny_t5)) == 0
+    return record_of(storage / "finished")
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "train.json").read_text())
+    return content
+
+
+def course(record: Mapping[str, Any], *fields: str) -> list[list[float]]:
+    return [[epoch[field] for field in fields] for epoch in record["epochs"]]
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the test fail where the command asks for Ray."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the command must not ask for Ray")
+
+    monkeypatch.setattr("t5ray.cluster.connect", refuse)
+
+
+@pytest.mark.integration
+def test_a_run_leaves_its_bundle_and_its_record(finished: dict[str, Any], storage: Path) -> None:
+    assert set(finished) == {"name", "metric", "best_epoch", "best_value", "test", "epochs", "config", "versions"}
+    assert (finished["name"], finished["metric"]) == ("finished", "accuracy")
+    assert course(finished, "epoch", "step") == [[1, 3], [2, 6], [3, 9]]  # 24 rows, 8 a step
+    values = [epoch["value"] for epoch in finished["epochs"]]
+    assert finished["best_value"] == max(values)
+    assert finished["best_epoch"] == values.index(max(values)) + 1
+    assert [epoch["final"] for epoch in finished["epochs"]] == [False, False, True]
+    assert set(finished["test"]) >= {"accuracy", "macro_f1", "loss"}
+    assert finished["config"]["training"]["learning_rate"] == 1e-2
+    assert set(finished["versions"]) >= {"t5ray", "torch", "transformers", "ray"}
+    assert {path.name for path in (storage / "finished").iterdir()} == {"best", "train.json", "config.yaml"}
+    AutoModelForSeq2SeqLM.from_pretrained(storage / "finished" / "best")
+
+
+@pytest.mark.integration
+def test_the_saved_settings_give_the_same_run_again(
+    finished: dict[str, Any], storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(storage / "finished" / "config.yaml")
+    assert main(["--config", file, "--name", "again", "--preview"]) == 0
+    assert "3 steps of 8 rows" in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_a_second_run_of_the_name_is_refused(
+    finished: dict[str, Any], storage: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (storage / "finished" / "train.json").read_bytes()
+    assert main(arguments(storage, tiny_t5)) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"{storage}/finished: must be a new folder, but holds a run already. Add --resume" in message
+    assert "choose another --name" in message
+    assert (storage / "finished" / "train.json").read_bytes() == before
+
+
+@pytest.mark.integration
+def test_two_workers_give_the_run_of_one(finished: dict[str, Any], storage: Path, tiny_t5: Path) -> None:
+    assert main(arguments(storage, tiny_t5, "--workers-per-trial", "2", name="two")) == 0
+    shared = record_of(storage / "two")
+    assert shared["config"]["resources"]["workers_per_trial"] == 2
+    for fields in (("train_loss", "validation_loss"), ("value", "step")):
+        pairs = zip(course(shared, *fields), course(finished, *fields), strict=True)
+        assert all(found == pytest.approx(expected, rel=1e-3) for found, expected in pairs)
+    assert shared["test"]["loss"] == pytest.approx(finished["test"]["loss"], rel=1e-3)
+
+
+@pytest.mark.integration
+def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
+    finished: dict[str, Any],
+    storage: Path,
+    tiny_t5: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def press_ctrl_c(tracker: object, run_id: str, report: dict[str, Any], objective: str) -> None:
+        if report["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    given = arguments(storage, tiny_t5, name="interrupted")
+    with monkeypatch.context() as patch:
+        patch.setattr("t5ray.training.run.log_epoch", press_ctrl_c)
+        assert main(given) == 130
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    (line,) = [line for line in shown.out.splitlines() if "Go on with: " in line]
+    assert line.startswith("Interrupted. Go on with: python -m t5ray.train --data ")
+    assert line.endswith(" --name interrupted --resume")
+    assert not (storage / "interrupted" / "best").exists()
+    assert main(given) == 2
+    assert "holds a run already. Add --resume" in " ".join(capsys.readouterr().err.split())
+
+    trained = []
+    monkeypatch.setattr("t5ray.training.run.log_epoch", lambda *args: trained.append(args[2]))
+    assert main([*given, "--resume"]) == 0
+    resumed = record_of(storage / "interrupted")
+    fields = ("epoch", "step", "value", "train_loss", "validation_loss")
+    assert course(resumed, *fields) == course(finished, *fields)
+    assert resumed["test"] == finished["test"]
+    assert [report["epoch"] for report in trained] == [1, 2, 3]
+    assert not (storage / "interrupted" / "state").exists()
+
+
+@pytest.mark.integration
+def test_more_workers_than_the_cluster_has_are_refused(
+    local_ray: None, tmp_path: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(tmp_path, tiny_t5, "--workers-per-trial", "3")) == 6
+    assert "needs 3 CPUs and 0 GPUs, and the cluster has 2 CPUs" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.integration
+def test_resuming_a_finished_run_trains_nothing(
+    finished: dict[str, Any], storage: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(storage, tiny_t5, "--resume")) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert record_of(storage / "finished") == finished
+
+
+def test_resuming_what_never_began_is_refused(
+    tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(tmp_path, tiny_t5, "--resume")) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path}/finished: must hold a run to go on with, but holds none. Leave out --resume" in message
+
+
+def test_data_that_are_mended_may_use_the_name_again(tmp_path: Path, tiny_t5: Path, no_ray: None) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("subject,team\nNo light,\nNo signal,network\n")
+    assert main(arguments(tmp_path, tiny_t5, data=data)) == 3
+    data.write_text(DATA.read_text())
+    with pytest.raises(AssertionError, match="must not ask for Ray"):
+        main(arguments(tmp_path, tiny_t5, data=data))
+
+
+def test_preview_shows_the_plan_and_runs_nothing(
+    tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(tmp_path, tiny_t5, "--preview")) == 0
+    shown = capsys.readouterr().out
+    assert "24 training, 3 validation, 3 test rows" in shown
+    assert re.search(r"3 steps of 8 rows, [\d,]+ tokens; 3 epochs", shown)
+    assert "reused" not in shown
+    assert not (tmp_path / "finished").exists()
+    assert main(arguments(tmp_path, tiny_t5, "--preview")) == 0
+    assert "tokens reused" in capsys.readouterr().out
+
+
+def test_storage_at_a_uri_is_not_taken_for_a_folder(
+    tmp_path: Path,
+    tiny_t5: Path,
+    no_ray: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments(Path("x"), tiny_t5, "--storage", "memory://runs", "--preview")) in (2, 6)
+    assert "memory://runs: must be a folder" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
