@@ -51,8 +51,8 @@ class Numbered:
 class Asha(ray.tune.schedulers.ASHAScheduler):
     """Ray's ASHA over epochs.
 
-    Failed trials leave its rungs alone. An interrupted trial that tells its epochs again was judged on them before; it is
-    not judged again by rungs that have filled since.
+    Failed trials leave its rungs alone. An interrupted trial that tells its epochs again was judged on them before; it
+    is not judged again by rungs that have filled since.
     """
 
     def __init__(self, config: SchedulerConfig, ledger: Ledger, max_epochs: int) -> None:

@@ -25,7 +25,6 @@ from t5ray.training.outcome import identity_of, judge_on_test, public, publish_b
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import Slot, SlotSpec
 
-
 IDENTITY = "state/run.json"
 """What an interrupted run began with, and its MLflow run."""
 

@@ -125,6 +125,20 @@ def test_a_trial_that_can_never_fit_is_refused_at_once(
     assert tune(arguments(words, tiny_t5, **{"gpus-per-worker": 1, "tracking-uri": "none", "name": "gpu"})) == 6
 
 
+def test_a_time_budget_closes_the_books_of_running_trials(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path
+) -> None:
+    flags = {"time-budget": "20s", "max-epochs": 100_000, "num-trials": 3, "max-concurrent": 1}
+    assert tune(arguments(words, tiny_t5, **flags)) == 0
+    (trial,) = result(folder)["trials"]
+    assert trial["state"] == "PRUNED"
+    assert "the time budget was used up" in trial["reason"]
+    assert [t.state.name for t in study_trials(folder)] == ["PRUNED"]
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    assert client.get_run(trial["mlflow_run_id"]).info.status == "KILLED"
+    AutoModelForSeq2SeqLM.from_pretrained(folder / "runs/words/best")
+
+
 def test_two_workers_per_trial(local_ray: None, folder: Path, words: Path, tiny_t5: Path) -> None:
     flags = {"workers-per-trial": 2, "num-trials": 2, "max-epochs": 2, "tracking-uri": "none"}
     assert tune(arguments(words, tiny_t5, **flags)) == 0
