@@ -1,6 +1,6 @@
 """Say what `make demo` found, and three commands to try next.
 
-    python scripts/demo_summary.py t5ray_runs/dates-20261123-204218
+python scripts/demo_summary.py t5ray_runs/dates-20261123-204218
 """
 
 import json
@@ -22,10 +22,14 @@ def main(run: Path) -> None:
     )
     best, states = search["best"], [trial["state"] for trial in search["trials"]]
     low, high = evaluation["intervals"]["exact_match"]
-    examples = [json.loads(line) for line in sorted((run / "predictions").glob("part-*.jsonl"))[0].open(encoding="utf-8")]
+    examples = [
+        json.loads(line) for line in sorted((run / "predictions").glob("part-*.jsonl"))[0].open(encoding="utf-8")
+    ]
     print("\nWhat the demo found")
-    print(f"  {len(states)} trials in {search['wall_s']:.0f} s: {states.count('COMPLETE')} ran to the end, "
-          f"{states.count('PRUNED')} were stopped early, {states.count('FAIL')} failed")
+    print(
+        f"  {len(states)} trials in {search['wall_s']:.0f} s: {states.count('COMPLETE')} ran to the end, "
+        f"{states.count('PRUNED')} were stopped early, {states.count('FAIL')} failed"
+    )
     print(f"  default settings  {search['default']['value']:.3f} exact match on validation")
     print(f"  best settings     {best['value']:.3f} (trial {best['trial']}, epoch {best['epoch']})")
     print(f"  on test           {evaluation['metrics']['exact_match']:.3f}, 95 % interval {low:.3f} to {high:.3f}")
@@ -34,10 +38,14 @@ def main(run: Path) -> None:
         print(f"    {row['text']}  ->  {row['prediction']}")
     print("\nTry next")
     print("  compare the trials   .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
-    print("  your own data        .venv/bin/python -m t5ray.tune --data ROWS.csv --task classify "
-          "--model google/flan-t5-small")
-    print(f"  score any rows       .venv/bin/python -m t5ray.predict --model {run}/best --input ROWS.jsonl "
-          "--output predictions")
+    print(
+        "  your own data        .venv/bin/python -m t5ray.tune --data ROWS.csv --task classify "
+        "--model google/flan-t5-small"
+    )
+    print(
+        f"  score any rows       .venv/bin/python -m t5ray.predict --model {run}/best --input ROWS.jsonl "
+        "--output predictions"
+    )
     print(f"\nThe report of the search is {run}/report.html")
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from t5ray.config import RunConfig
 
 LIBRARIES = ("ray", "torch", "transformers", "datasets", "optuna", "mlflow")
+INSTALL = "pip install -c constraints.txt t5ray"
+ANSWER_WITHIN_S = 60
 ENOUGH_DISK_BYTES = 5 * 2**30
 ENOUGH_MEMORY_BYTES = 4 * 2**30
 
@@ -75,9 +77,11 @@ def command(
 
 
 def examine(check: Callable[["RunConfig"], Finding], settings: "RunConfig") -> Finding:
-    """Run one check; an error that a user can cause is a finding."""
+    """Run one check; an error that a user can cause is a finding, and so is a library that is not there."""
     try:
         return check(settings)
+    except ImportError as exc:
+        return Finding(False, f"every library must be installed, but: {exc}", INSTALL, ClusterError.exit_code)
     except T5RayError as exc:
         return Finding(False, str(exc), exit_code=exc.exit_code)
 
@@ -93,12 +97,21 @@ def check_versions(settings: "RunConfig") -> Finding:
     from packaging.requirements import Requirement
 
     needed = {r.name: r for r in map(Requirement, importlib.metadata.requires("t5ray") or []) if not r.marker}
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    found = {name: _version(name) for name in LIBRARIES}
     wrong = [
-        f"{name} {v} (needs {needed[name].specifier})" for name, v in found.items() if v not in needed[name].specifier
+        f"{name} {version or 'is not installed'} (needs {needed[name].specifier})"
+        for name, version in found.items()
+        if not version or version not in needed[name].specifier
     ]
     text = ", ".join(wrong or (f"{name} {version}" for name, version in found.items()))
-    return Finding(not wrong, text, "pip install -c constraints.txt t5ray", ClusterError.exit_code)
+    return Finding(not wrong, text, INSTALL, ClusterError.exit_code)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def check_memory(settings: "RunConfig") -> Finding:
@@ -137,7 +150,7 @@ def check_storage(settings: "RunConfig") -> Finding:
         download_dir(target, scratch / "back")
         same = (scratch / "back" / "token").read_text() == token
         return Finding(same, f"{settings.storage} is writable", "Check the storage.", ClusterError.exit_code)
-    except OSError as exc:
+    except (OSError, ClusterError) as exc:
         return Finding(False, f"{settings.storage}: {exc}", "Choose a writable --storage.", ClusterError.exit_code)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -181,6 +194,7 @@ def check_model(settings: "RunConfig") -> Finding:
 def check_tracking(settings: "RunConfig") -> Finding:
     """MLflow must answer; a database file must be in a folder that can be written."""
     from t5ray.tracking import open_tracker
+    from t5ray.tracking.uri import shown
 
     uri = settings.tracking.uri
     file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
@@ -189,7 +203,7 @@ def check_tracking(settings: "RunConfig") -> Finding:
         mend = "Choose another --tracking-uri."
         return Finding(writable, f"{uri} can be made here", mend, TrackingError.exit_code)
     lost = open_tracker(settings.tracking).close()
-    return Finding(not lost, f"{uri.rpartition('@')[2]} answers", "; ".join(lost), TrackingError.exit_code)
+    return Finding(not lost, f"{shown(uri)} answers", "; ".join(lost), TrackingError.exit_code)
 
 
 def check_ray(settings: "RunConfig") -> Finding:
@@ -199,7 +213,13 @@ def check_ray(settings: "RunConfig") -> Finding:
     from t5ray.cluster import connect
 
     with connect(settings.address) as cluster:
-        answer = ray.get(ray.remote(num_cpus=0)(platform.python_version).remote(), timeout=60)
+        try:
+            answer = ray.get(ray.remote(num_cpus=0)(platform.python_version).remote(), timeout=ANSWER_WITHIN_S)
+        except ray.exceptions.RayError as exc:  # of which GetTimeoutError is one
+            reason = " ".join(str(exc).split())
+            mend = "Look at `ray status`, and at the workers' logs in Ray's dashboard."
+            text = f"a task must run within {ANSWER_WITHIN_S} s, but: {reason}"
+            return Finding(False, text, mend, ClusterError.exit_code)
         where = "started here" if cluster.started_here else "joined"
         text = f"{where}: {cluster.num_nodes} nodes, {cluster.num_cpus:g} CPUs, {cluster.num_gpus:g} GPUs"
         if answer != platform.python_version():

@@ -1,9 +1,7 @@
 """Predictions, metrics with intervals and a report on labelled data: `python -m t5ray.evaluate`."""
 
 import shlex
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -29,6 +27,7 @@ def command(
     output: cli.Output = None,
     task: cli.Task = None,
     columns: cli.Columns = None,
+    skip_bad_rows: cli.SkipBadRows = None,
     source_language: cli.SourceLanguage = None,
     target_language: cli.TargetLanguage = None,
     workers: cli.Workers = None,
@@ -44,7 +43,7 @@ def command(
 ) -> int:
     """Judge a model on labelled rows, or predictions that are there already.
 
-    Writes metrics.json, predictions.jsonl, report.html, for labels confusion_matrix.csv, and an MLflow run.
+    Writes metrics.json, predictions.jsonl, report.html, config.yaml, confusion_matrix.csv (labels), an MLflow run.
     """
     cli.quiet_libraries()
     from t5ray.config import EvaluateConfig, load_settings
@@ -56,9 +55,9 @@ def command(
 def _evaluate(settings: "EvaluateConfig") -> int:
     """Read, score, judge, log."""
     from t5ray.scoring.evaluation import (
-        WORK,
         check_settings,
         conclude,
+        drop_work,
         open_evaluated_model,
         read_labelled,
         read_predictions,
@@ -68,14 +67,14 @@ def _evaluate(settings: "EvaluateConfig") -> int:
     check_settings(settings)
     model = None if settings.predictions else open_evaluated_model(settings)
     rows, scored = read_predictions(settings) if model is None else (read_labelled(settings, model), None)
-    cli.tell(rows.findings)
+    cli.tell(rows.notes)
     tracker = open_tracker(settings.tracking)
     try:
         if model is not None:
             scored = _score(settings, model, rows)
         assert scored is not None
         evaluation = conclude(settings, rows, scored)
-        shutil.rmtree(Path(settings.output) / WORK, ignore_errors=True)
+        drop_work(settings)
         _log(tracker, rows, evaluation)
     except KeyboardInterrupt:
         cli.say(f"\nInterrupted: what was scored is kept. Go on with: {cli.again('evaluate')}")

@@ -33,6 +33,7 @@ def command(
     scores: cli.Scores = None,
     on_long: cli.OnLong = None,
     retry_errors: cli.RetryErrors = None,
+    tracking_uri: cli.TrackingUri = None,
     address: cli.Address = None,
     sets: cli.Sets = None,
 ) -> int:

@@ -110,6 +110,62 @@ def test_what_cannot_be_judged_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_without_a_reference_are_left_out_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": "t", "label": "a", "prediction": "a"},
+        {"text": "t", "label": None, "prediction": "a"},
+    ]
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    assert judge(folder, tmp_path / "out", "--task", "classify", "--skip-bad-rows") == 0
+    shown = capsys.readouterr().out
+    assert "--skip-bad-rows left out 1 row:\n  part-00000.jsonl:2: `label` must hold text, but is null" in shown
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (found["rows"], found["rows_left_out"]) == (1, 1)
+
+
+def test_numbers_are_judged_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": "t", "label": 3, "prediction": 3},
+        {"text": "t", "label": 4, "prediction": float("nan")},
+    ]
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+    judged = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [(row["prediction"], row["correct"]) for row in judged] == [("3", True), (None, False)]
+    wrong = write_predictions(tmp_path / "lists", [{"text": "t", "label": "a", "prediction": ["a"]}], "jsonl")
+    assert judge(wrong, tmp_path / "again", "--task", "classify") == 3
+    assert "part-00000.jsonl:1: `prediction` must hold text or a number, but holds a list" in capsys.readouterr().err
+
+
+def test_only_the_parts_of_a_job_are_judged(tmp_path: Path) -> None:
+    rows = [{"text": "x", "label": "a", "prediction": "a", "error": None}]
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    (folder / "notes.csv").write_text("mine\n1\n")
+    (folder / "old").mkdir()
+    (folder / "old" / "part-00000.jsonl").write_text('{"text": "x", "label": "a", "prediction": "b"}\n')
+    job = {"state": "done", "fingerprint": {"columns": {}}}
+    (folder / "_job.json").write_text(json.dumps(job))
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"] == 1
+
+
+def test_an_output_that_would_replace_what_is_judged_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_predictions(tmp_path / "scored", [{"text": "x", "label": "a", "prediction": "a"}], "jsonl")
+    before = sorted(folder.iterdir())
+    assert judge(folder, tmp_path / "." / "scored", "--task", "classify") == 2
+    assert "output: must be a folder of its own, so that what is judged stays" in capsys.readouterr().err
+    data = tmp_path / "out" / "predictions.jsonl"
+    assert main(["--model", "m", "--data", str(data), "--output", str(data.parent)]) == 2
+    assert f"but --data is there: {data}" in capsys.readouterr().err
+    assert main(["--model", "m", "--data", "d.csv", "--output", "s3://bucket/out"]) == 2
+    assert "output: must be a folder, on a share where there are several nodes, but got 's3://" in (
+        capsys.readouterr().err
+    )
+    assert sorted(folder.iterdir()) == before
+
+
 def test_help_answers_without_the_big_libraries() -> None:
     code = (
         "import sys; from t5ray.evaluate import main; main(['--help']); "
@@ -139,6 +195,7 @@ def test_a_model_is_judged_on_the_split_that_training_did_not_see(tmp_path: Path
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["metrics"]["exact_match"] == sum(row["prediction"] == row["loud"] for row in judged) / 10
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.yaml",
         "metrics.json",
         "predictions.jsonl",
         "report.html",
@@ -150,6 +207,7 @@ def test_a_model_is_judged_on_the_split_that_training_did_not_see(tmp_path: Path
     assert run.data.params["split"] == "test"
     assert run.data.params["model"] == str(tmp_path / "bundle")
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "config.yaml",
         "metrics.json",
         "predictions.jsonl",
         "report.html",

@@ -221,6 +221,8 @@ class PredictConfig(Settings):
     """Rows of one shard: the unit of work, of commit and of restart."""
     decode: DecodeConfig | None = None
     """Decode settings other than the bundle's."""
+    tracking_uri: str = TrackingConfig().uri
+    """MLflow where models:/NAME@ALIAS is looked up."""
     address: str | None = None
     """Ray to join: `auto` or HOST:PORT. None: RAY_ADDRESS, else a Ray of its own."""
 
@@ -239,7 +241,7 @@ class EvaluateConfig(Settings):
     predictions: str | None = None
     """Output directory of predict, with the references in the same rows."""
     split: Literal["train", "validation", "test", "all"] | None = None
-    """Which split of the data. None: test where the data have a `split` column, else all rows."""
+    """Which split of the data. None: test where the data have a `split` column or trained the model, else all rows."""
     task: str | None = None
     """With `predictions`, or with a model that is no bundle."""
     source_language: str | None = None
@@ -248,6 +250,8 @@ class EvaluateConfig(Settings):
     """For translate with a model that is no bundle."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column the task looks for -> column of the data."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be judged, counted and listed, instead of stopping at them."""
     workers: int | None = Field(default=None, ge=1)
     """Scorers at a time."""
     gpus_per_worker: float = Field(default=0.0, ge=0)

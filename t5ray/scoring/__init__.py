@@ -5,6 +5,7 @@
     ledger.py     what is finished: atomic parts, one entry each, `_job.json`
     journal.py    what a worker is at: progress, and which rows killed it
     scorer.py     one shard: read, score, commit
+    fetching.py   models at URIs and in MLflow, kept in a cache
     plan.py       settings -> a job, checked before Ray starts
     job.py        a job on Ray Data
     evaluation.py predictions against references

@@ -2,6 +2,7 @@
 
 Comes in: a model and data, or the output of predict with the references in the same rows. Goes out, in a folder:
 
+    config.yaml            the settings, all of them
     metrics.json           {rows, metrics, per_class, intervals, and what was judged}
     predictions.jsonl      each row as it was, with `inputs`, `references`, `prediction`, `error`, `correct`
     report.html            one file, opens offline
@@ -12,29 +13,35 @@ import csv
 import hashlib
 import io
 import json
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from t5ray.config import DataConfig, EvaluateConfig, PredictConfig, TaskConfig
+from t5ray.cluster import is_uri, local_path
+from t5ray.config import DataConfig, EvaluateConfig, PredictConfig, TaskConfig, dump_yaml
 from t5ray.data.formats import BadRow, read_source
 from t5ray.data.rows import Problems
 from t5ray.data.sources import find_sources
-from t5ray.data.splits import read_examples
+from t5ray.data.splits import EvaluationRows, read_examples, read_splits
 from t5ray.errors import ConfigError, DataError
 from t5ray.report import render_evaluation
 from t5ray.scoring.ledger import read_job, write_atomically, writing
-from t5ray.scoring.plan import FinishedJob, Job, ScoringModel, open_model, prepare
+from t5ray.scoring.plan import FinishedJob, Job, ScoringModel, open_model, output_folder, prepare
 from t5ray.scoring.scorer import render_row
 from t5ray.scoring.writing import ERROR, PREDICTION, json_text
 from t5ray.text.metrics import Judgement, judge
 from t5ray.text.squad import squad_exact_match
 from t5ray.text.statistics import equals_reference
-from t5ray.text.tasks import render_references, resolve_task
+from t5ray.text.tasks import TEXTUAL, render_references, resolve_task
+from t5ray.tracking.uri import shown
 
 WORK = "_work"
 """Folder inside the output that holds the scoring job until the evaluation is done."""
+FILES = ("config.yaml", "metrics.json", "predictions.jsonl", "report.html", "confusion_matrix.csv")
+"""What an evaluation writes."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,15 @@ class Labelled:
     fingerprint: str
     findings: tuple[str, ...] = ()
     """What a user should know though it stops nothing."""
+    skipped: tuple[str, ...] = ()
+    """One sentence for each row that was left out on request."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Findings, then the rows that were left out: their count and a line for each."""
+        rows = "1 row" if len(self.skipped) == 1 else f"{len(self.skipped)} rows"
+        left_out = [f"--skip-bad-rows left out {rows}:", *(f"  {line}" for line in self.skipped)]
+        return [*self.findings, *(left_out if self.skipped else [])]
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,8 @@ def check_settings(config: EvaluateConfig) -> None:
     """Refuse settings that say too little or contradict each other.
 
     Raises:
-        ConfigError: there is not exactly one source of predictions.
+        ConfigError: there is not exactly one source of predictions, or the output is a URI or would replace what
+            is judged.
     """
     if config.predictions is not None:
         clash = [name for name in ("model", "data", "split") if getattr(config, name) is not None]
@@ -84,16 +101,34 @@ def check_settings(config: EvaluateConfig) -> None:
     elif config.model is None or config.data is None:
         missing = "model" if config.model is None else "data"
         raise ConfigError(f"{missing}: must be given (--{missing}), or else --predictions with the output of predict.")
+    _refuse_output_over_input(config)
+
+
+def _refuse_output_over_input(config: EvaluateConfig) -> None:
+    output = output_folder(config.output).resolve()
+    for name, path in (("predictions", config.predictions), ("data", config.data)):
+        if path is None or is_uri(path):
+            continue
+        judged = local_path(path).resolve()
+        if (name == "predictions" and judged == output) or judged in [output / file for file in FILES]:
+            raise ConfigError(
+                f"output: must be a folder of its own, so that what is judged stays as it is, but --{name} is there: "
+                f"{path}. Choose another --output."
+            )
 
 
 def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
-    """Read the rows of the asked split.
+    """Read the rows of the asked split. Where none is asked for, rows that trained the model are left out.
 
     Raises:
         DataError: rows are unusable, or there is no such split.
     """
-    data = DataConfig(path=config.data, columns=config.columns, split_seed=model.split_seed)
+    data = DataConfig(
+        path=config.data, columns=config.columns, split_seed=model.split_seed, skip_bad_rows=config.skip_bad_rows
+    )
     rows = read_examples(data, model.task, config.split)
+    if config.split is None and rows.split == "all" and _trained(model, data):
+        rows = _unseen(data, model)
     return Labelled(
         task=model.task,
         records=rows.records,
@@ -102,7 +137,27 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
         about={"model": str(config.model), "data": str(config.data), "split": rows.split},
         fingerprint=rows.fingerprint,
         findings=rows.findings,
+        skipped=rows.skipped,
     )
+
+
+def _trained(model: ScoringModel, data: DataConfig) -> bool:
+    """Say whether the very rows of the data, split by hash, made the bundle."""
+    if not model.data_fingerprint:
+        return False
+    try:
+        return read_splits(data, model.task).fingerprint == model.data_fingerprint
+    except DataError:  # training could not have read them: they are other rows
+        return False
+
+
+def _unseen(data: DataConfig, model: ScoringModel) -> EvaluationRows:
+    rows = read_examples(data, model.task, "test")
+    finding = (
+        f"{data.path}: the model was trained on these data, so only the {len(rows.examples)} rows of the test split, "
+        "which it has not seen, are judged. --split all judges every row."
+    )
+    return replace(rows, findings=(*rows.findings, finding))
 
 
 def open_evaluated_model(config: EvaluateConfig) -> ScoringModel:
@@ -112,7 +167,7 @@ def open_evaluated_model(config: EvaluateConfig) -> ScoringModel:
 
 def _scoring_settings(config: EvaluateConfig, *, input_path: str, output: str) -> PredictConfig:
     shared = PredictConfig.model_fields.keys() & EvaluateConfig.model_fields.keys() - {"output", "columns"}
-    values = {name: getattr(config, name) for name in shared}
+    values = {name: getattr(config, name) for name in shared} | {"tracking_uri": config.tracking.uri}
     return PredictConfig(**values, input=input_path, output=output, format="jsonl")
 
 
@@ -129,13 +184,19 @@ def plan_scoring(config: EvaluateConfig, model: ScoringModel, rows: Labelled) ->
             lines = "".join(json_text({"inputs": text}) + "\n" for text in rows.inputs)
             write_atomically(folder / "inputs.jsonl", lines.encode())
     settings = _scoring_settings(config, input_path=str(folder / "inputs.jsonl"), output=str(folder / "scored"))
-    return prepare(settings, replace(model, task=model.task.model_copy(update={"inputs": "{inputs}"})))
+    verbatim = model.task.model_copy(update={"inputs": "{inputs}"})
+    return prepare(settings, replace(model, task=verbatim, is_rendered=True))
 
 
 def _work_folder(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> Path:
     """Name the folder after what decides its content, so that other settings never meet it."""
     parts = [model.fingerprint, rows.fingerprint, model.decode, config.precision, model.task.model_dump(mode="json")]
-    return Path(config.output) / WORK / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    return local_path(config.output) / WORK / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def drop_work(config: EvaluateConfig) -> None:
+    """Remove the scoring job once the evaluation is written."""
+    shutil.rmtree(local_path(config.output) / WORK, ignore_errors=True)
 
 
 def read_scored(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> Scored:
@@ -153,19 +214,22 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
         DataError: there are no predictions, or rows without references.
     """
     where = str(config.predictions)
-    job = read_job(Path(where)) or {}
+    job = read_job(local_path(where)) if not is_uri(where) else None
+    job = job or {}
     if job.get("state") == "running":
         raise DataError(f"{where}: the predictions must be complete, but the job still runs or was stopped. Finish it.")
     task = _task_of_predictions(config, job)
-    problems = Problems(where, may_skip=False)
+    problems = Problems(where, config.skip_bad_rows)
     columns = {**dict(job.get("fingerprint", {}).get("columns", {})), **config.columns}
-    records, references = [], []
-    for place, row in _read_parts(where):
+    records, references, predictions = [], [], []
+    for place, row in _read_parts(where, only_parts=bool(job)):
         if PREDICTION not in row:
             raise DataError(f"{where}: every row must have the column `{PREDICTION}`, but {place} has not.")
         try:
             named = {name: row[column] for name in task.target_columns if (column := columns.get(name, name)) in row}
-            references.append(render_references(task, {**row, **named}))
+            found = render_references(task, {**row, **named}), _prediction(row)
+            references.append(found[0])
+            predictions.append(found[1])
             records.append(row)
         except DataError as exc:
             problems.add(place, str(exc))
@@ -173,10 +237,23 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     if not records:
         raise DataError(f"{where}: there must be predictions to judge, but there are none.")
     about = {"predictions": where, "model": str(job.get("config", {}).get("model", ""))}
-    labelled = Labelled(task, records, [_inputs(task, columns, row) for row in records], references, about, "")
-    failed = [bool(row.get(ERROR)) for row in records]
-    predictions = [None if bad else row[PREDICTION] for row, bad in zip(records, failed, strict=True)]
+    inputs = [_inputs(task, columns, row) for row in records]
+    labelled = Labelled(task, records, inputs, references, about, "", skipped=tuple(problems.lines))
     return labelled, Scored(predictions, [row.get(ERROR) or None for row in records])
+
+
+def _prediction(row: Mapping[str, Any]) -> str | None:
+    """Return a row's prediction as text, written as `references` write numbers; None where the row failed.
+
+    Raises:
+        DataError: it is neither text nor number.
+    """
+    value = row[PREDICTION]
+    if row.get(ERROR) or value is None or value != value:  # NaN is a table's missing number
+        return None
+    if not isinstance(value, TEXTUAL):
+        raise DataError(f"`{PREDICTION}` must hold text or a number, but holds a {type(value).__name__}")
+    return str(value)
 
 
 def _inputs(task: TaskConfig, columns: Mapping[str, str], row: Mapping[str, Any]) -> str:
@@ -194,10 +271,16 @@ def _task_of_predictions(config: EvaluateConfig, job: Mapping[str, Any]) -> Task
     return TaskConfig.model_validate(job["fingerprint"]["task"])
 
 
-def _read_parts(folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield place and content of each row of an output folder."""
+def _read_parts(folder: str, *, only_parts: bool = True) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield place and content of each row of an output folder.
+
+    Args:
+        only_parts: pass over what others put beside the parts.
+    """
     sources, _ = find_sources(folder)
     for source in sources:
+        if only_parts and not re.fullmatch(r"part-\d+\.\w+", source.name):
+            continue
         for row in read_source(source):
             if isinstance(row, BadRow):
                 raise DataError(f"{row.place}: {row.reason}")
@@ -220,29 +303,42 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
         "per_class": judgement.per_class,
         "intervals": judgement.intervals,
         "rows_with_error": num_errors,
+        "rows_left_out": len(rows.skipped),
         "task": rows.task.name,
         **rows.about,
     }
     judged = list(_judged(rows, scored))
     contents = {
+        "config.yaml": dump_yaml(_public(config)),
         "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
         "predictions.jsonl": "".join(f"{json_text({**row, **found})}\n" for row, found in judged),
         "report.html": render_evaluation(
             metrics,
             [found for _, found in judged],
             title=f"Evaluation: {rows.task.name}",
-            meta={**rows.about, "rows": len(rows.records), "rows with an error": num_errors or None},
+            meta={
+                **rows.about,
+                "rows": len(rows.records),
+                "rows with an error": num_errors or None,
+                "rows left out": len(rows.skipped) or None,
+            },
             confusion=_confusion_mapping(judgement),
         ),
     }
     if judgement.confusion is not None:
         contents["confusion_matrix.csv"] = _confusion_csv(judgement)
-    folder = Path(config.output)
+    folder = local_path(config.output)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():
             write_atomically(folder / name, text.encode("utf-8", "replace"))
     return Evaluation(judgement, len(rows.records), num_errors, tuple(folder / name for name in contents))
+
+
+def _public(config: EvaluateConfig) -> EvaluateConfig:
+    """Return the settings without a password in the tracking URI."""
+    tracking = config.tracking.model_copy(update={"uri": shown(config.tracking.uri)})
+    return config.model_copy(update={"tracking": tracking})
 
 
 def _judged(rows: Labelled, scored: Scored) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:

@@ -191,7 +191,7 @@ def _scan_text(source: Source, shard_rows: int, kinds: Kinds) -> InputFile:
             if rows % shard_rows == 0:
                 marks.append(start)
             rows += 1
-            kinds.add(values)
+            kinds.add(values, source.name)
         if source.format in DELIMITERS and marks:
             file.seek(0)
             header = file.read(marks[0])
@@ -202,7 +202,7 @@ def _scan_text(source: Source, shard_rows: int, kinds: Kinds) -> InputFile:
 def _records(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield where each record begins and what it holds; {} for one that cannot be read."""
     if source.format == TEXT:
-        kinds.name_all(["text"])
+        kinds.name_all(["text"], source.name)
         for _ in tap:
             yield tap.start, {}
     elif source.format in DELIMITERS:
@@ -253,5 +253,5 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
         if named:
             yield start
         else:
-            kinds.name_all(cells)
+            kinds.name_all(cells, source.name)
             named = True

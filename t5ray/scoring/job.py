@@ -20,6 +20,7 @@ from t5ray.scoring.journal import forget_all, rows_under_way
 from t5ray.scoring.ledger import Entry, JobSummary
 from t5ray.scoring.plan import Job
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
+from t5ray.tracking.uri import shown
 
 MOST_BLOCKS = 2000
 """Blocks that the shard descriptions are spread over: each is a Ray task, and an object that the driver puts."""
@@ -170,7 +171,7 @@ def _opening_record(job: Job) -> dict[str, Any]:
         "seconds": job.seconds_before,
         "fingerprint": job.fingerprint,
         "stamps": [[file.source.name, file.stamp] for file in job.spec.input.files],
-        "config": job.config.model_dump(mode="json"),
+        "config": {**job.config.model_dump(mode="json"), "tracking_uri": shown(job.config.tracking_uri)},
         "versions": {name: _version(name) for name in VERSIONS},
     }
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from t5ray.errors import DataError
+
 JSON_TEXT = {"json": "true"}
 """Metadata of a string field that holds JSON text."""
 EXACT_INT = 2**53
@@ -32,26 +34,50 @@ class Kinds:
         self._seen: dict[str, set[str]] = {}
         self._strings = False
 
-    def name_all(self, names: Iterable[str]) -> None:
-        """Note columns of text cells."""
+    def name_all(self, names: Iterable[str], file: str) -> None:
+        """Note columns of text cells.
+
+        Raises:
+            DataError: a name is no text that a file can hold.
+        """
         self._strings = True
         for name in names:
-            self._seen.setdefault(name, set())
+            self._kinds_of(name, file)
 
-    def add(self, values: Mapping[str, Any]) -> None:
-        """Note the kinds of one record's values."""
+    def add(self, values: Mapping[str, Any], file: str) -> None:
+        """Note the kinds of one record's values.
+
+        Raises:
+            DataError: as in `name_all`.
+        """
         for name, value in values.items():
-            kinds = self._seen.get(name)
-            if kinds is None:
-                kinds = self._seen[name] = set()
+            kinds = self._kinds_of(name, file)
             if value is not None:
                 kinds.add(_kind(value))
+
+    def _kinds_of(self, name: str, file: str) -> set[str]:
+        """Return the kinds seen in a column."""
+        kinds = self._seen.get(name)
+        if kinds is None:
+            _require_unicode(name, file)
+            kinds = self._seen[name] = set()
+        return kinds
 
     def schema(self) -> pa.Schema:
         """Return the columns with their types."""
         if self._strings:
             return pa.schema([pa.field(name, pa.string()) for name in self._seen])
         return pa.schema([_field(name, kinds) for name, kinds in self._seen.items()])
+
+
+def _require_unicode(name: str, file: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as exc:
+        raise DataError(
+            f"{file}: the names of columns must be UTF-8 text, but one is {name!r}. Rename it, or save the "
+            "file as UTF-8."
+        ) from exc
 
 
 def _kind(value: object) -> str:

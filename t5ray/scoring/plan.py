@@ -4,23 +4,23 @@ A job is known by its fingerprint: model, task, decode settings, input by conten
 same folder goes on; another one is refused, and told apart by name.
 """
 
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fsspec.utils import glob_translate
+
 from t5ray.cluster import is_uri, local_path
-from t5ray.config import LANGUAGES, PredictConfig, TaskConfig, TrackingConfig
+from t5ray.config import LANGUAGES, PredictConfig, TaskConfig
 from t5ray.errors import ConfigError, DataError, did_you_mean
+from t5ray.scoring.fetching import REGISTRY_SCHEMES, fetch_registered, fetch_uri
 from t5ray.scoring.inputs import Input, Shard, list_sources, scan, stamp_of
 from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, read_job
 from t5ray.scoring.scorer import EngineSpec, ScorerSpec
 from t5ray.scoring.writing import result_columns
 from t5ray.text.tasks import resolve_task
-from t5ray.tracking import resolve_model
-
-REGISTRY_SCHEMES = ("models:/", "runs:/")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class ScoringModel:
     """Decode settings in force; empty: the model's own."""
     split_seed: int
     """Seed that cut the data in training: with it, `test` are the rows that training did not see."""
+    data_fingerprint: str = ""
+    """Digest of the examples of training, validation and test; empty where the model does not say."""
+    origin: str = ""
+    """URI that `source` was fetched from; empty where the model is a folder or of the hub."""
+    is_rendered: bool = False
+    """True where the input's one column holds what the task renders, to be scored to the letter."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,8 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
         DataError: the input is unusable as a whole, or the output cannot be written.
         ModelError: the model is missing or broken.
     """
-    if is_uri(config.output):
-        raise ConfigError(
-            f"output: must be a folder, on a share where there are several nodes, but got {config.output!r}."
-        )
-    output = local_path(config.output).absolute()
+    output = output_folder(config.output).absolute()
+    _refuse_output_in_input(config, output)
     model = model or open_model(config)
     _check_columns(config.columns, model.task)
     earlier = read_job(output)
@@ -97,11 +100,46 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     return Job(config, spec, wanted, finished, pending, float(earlier["seconds"]) if earlier else 0.0)
 
 
+def output_folder(output: str) -> Path:
+    """Return the folder that results go to.
+
+    Raises:
+        ConfigError: it is a URI.
+    """
+    if is_uri(output):
+        raise ConfigError(
+            f"output: must be a folder, on a share where there are several nodes, but got {output!r}. Write to a "
+            "folder and copy it there afterwards."
+        )
+    return local_path(output)
+
+
+def _refuse_output_in_input(config: PredictConfig, output: Path) -> None:
+    """Refuse an output whose parts would be rows of the input when the same command is run again."""
+    if is_uri(config.input):
+        return
+    given, part = local_path(config.input).absolute(), output / f"part-00000.{config.format}"
+    inside = given.is_dir() and output.resolve().is_relative_to(given.resolve())
+    if inside or any(_matches(str(given), path) for path in (part, *part.parents)):
+        raise ConfigError(
+            f"output: must lie outside of the input, whose rows its parts would become, but {config.output} is in "
+            f"{config.input}. Choose another --output."
+        )
+
+
+def _matches(pattern: str, path: Path) -> bool:
+    try:
+        return re.match(glob_translate(pattern), str(path)) is not None
+    except ValueError:  # no pattern, which the scan says better
+        return False
+
+
 def _spec(config: PredictConfig, model: ScoringModel, rows: Input, output: Path) -> ScorerSpec:
     return ScorerSpec(
-        engine=EngineSpec(model.source, config.decode, config.precision, config.batch_tokens),
+        engine=EngineSpec(model.source, config.decode, config.precision, config.batch_tokens, model.origin),
         input=rows,
         task=model.task,
+        is_rendered=model.is_rendered,
         columns=config.columns,
         output=output,
         part_format=config.format,
@@ -117,14 +155,11 @@ def open_model(config: PredictConfig) -> ScoringModel:
     Raises:
         ConfigError: neither the model nor the settings say what the task is, or both do.
         ModelError: the model is missing or broken.
+        ClusterError, TrackingError: what holds it cannot be reached.
     """
     from t5ray.model.card import fingerprint, read_card
 
-    source = config.model
-    if source.startswith(REGISTRY_SCHEMES):
-        source = str(resolve_model(source, os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri)))
-    elif Path(source).is_dir():
-        source = str(Path(source).absolute())  # workers run elsewhere
+    source, origin = _locate(config)
     card = read_card(source)
     decode = config.decode or (card.decode if card else None)
     return ScoringModel(
@@ -133,7 +168,19 @@ def open_model(config: PredictConfig) -> ScoringModel:
         task=_task(config, card.task if card else None),
         decode=decode.model_dump(mode="json") if decode else {},
         split_seed=card.seeds.get("split", 0) if card else 0,
+        data_fingerprint=card.data_fingerprint if card else "",
+        origin=origin,
     )
+
+
+def _locate(config: PredictConfig) -> tuple[str, str]:
+    """Return the model's directory on this machine, or its hub id, and the URI that it was fetched from, if any."""
+    if config.model.startswith(REGISTRY_SCHEMES):
+        return str(fetch_registered(config.model, config.tracking_uri)), ""
+    if is_uri(config.model):
+        return str(fetch_uri(config.model)), config.model
+    folder = local_path(config.model)
+    return (str(folder.absolute()) if folder.is_dir() else config.model), ""  # workers run in other directories
 
 
 def _task(config: PredictConfig, own: TaskConfig | None) -> TaskConfig:

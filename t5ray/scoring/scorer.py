@@ -5,6 +5,7 @@ without; `job.py` puts it into an actor pool.
 """
 
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -68,6 +69,8 @@ class EngineSpec:
     decode: DecodeConfig | None
     precision: str
     batch_tokens: int
+    origin: str = ""
+    """URI that a worker fetches the model from where `source` is on another node's disk."""
 
     def load(self) -> TextEngine:
         """Load the model.
@@ -80,7 +83,30 @@ class EngineSpec:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from t5ray.model.engine import Engine
 
-        return Engine(self.source, decode=self.decode, precision=self.precision, batch_tokens=self.batch_tokens)
+        return Engine(
+            self._local_source(), decode=self.decode, precision=self.precision, batch_tokens=self.batch_tokens
+        )
+
+    def _local_source(self) -> str:
+        """Return where the model is on this node.
+
+        Raises:
+            ModelError: it is on another node's disk only, or the URI has another one by now.
+        """
+        source = Path(self.source)
+        if source.is_dir() or not source.is_absolute():
+            return self.source
+        if not self.origin:
+            raise ModelError(
+                f"{source}: the model must lie where every node can read it, but {platform.node()} cannot. Put it on "
+                "a share, or give its address in an object store."
+            )
+        from t5ray.scoring.fetching import fetch_uri
+
+        found = fetch_uri(self.origin)
+        if found.name != source.name:
+            raise ModelError(f"{self.origin}: the model must not change while it scores, but it did. Start again.")
+        return str(found)
 
 
 @dataclass(frozen=True)
@@ -99,6 +125,8 @@ class ScorerSpec:
     """Inputs longer than the model takes are errors; otherwise they are cut."""
     keep_good_rows: bool
     """Where a part is there already, score only its rows with an error."""
+    is_rendered: bool = False
+    """The task's one input column holds the encoder's text to the letter."""
 
     @property
     def ledger(self) -> Ledger:
@@ -229,7 +257,7 @@ class Scorer:
         """
         if number in rows.problems:
             raise DataError(rows.problems[number])
-        text = render_row(self._spec.task, self._spec.columns, rows.records[number])
+        text = self._render(rows.records[number])
         engine = self._engine
         assert engine is not None
         if self._spec.refuse_long and engine.max_input_tokens is not None:
@@ -237,6 +265,11 @@ class Scorer:
             if length > engine.max_input_tokens:
                 raise DataError(f"the input must have at most {engine.max_input_tokens} tokens, but has {length}")
         return text
+
+    def _render(self, record: Mapping[str, Any]) -> str:
+        if self._spec.is_rendered:
+            return str(record[self._spec.task.input_columns[0]])
+        return render_row(self._spec.task, self._spec.columns, record)
 
     def _predict(self, texts: Mapping[int, str], results: Results) -> int:
         """Score some rows; where the engine fails, halve them until the guilty one is alone with its error."""

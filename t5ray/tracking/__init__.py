@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 from t5ray.config import TrackingConfig
+from t5ray.errors import TrackingError
 from t5ray.tracking.tracker import MemoryRun, MemoryTracker, NoTracker, Status, Tracker
 from t5ray.tracking.uri import NO_TRACKING, check_uri, ui_command
 
@@ -56,8 +57,10 @@ def resolve_model(uri: str, tracking_uri: str, folder: Path | None = None) -> Pa
         folder: where the download goes. None: a new temporary directory.
     Raises:
         ModelError: no such model, alias, version, run or path.
-        TrackingError: the URI is refused or nothing answers there.
+        TrackingError: the URI is refused or nothing answers there, or it is `none`.
     """
+    if tracking_uri == NO_TRACKING:
+        raise TrackingError(f"tracking.uri: must say where MLflow knows {uri}, but is `none`. Give --tracking-uri.")
     check_uri(tracking_uri)
     _prepare_mlflow()
     from t5ray.tracking.models import download_model

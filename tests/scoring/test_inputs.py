@@ -116,3 +116,12 @@ def test_a_carriage_return_alone_ends_a_csv_line(tmp_path: Path) -> None:
 def test_a_missing_text_file_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\.txt"):
         scan(str(tmp_path / "missing.txt"), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", b"text,r\xe9sum\xe9\nx,y\n"), ("a.jsonl", b'{"text": "x"}\n{"text": "x", "r\\udce9": 1}\n')],
+)
+def test_a_column_whose_name_is_no_text_is_a_data_error(tmp_path: Path, name: str, content: bytes) -> None:
+    with pytest.raises(DataError, match=rf"{name}: the names of columns must be UTF-8 text, but one is 'r\\udce9"):
+        scan(str(write(tmp_path / name, content)), 10)

@@ -15,7 +15,7 @@ from t5ray.cluster import Cluster, connect
 from t5ray.config import DecodeConfig, PredictConfig
 from t5ray.errors import ClusterError, DataError, ModelError
 from t5ray.scoring.inputs import Shard
-from t5ray.scoring.job import Pool, pool_for, run
+from t5ray.scoring.job import Pool, _opening_record, pool_for, run
 from t5ray.scoring.ledger import read_job
 from t5ray.scoring.plan import Job, prepare
 from t5ray.scoring.scorer import Scorer, ScorerSpec
@@ -46,6 +46,15 @@ def test_a_pool_that_cannot_fit_is_refused_where_nothing_can_join() -> None:
         pool_for(settings(workers=3, gpus_per_worker=1), small(num_gpus=2.0), 100)
     joined = replace(small(), started_here=False)
     assert pool_for(settings(workers=3, gpus_per_worker=1), joined, 100) == Pool(3, 2.0, 1.0)
+
+
+def test_no_password_is_written_into_the_job(tiny_t5: Path, tmp_path: Path) -> None:
+    given = {"model": str(tiny_t5), "input": str(write_rows(tmp_path / "rows.jsonl", 3)), "output": str(tmp_path / "o")}
+    job = prepare(settings(**given, task="classify", tracking_uri="https://me:secret@host"))
+    assert isinstance(job, Job)
+    record = json.dumps(_opening_record(job))
+    assert "https://***@host" in record
+    assert "secret" not in record
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from t5ray.config import DecodeConfig, PredictConfig, TaskConfig
-from t5ray.errors import ConfigError, DataError
+from t5ray.errors import ConfigError, DataError, TrackingError
 from t5ray.model.card import BundleCard
 from t5ray.scoring.ledger import Entry, JobSummary
-from t5ray.scoring.plan import FinishedJob, Job, prepare
+from t5ray.scoring.plan import FinishedJob, Job, open_model, prepare
 
 
 @pytest.fixture
@@ -171,3 +171,46 @@ def test_an_output_that_cannot_be_written_is_found_before_anything_runs(settings
     Path(settings.output).write_text("a file")
     with pytest.raises(DataError, match="out: the output must be writable, but"):
         prepare(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [("in", "in/out"), ("in", "in"), ("in/*.parquet", "in"), ("in/*", "in/out"), ("in/part-00000.parquet", "in")],
+)
+def test_an_output_inside_the_input_is_refused(
+    settings: PredictConfig, tmp_path: Path, given: str, output: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "rows.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(ConfigError, match="output: must lie outside of the input, whose rows its parts would become"):
+        prepare(changed(settings, input=str(tmp_path / given), output=str(tmp_path / output)))
+    assert not (tmp_path / "in" / "out").exists()
+
+
+@pytest.mark.parametrize("given", ["in", "in/*.jsonl", "in/rows.jsonl"])
+def test_an_output_beside_the_input_is_taken(settings: PredictConfig, tmp_path: Path, given: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "rows.jsonl").write_text('{"text": "a"}\n')
+    assert planned(changed(settings, input=str(tmp_path / given))).pending
+
+
+def test_a_registered_model_is_looked_up_at_the_tracking_uri(settings: PredictConfig, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/other.db"
+    with pytest.raises(TrackingError, match=f"{store} must exist to find models:/topics@champion"):
+        prepare(changed(settings, model="models:/topics@champion", tracking_uri=store))
+    with pytest.raises(TrackingError, match=r"tracking\.uri: must say where MLflow knows models:/topics@champion"):
+        prepare(changed(settings, model="models:/topics@champion", tracking_uri="none"))
+
+
+def test_a_model_at_a_uri_is_read_from_a_copy_here(
+    settings: PredictConfig, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from t5ray.cluster import upload_dir
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    upload_dir(tiny_t5, "memory://plan/best")
+    model = open_model(changed(settings, model="memory://plan/best"))
+    assert model.origin == "memory://plan/best"
+    assert Path(model.source).is_relative_to(tmp_path / "cache")
+    assert model.fingerprint == open_model(settings).fingerprint
+    assert open_model(changed(settings, model=f"file://{tiny_t5}")).source == str(tiny_t5)

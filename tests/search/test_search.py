@@ -80,7 +80,7 @@ def test_a_search_from_data_to_bundle(local_ray: None, folder: Path, words: Path
         t["best_value"] for t in trials if t["state"] == "COMPLETE"
     ]
 
-    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
     children = {run.info.run_id: run for run in runs if "mlflow.parentRunId" in run.data.tags}
     assert set(children) == {t["mlflow_run_id"] for t in trials}
@@ -134,7 +134,7 @@ def test_a_time_budget_closes_the_books_of_running_trials(
     assert trial["state"] == "PRUNED"
     assert "the time budget was used up" in trial["reason"]
     assert [t.state.name for t in study_trials(folder)] == ["PRUNED"]
-    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     assert client.get_run(trial["mlflow_run_id"]).info.status == "KILLED"
     AutoModelForSeq2SeqLM.from_pretrained(folder / "runs/words/best")
 
@@ -174,7 +174,7 @@ def test_an_interrupted_search_goes_on_where_it_was(folder: Path, words: Path, t
         assert new["mlflow_run_id"] == old["mlflow_run_id"]
         known = [report["value"] for report in old["reports"]]
         assert new["values"][: len(known)] == known
-    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
     assert len(runs) == 4  # one study, three trials, none twice
 

@@ -54,3 +54,15 @@ def test_a_missing_database_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="must exist to find models:/topics@champion"):
         resolve_model("models:/topics@champion", f"sqlite:///{tmp_path}/mlflow.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_registered_bundle_is_kept_once_in_the_cache(
+    run_id: str, sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from t5ray.scoring.fetching import fetch_registered
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = fetch_registered("models:/topics@champion", sqlite_uri)
+    assert (first / "config.json").read_text() == '{"d_model": 64}'
+    assert fetch_registered("models:/topics@champion", sqlite_uri) == first
+    assert list(first.parent.iterdir()) == [first]

@@ -1,0 +1,114 @@
+"""Models that lie elsewhere -> a folder of this machine.
+
+Comes in: an fsspec URI, or a name that MLflow knows. Goes out: a folder in `~/.cache/t5ray/models`, or where
+XDG_CACHE_HOME says. It is named after what it holds: the same model has the same folder, and another one never takes
+its place. Nothing is removed from there. Must not know tasks or rows.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from t5ray.cluster import download_dir
+from t5ray.errors import ModelError
+from t5ray.model.card import fingerprint
+from t5ray.tracking import resolve_model
+
+REGISTRY_SCHEMES = ("models:/", "runs:/")
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+"""What file systems call that which changes when a file does; the first that is there counts."""
+
+
+def cache_folder() -> Path:
+    """Return where fetched models are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t5ray" / "models"
+
+
+def fetch_uri(uri: str) -> Path:
+    """Copy a model from a URI, unless the very same was copied before.
+
+    Raises:
+        ModelError: no model is there, or the cache cannot be written.
+        ClusterError: the storage cannot be reached.
+    """
+    target = cache_folder() / f"{_slug(uri)}-{_stamp(uri)[:12]}"
+    if not target.is_dir():
+        with _arriving() as folder:
+            download_dir(uri, folder)
+            _keep(folder, target)
+    return target
+
+
+def fetch_registered(uri: str, tracking_uri: str) -> Path:
+    """Download a model that MLflow knows.
+
+    An alias moves, and an extended search replaces its run's files: only the content tells whether it is the one that
+    was downloaded before. So it is downloaded each time, and kept once.
+
+    Raises:
+        ModelError: no such model, or the cache cannot be written.
+        TrackingError: the tracking URI is refused or nothing answers there.
+    """
+    with _arriving() as folder:
+        found = resolve_model(uri, tracking_uri, folder)
+        return _keep(found, cache_folder() / f"{_slug(uri)}-{fingerprint(found)[:12]}")
+
+
+def _slug(uri: str) -> str:
+    """Return the end of a URI as part of a folder's name."""
+    return re.sub(r"[^\w.@-]+", "-", uri.partition(":")[2]).strip("-")[-60:]
+
+
+def _stamp(uri: str) -> str:
+    """Return a digest of the URI and of the names, sizes and versions of its files."""
+    try:
+        files, root = fsspec.core.url_to_fs(uri)
+        files.invalidate_cache()
+        found: dict[str, dict[str, Any]] = files.find(root, detail=True)
+    except Exception as exc:  # drivers raise errors of every class
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        raise ModelError(
+            f"{uri}: the model must be at an address that can be reached, but: {reason}. Check address and credentials."
+        ) from exc
+    if not any(name.endswith("/config.json") for name in found):
+        raise ModelError(f"{uri}: must be the folder of a model, but holds no config.json. Check the address.")
+    listing = [[name, found[name]["size"], _version(found[name])] for name in sorted(found)]
+    return hashlib.sha256(json.dumps([uri, listing]).encode()).hexdigest()
+
+
+def _version(info: dict[str, Any]) -> str:
+    return str(next((info[key] for key in VERSION_KEYS if info.get(key)), ""))
+
+
+@contextmanager
+def _arriving() -> Iterator[Path]:
+    """Yield an empty folder inside the cache, which is gone afterwards unless it was kept."""
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=cache) as folder:
+            arriving = Path(folder) / "model"
+            arriving.mkdir()
+            yield arriving
+    except OSError as exc:
+        raise ModelError(
+            f"{cache}: fetched models must be kept there, but: {exc}. Free space, or set XDG_CACHE_HOME."
+        ) from exc
+
+
+def _keep(found: Path, target: Path) -> Path:
+    """Move a whole folder to its place, where another process may have been faster."""
+    try:
+        found.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    return target

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from t5ray.config import DataConfig, EvaluateConfig, TaskConfig, load_settings
+from t5ray.data.splits import read_splits
+from t5ray.scoring.evaluation import Labelled, Scored, conclude, plan_scoring, read_labelled
+from t5ray.scoring.plan import Job, ScoringModel
+from t5ray.scoring.scorer import Scorer
+from tests.scoring.doubles import ShoutingEngine
+
+TASK = TaskConfig(name="mood", inputs="{text} => ", targets="{label}", metrics=("accuracy",), closed_labels=True)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    rows = ({"text": f"row {n}", "label": "odd" if n % 2 else "even"} for n in range(60))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def model_of(source: Path, data: Path, seed: int = 5) -> ScoringModel:
+    """A model as training on the data leaves it."""
+    splits = read_splits(DataConfig(path=str(data), split_seed=seed), TASK)
+    return ScoringModel(str(source), "fp", splits.task, {}, seed, splits.fingerprint)
+
+
+def settings(tmp_path: Path, data: Path, **values: object) -> EvaluateConfig:
+    given = {"model": "m", "data": str(data), "output": str(tmp_path / "out"), **values}
+    return EvaluateConfig.model_validate(given)
+
+
+def test_rows_that_trained_the_model_are_left_out_by_default(tmp_path: Path, data: Path) -> None:
+    model = model_of(tmp_path, data)
+    rows = read_labelled(settings(tmp_path, data), model)
+    splits = read_splits(DataConfig(path=str(data), split_seed=5), TASK)
+    assert rows.inputs == [example.inputs for example in splits.test]
+    assert (len(rows.inputs), rows.about["split"]) == (6, "test")
+    assert "the model was trained on these data, so only the 6 rows of the test split" in rows.notes[-1]
+    everything = read_labelled(settings(tmp_path, data, split="all"), model)
+    assert (len(everything.inputs), everything.notes) == (60, [])
+
+
+def test_other_rows_are_all_judged(tmp_path: Path, data: Path) -> None:
+    model = model_of(tmp_path, data)
+    other = tmp_path / "other.jsonl"
+    other.write_text(data.read_text() + '{"text": "new", "label": "unheard of"}\n')
+    rows = read_labelled(settings(tmp_path, other), model)
+    assert (len(rows.inputs), rows.about["split"], rows.notes) == (61, "all", [])
+    tiny = tmp_path / "tiny.jsonl"
+    tiny.write_text('{"text": "one", "label": "odd"}\n')
+    assert len(read_labelled(settings(tmp_path, tiny), model).inputs) == 1
+
+
+def test_bad_rows_are_left_out_on_request(tmp_path: Path, data: Path) -> None:
+    data.write_text('{"text": "a", "label": "odd"}\n{"text": null, "label": "odd"}\n{"text": "b"}\n')
+    model = ScoringModel(str(tmp_path), "fp", TASK, {}, 0)
+    rows = read_labelled(settings(tmp_path, data, skip_bad_rows=True), model)
+    assert rows.inputs == ["a => "]
+    assert rows.notes == [
+        "--skip-bad-rows left out 2 rows:",
+        "  rows.jsonl:2: `text` must hold text, but is null",
+        "  rows.jsonl:3: a row must have `label`, but this one has not",
+    ]
+
+
+def test_the_model_is_given_what_the_task_renders_white_space_included(
+    tmp_path: Path, data: Path, tiny_t5: Path
+) -> None:
+    data.write_text('{"text": "  fine ", "label": "odd"}\n')
+    model = ScoringModel(str(tiny_t5), "fp", TASK, {}, 0)
+    config = settings(tmp_path, data)
+    job = plan_scoring(config, model, read_labelled(config, model))
+    assert isinstance(job, Job)
+    engine = ShoutingEngine()
+    Scorer(job.spec, load=lambda: engine).score(job.pending[0])
+    assert engine.batches == [["fine => "]]
+
+
+def test_the_settings_lie_beside_the_result_without_the_password(tmp_path: Path, data: Path) -> None:
+    config = settings(tmp_path, data, bootstrap_samples=10, tracking={"uri": "https://me:secret@host/x"})
+    task = TASK.model_copy(update={"labels": ("even", "odd")})
+    rows = Labelled(task, [{"text": "a"}], ["a => "], [["odd"]], {"model": "m"}, "")
+    found = conclude(config, rows, Scored(["odd"], [None]))
+    assert "secret" not in "".join(path.read_text() for path in found.files)
+    again = load_settings(EvaluateConfig, config=tmp_path / "out" / "config.yaml", flags={})
+    assert again == config.model_copy(
+        update={"tracking": config.tracking.model_copy(update={"uri": "https://***@host/x"})}
+    )
