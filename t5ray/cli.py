@@ -6,6 +6,7 @@ answers in a blink.
 """
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -159,6 +160,7 @@ def again(module: str, **extra: object) -> str:
             words.append(word)
     for flag, value in new.items():
         words += [flag] if value is True else [flag, str(value)]
+    words = [re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:PASSWORD@", word) for word in words]
     return shlex.join(["python", "-m", f"t5ray.{module}", *words])
 
 
