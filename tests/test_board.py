@@ -78,11 +78,12 @@ def bold_cells(found: Board) -> list[str]:
     return [Text.from_markup(str(cell)).plain for cell in column.cells if "[bold]" in str(cell)]
 
 
-def test_the_best_of_all_trials_stands_out() -> None:
-    found = Board("accuracy", 3, 4)
+@pytest.mark.parametrize(("mode", "best"), [("max", "0.7500"), ("min", "0.2500")])
+def test_the_best_of_all_trials_stands_out(mode: str, best: str) -> None:
+    found = Board("accuracy", 3, 4, mode=mode)
     for trial in (record(0, [0.25]), record(1, [0.75]), record(2, [])):
         found.update(trial)
-    assert bold_cells(found) == ["0.7500"]
+    assert bold_cells(found) == [best]
 
 
 def test_a_terminal_shows_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
