@@ -10,7 +10,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
@@ -145,6 +145,19 @@ def default_name(task: str) -> str:
     return f"{Path(task).stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
+def to_judge(bundle: str, data: str, columns: Mapping[str, str]) -> str:
+    """Return the command that judges a bundle on the test split of the data it was made from."""
+    renamed = [word for name, column in columns.items() for word in ("--column", f"{name}={column}")]
+    words = ["--model", bundle, "--data", data, *renamed, "--split", "test", "--output", "evaluation"]
+    return shlex.join(["python", "-m", "t5ray.evaluate", *words])
+
+
+def to_score(bundle: str) -> str:
+    """Return the command that scores rows with a bundle."""
+    words = ["--model", bundle, "--input", "ROWS.jsonl", "--output", "predictions"]
+    return shlex.join(["python", "-m", "t5ray.predict", *words])
+
+
 def again(module: str, **extra: object) -> str:
     """Return the command that was run, as it can be typed again, with extra flags.
 
@@ -231,6 +244,7 @@ def tell(lines: Iterable[str]) -> None:
 def close(result: str, commands: dict[str, str]) -> None:
     """End a command: one result line, then what to run next (purpose -> command)."""
     console.print(f"\n[bold green]{_escaped(result)}[/]")
+    commands = {purpose: command for purpose, command in commands.items() if command}
     if commands:
         say("Next:")
     width = max((len(purpose) for purpose in commands), default=0)

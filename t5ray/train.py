@@ -48,7 +48,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.cluster import connect
     from t5ray.tracking import open_tracker, ui_command
     from t5ray.training.prepare import prepare
-    from t5ray.training.run import describe, open_folder, run_once
+    from t5ray.training.run import describe, open_folder, require_room, run_once
 
     folder = open_folder(settings, resume=resume)
     prepared = prepare(settings, folder.parent / "cache")
@@ -57,13 +57,13 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     if preview:
         return 0
     with connect(settings.address) as cluster:
+        cli.tell(require_room(settings, cluster))
         tracker = open_tracker(settings.tracking, outbox=folder / "mlflow_outbox.jsonl")
         try:
             with cli.progress("training", None) as advance:
                 outcome = run_once(
                     prepared,
                     folder,
-                    cluster,
                     tracker,
                     on_tick=lambda done, total, loss: advance(done, f"loss {loss:.3f}", total),
                 )
@@ -75,9 +75,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     cli.close(
         f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {folder}/best",
         {
-            "judge it": f"python -m t5ray.evaluate --model {folder}/best --data {settings.data.path} --split test "
-            f"--output {folder}/evaluation",
-            "score rows": f"python -m t5ray.predict --model {folder}/best --input ROWS.jsonl --output predictions",
+            "judge it": cli.to_judge(f"{folder}/best", str(settings.data.path), settings.data.columns),
+            "score rows": cli.to_score(f"{folder}/best"),
             "compare runs": ui_command(settings.tracking.uri),
         },
     )

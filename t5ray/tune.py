@@ -98,13 +98,12 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> No
     bundle = f"{folder}/best"
     against = "" if default is None else f" against {default:.4f} with the default settings"
     test = f"; on test {content['test'][metric]:.4f}" if metric in (content["test"] or {}) else ""
-    data = settings.data.path or ""
     cli.close(
         f"Best: trial {best['trial']}, epoch {best['epoch']}, validation {metric} {best['value']:.4f}{against}{test}. "
         f"Bundle: {bundle}",
         {
-            "judge it": f"python -m t5ray.evaluate --model {bundle} --data {data} --split test --output evaluation",
-            "score rows": f"python -m t5ray.predict --model {bundle} --input ROWS.jsonl --output predictions",
+            "judge it": cli.to_judge(bundle, str(settings.data.path), settings.data.columns),
+            "score rows": cli.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
             "read the report": f"{folder}/report.html",
             "more trials": cli.again("tune", name=settings.name, extend=settings.search.num_trials),

@@ -21,9 +21,9 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_t5(tmp_path_factory.mktemp("tiny-t5"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """A Ray with two CPUs that tests share; commands run in this process join it."""
+    """A Ray with two CPUs that the tests of a module share; commands run in this process join it."""
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

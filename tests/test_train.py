@@ -226,7 +226,6 @@ def shown_next(
     return after.splitlines()
 
 
-@pytest.mark.xfail(strict=True, reason="train and tune quote no paths and forget --column")
 def test_the_commands_to_type_next_can_be_typed(shown_next: list[str], tmp_path: Path) -> None:
     judge, score = (shlex.split(line) for line in shown_next if " python -m " in line)
     bundle = f"{tmp_path}/my runs/finished/best"
@@ -235,7 +234,6 @@ def test_the_commands_to_type_next_can_be_typed(shown_next: list[str], tmp_path:
     assert {"text=subject", "label=team"} <= set(judge)  # the bundle does not know how columns were renamed
 
 
-@pytest.mark.xfail(strict=True, reason="train and tune show an empty command where nothing is tracked")
 def test_what_leads_nowhere_is_not_shown(shown_next: list[str]) -> None:
     assert [line.split()[0] for line in shown_next] == ["judge", "score"]  # no tracking, nothing to compare
 

@@ -88,15 +88,14 @@ def describe(prepared: Prepared) -> list[str]:
     ]
 
 
-def run_once(prepared: Prepared, folder: Path, cluster: Cluster, tracker: Tracker, on_tick: Tick) -> dict[str, Any]:
+def run_once(prepared: Prepared, folder: Path, tracker: Tracker, on_tick: Tick) -> dict[str, Any]:
     """Train, publish the bundle, judge it on test, and record it all.
 
     Raises:
-        ClusterError: the workers do not fit the cluster, or died too often.
+        ClusterError: the workers died too often.
         T5RayError: the run failed, for example by a loss that is not finite.
     """
     config = prepared.config
-    _check_fit(config, cluster)
     run_id = _begin(prepared, folder, tracker)
     with tempfile.TemporaryDirectory(prefix="t5ray-train-", ignore_cleanup_errors=True) as scratch:
         slot = Slot(
@@ -137,14 +136,23 @@ def run_once(prepared: Prepared, folder: Path, cluster: Cluster, tracker: Tracke
     return outcome
 
 
-def _check_fit(config: RunConfig, cluster: Cluster) -> None:
+def require_room(config: RunConfig, cluster: Cluster) -> list[str]:
+    """Return what to tell the user where a joined cluster has too little room now: nodes may yet come.
+
+    Raises:
+        ClusterError: the run can never fit the Ray that was started for it.
+    """
     resources = config.resources
     cpus, gpus = (resources.workers_per_trial * n for n in (resources.cpus_per_worker, resources.gpus_per_worker))
-    if cluster.started_here and (cpus > cluster.num_cpus or gpus > cluster.num_gpus):
-        raise ClusterError(
-            f"The run must fit the cluster, but needs {cpus:g} CPUs and {gpus:g} GPUs, and the cluster has "
-            f"{cluster.num_cpus:g} CPUs and {cluster.num_gpus:g} GPUs. Lower --workers-per-trial, or add nodes."
-        )
+    if cpus <= cluster.num_cpus and gpus <= cluster.num_gpus:
+        return []
+    gap = (
+        f"needs {cpus:g} CPUs and {gpus:g} GPUs, and the cluster has {cluster.num_cpus:g} CPUs and "
+        f"{cluster.num_gpus:g} GPUs"
+    )
+    if cluster.started_here:
+        raise ClusterError(f"The run must fit the cluster, but {gap}. Lower --workers-per-trial, or add nodes.")
+    return [f"The run {gap} now: waiting for nodes. Ctrl-C and lower --workers-per-trial if none will come."]
 
 
 def _follow(

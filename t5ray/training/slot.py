@@ -19,7 +19,7 @@ from t5ray.training.worker import WAIT_S, WorkerSetup, serve
 
 TICK_WAIT_S = 0.5
 """Time between two looks at a running job's progress."""
-CLOSE_S = 20.0
+CLOSE_S = 5.0
 """How long a group may take to leave its last job and end."""
 
 
