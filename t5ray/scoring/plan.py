@@ -195,7 +195,7 @@ def _task(config: PredictConfig, own: TaskConfig | None) -> TaskConfig:
     if config.task is None:
         raise ConfigError(
             f"task: {config.model} is no bundle, so --task must say how rows become inputs: classify, summarize, "
-            "answer, translate or a YAML file."
+            "answer, translate or a YAML file. If it is meant to be a bundle, check the path."
         )
     return resolve_task(config.task, source_language=config.source_language, target_language=config.target_language)
 
