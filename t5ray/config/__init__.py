@@ -1,12 +1,15 @@
 """Every user setting, as frozen models, and the reading of YAML.
 
-    settings.py  what the commands take          task.py  what a task is
+    run.py       what train and tune take        data.py, training.py, decode.py, search.py  its groups
+    scoring.py   what predict and evaluate take  task.py  what a task is
     space.py     search-space files              load.py  default < YAML < flag < --set
 
 Comes in: YAML text, flags. Goes out: frozen pydantic models. Must not know torch, ray or mlflow.
 """
 
 from t5ray.config.base import Settings
+from t5ray.config.data import DataConfig
+from t5ray.config.decode import DecodeConfig
 from t5ray.config.load import (
     dump_yaml,
     load_settings,
@@ -16,19 +19,12 @@ from t5ray.config.load import (
     read_yaml,
     shipped_spaces,
 )
-from t5ray.config.settings import (
-    DataConfig,
-    DecodeConfig,
-    EvaluateConfig,
-    PredictConfig,
-    ResourcesConfig,
-    RunConfig,
-    SearchConfig,
-    TrackingConfig,
-    TrainingConfig,
-)
+from t5ray.config.run import ResourcesConfig, RunConfig, TrackingConfig
+from t5ray.config.scoring import EvaluateConfig, PredictConfig
+from t5ray.config.search import SearchConfig
 from t5ray.config.space import Range, SamplerConfig, SchedulerConfig, SearchSpace
 from t5ray.config.task import LANGUAGES, MetricName, TaskConfig, template_fields
+from t5ray.config.training import TrainingConfig
 
 __all__ = [
     "LANGUAGES",

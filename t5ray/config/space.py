@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from t5ray.config.base import Settings
-from t5ray.config.settings import TrainingConfig
+from t5ray.config.training import TrainingConfig
 from t5ray.errors import did_you_mean
 
 Scalar = bool | int | float | str

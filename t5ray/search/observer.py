@@ -11,7 +11,7 @@ from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
-from t5ray.training.loop import EpochReport
+from t5ray.training.plan import EpochReport
 from t5ray.training.run import log_epoch
 
 MLFLOW_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}

@@ -21,8 +21,8 @@ from t5ray.search.space import Params, default_settings
 from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
-from t5ray.training.loop import RunPlan
 from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, require_same
+from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
 

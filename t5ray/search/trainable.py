@@ -6,7 +6,7 @@ from typing import Any
 
 import ray.tune
 
-from t5ray.training.loop import RunPlan
+from t5ray.training.plan import RunPlan
 from t5ray.training.slot import Slot, SlotSpec
 
 

@@ -1,6 +1,8 @@
 """One fine-tuning run: the loop, and the Ray Train workers around it.
 
-    loop.py        epochs, steps, checkpoints; plain PyTorch, no Ray
+    plan.py        what a run is told, and what it tells
+    loop.py        epochs, validation, checkpoints; plain PyTorch, no Ray
+    step.py        one optimizer step over micro-batches and workers
     validation.py  loss and metrics on held-out rows, on real generations
     checkpoint.py  what is on disk of a run: best weights, last state
     mailbox.py     how a driver and a running group of workers talk

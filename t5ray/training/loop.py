@@ -5,89 +5,26 @@ Plain PyTorch. It knows no Ray: it is handed a model, tokenised data, a group of
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from t5ray.cluster import upload_dir
-from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
-from t5ray.data.batches import Batch, Indices, Step, collate, epoch_steps, num_steps
+from t5ray.data.batches import epoch_steps, num_steps
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import autocast, resolve_precision, set_dropout
 from t5ray.model.optim import build_optimizer, learning_rate_at, set_learning_rate
 from t5ray.training.checkpoint import BEST, Progress, drop_last, load_last, save_best, save_last
 from t5ray.training.group import Group
+from t5ray.training.plan import EpochReport, Report, RunFailed, RunPlan, Tick
+from t5ray.training.step import EpochSums, optimizer_step
 from t5ray.training.validation import Validation, fixed_sample, validate
 
 HISTORY_POINTS = 20
 """Points of the step curves that each epoch reports."""
-
-
-class RunFailed(Exception):
-    """The run cannot go on: a loss that is not finite, or memory that ran out. Its text is the cause."""
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What one run is to do."""
-
-    trial: int
-    """Number of the trial; 0 for a single run."""
-    config: TrainingConfig
-    decode: DecodeConfig
-    task: TaskConfig
-    objective: str
-    """`validation_loss` or a metric of the task."""
-    mode: Literal["max", "min"]
-    """Whether a larger objective is better."""
-    folder: Path
-    """Where checkpoints go."""
-    remote: str | None = None
-    """URI that the best weights are copied to, where the driver cannot read this worker's disk."""
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch gave."""
-
-    epoch: int
-    """Counted from 1."""
-    step: int
-    """Optimizer steps so far."""
-    value: float
-    """The objective."""
-    train_loss: float
-    """Mean cross-entropy per target token over the epoch, label smoothing included."""
-    validation_loss: float
-    metrics: dict[str, float]
-    """The task's metrics on generations of the validation sample."""
-    hit_cap: float
-    """Share of those generations that were cut at the output cap."""
-    best_epoch: int
-    best_value: float
-    final: bool
-    """True for the last epoch of the run."""
-    tokens_per_s: float
-    """Real (non-padding) input and target tokens per second of training, over all workers."""
-    padding_share: float
-    """Share of forwarded positions that were padding."""
-    train_s: float
-    validate_s: float
-    save_s: float
-    history: list[dict[str, float]]
-    """step, loss, learning_rate and grad_norm at some steps of the epoch."""
-
-
-Report = Callable[[dict[str, Any]], bool]
-"""Takes an `EpochReport` as a dict on worker 0; returns whether to go on."""
-Tick = Callable[[int, int, float], None]
-"""Takes steps done, steps in all, and the loss, after each step on worker 0."""
 
 
 def fine_tune(
@@ -162,19 +99,6 @@ def _restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, plan: Run
     return progress
 
 
-@dataclass
-class _Trained:
-    """Sums over one epoch of training."""
-
-    step: int = 0
-    loss: float = 0.0
-    target_tokens: int = 0
-    real_tokens: int = 0
-    padded_tokens: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, float]] | None = None
-
-
 def _train_epoch(
     forward: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -183,11 +107,11 @@ def _train_epoch(
     epoch: int,
     group: Group,
     tick: Tick,
-) -> _Trained:
+) -> EpochSums:
     config = plan.config
     per_epoch = num_steps(len(split), config.batch_size)
     total = per_epoch * config.max_epochs
-    sums = _Trained(step=(epoch - 1) * per_epoch, history=[])
+    sums = EpochSums(step=(epoch - 1) * per_epoch, history=[])
     every = max(1, per_epoch // HISTORY_POINTS)
     started = time.perf_counter()
     for step in epoch_steps(
@@ -202,7 +126,7 @@ def _train_epoch(
     ):
         rate = learning_rate_at(sums.step, total, config)
         set_learning_rate(optimizer, rate)
-        loss, norm = _optimizer_step(forward, optimizer, split, step, config, group, sums)
+        loss, norm = optimizer_step(forward, optimizer, split, step, config, group, sums)
         sums.step += 1
         if sums.history is not None and sums.step % every == 0:
             sums.history.append({"step": sums.step, "loss": loss, "learning_rate": rate, "grad_norm": norm})
@@ -210,67 +134,6 @@ def _train_epoch(
             tick(sums.step, total, loss)
     sums.seconds = time.perf_counter() - started
     return sums
-
-
-def _optimizer_step(
-    forward: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    split: TokenisedSplit,
-    step: Step,
-    config: TrainingConfig,
-    group: Group,
-    sums: _Trained,
-) -> tuple[float, float]:
-    """Accumulate the step's gradient over micro-batches and workers, then update; return (loss per token, norm)."""
-    precision = resolve_precision(config.precision, group.device)
-    total = torch.zeros((), device=group.device)
-    groups: Sequence[Sequence[int] | Indices] = step.micro_batches or (
-        [0],
-    )  # an idle worker forwards one row, weightless, to join the reduction
-    weight = group.size / step.target_tokens if step.micro_batches else 0.0
-    for i, rows in enumerate(groups):
-        batch = collate(split, rows, pad_id=_config_of(forward).pad_token_id)
-        sums.padded_tokens += batch.input_ids.numel() + batch.labels.numel()
-        sums.real_tokens += int(batch.attention_mask.sum()) + int((batch.labels >= 0).sum())
-        last = i == len(groups) - 1
-        with autocast(precision, group.device):
-            loss = _summed_loss(forward, batch.to(group.device), config.label_smoothing, sync=last)
-        (loss * weight).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach() * (weight > 0)
-    summed = group.sum([total.item()])[0]
-    loss_per_token = summed / step.target_tokens
-    if not math.isfinite(loss_per_token):
-        raise RunFailed(f"the loss must be finite, but is {loss_per_token} at step {sums.step + 1}")
-    norm = torch.nn.utils.clip_grad_norm_(forward.parameters(), config.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    sums.loss += summed
-    sums.target_tokens += step.target_tokens
-    return loss_per_token, float(norm)
-
-
-def _config_of(forward: torch.nn.Module) -> Any:
-    return (forward.module if isinstance(forward, DistributedDataParallel) else forward).config
-
-
-def _summed_loss(forward: torch.nn.Module, batch: Batch, smoothing: float, *, sync: bool) -> torch.Tensor:
-    """Return the cross-entropy summed over the batch's target tokens.
-
-    Args:
-        sync: whether a distributed model reduces gradients over workers in the coming backward pass.
-    """
-    if isinstance(forward, DistributedDataParallel):
-        forward.require_backward_grad_sync = sync
-    model: Any = forward.module if isinstance(forward, DistributedDataParallel) else forward
-    logits = forward(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(batch.labels),
-        use_cache=False,
-    ).logits
-    return cross_entropy(
-        logits.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum", label_smoothing=smoothing
-    )
 
 
 def _validate(loaded: LoadedModel, data: TokenisedData, plan: RunPlan, group: Group) -> Validation:
@@ -282,7 +145,7 @@ def _validate(loaded: LoadedModel, data: TokenisedData, plan: RunPlan, group: Gr
 
 
 def _note(
-    progress: Progress, plan: RunPlan, epoch: int, trained: _Trained, validation: Validation, validate_s: float
+    progress: Progress, plan: RunPlan, epoch: int, trained: EpochSums, validation: Validation, validate_s: float
 ) -> dict[str, Any]:
     """Put the epoch into the progress and return its report."""
     value = validation.loss if plan.objective == "validation_loss" else validation.metrics[plan.objective]

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from t5ray.training.loop import RunPlan
+from t5ray.training.plan import RunPlan
 
 
 @dataclass(frozen=True)

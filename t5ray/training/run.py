@@ -20,8 +20,8 @@ from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.model.card import write_json
 from t5ray.tracking import Tracker
-from t5ray.training.loop import RunPlan, Tick
 from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, require_same, versions
+from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import Slot, SlotSpec
 

@@ -13,8 +13,8 @@ import ray.train
 import ray.train.torch
 
 from t5ray.errors import ClusterError
-from t5ray.training.loop import RunPlan, Tick
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
+from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.worker import WAIT_S, WorkerSetup, serve
 
 TICK_WAIT_S = 0.5

@@ -15,8 +15,9 @@ from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
 from t5ray.training.group import Group
-from t5ray.training.loop import RunFailed, fine_tune
+from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
+from t5ray.training.plan import RunFailed
 
 WAIT_S = 10.0
 """Longest single wait for the other side; waits are repeated."""

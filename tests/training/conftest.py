@@ -8,7 +8,7 @@ from t5ray.config import DataConfig, DecodeConfig, TaskConfig, TrainingConfig
 from t5ray.data.rows import Example
 from t5ray.data.splits import Splits
 from t5ray.data.tokens import TokenisedData, tokenise
-from t5ray.training.loop import RunPlan
+from t5ray.training.plan import RunPlan
 from tests.tiny import character_tokenizer
 
 TASK = TaskConfig(name="first", inputs="first: {text}", targets="{letter}", metrics=("exact_match",))

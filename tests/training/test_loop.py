@@ -13,7 +13,8 @@ from transformers import AutoModelForSeq2SeqLM
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.training.group import Group
-from t5ray.training.loop import RunFailed, RunPlan, fine_tune
+from t5ray.training.loop import fine_tune
+from t5ray.training.plan import RunFailed, RunPlan
 
 Weights = dict[str, torch.Tensor]
 

@@ -4,8 +4,8 @@ import threading
 from pathlib import Path
 
 from t5ray.config import DecodeConfig, TrainingConfig
-from t5ray.training.loop import RunPlan
 from t5ray.training.mailbox import Job, Mailbox, Message
+from t5ray.training.plan import RunPlan
 from tests.training.conftest import TASK
 
 PLAN = RunPlan(0, TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))

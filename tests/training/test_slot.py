@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from t5ray.data.tokens import TokenisedData
-from t5ray.training.loop import RunPlan
+from t5ray.training.plan import RunPlan
 from t5ray.training.slot import Slot, SlotSpec
 
 pytestmark = pytest.mark.integration

@@ -1,0 +1,103 @@
+"""Everything that `predict` and `evaluate` take."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from t5ray.config.base import Settings
+from t5ray.config.decode import DecodeConfig
+from t5ray.config.fields import Precision, refuse_fp16
+from t5ray.config.run import TrackingConfig
+
+
+class PredictConfig(Settings):
+    """Everything `predict` takes."""
+
+    model: str
+    """Bundle, Hugging Face directory or id, or models:/NAME@ALIAS."""
+    input: str
+    """File, glob, folder or fsspec URI."""
+    output: str
+    """Directory for the parts and `_job.json`."""
+    task: str | None = None
+    """Only for a model that is no bundle: how rows become inputs."""
+    source_language: str | None = None
+    """For translate with a model that is no bundle."""
+    target_language: str | None = None
+    """For translate with a model that is no bundle."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column the task looks for -> column of the input."""
+    format: Literal["parquet", "jsonl", "csv"] = "parquet"
+    """Format of the parts."""
+    workers: int | None = Field(default=None, ge=1)
+    """Scorers at a time. None: one per GPU, or one per two CPUs."""
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    """GPUs of one scorer."""
+    batch_tokens: int = Field(default=16_384, ge=1)
+    """Padded input tokens a scorer forwards at once, at most."""
+    engine: Literal["torch"] = "torch"
+    """What runs the model."""
+    precision: Precision = "auto"
+    """bf16 where the hardware has it, unless fp32 is asked for."""
+    scores: bool = False
+    """Add the probability of each prediction as `score`."""
+    retry_errors: bool = False
+    """Score again only the rows whose `error` is not null."""
+    on_long: Literal["truncate", "error"] = "truncate"
+    """What to do with inputs longer than the bundle's length."""
+    shard_rows: int = Field(default=4096, ge=1)
+    """Rows of one shard: the unit of work, of commit and of restart."""
+    decode: DecodeConfig | None = None
+    """Decode settings other than the bundle's."""
+    tracking_uri: str = TrackingConfig().uri
+    """MLflow where models:/NAME@ALIAS is looked up."""
+    address: str | None = None
+    """Ray to join: `auto` or HOST:PORT. None: RAY_ADDRESS, else a Ray of its own."""
+
+    _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)
+
+
+class EvaluateConfig(Settings):
+    """Everything `evaluate` takes."""
+
+    output: str
+    """Directory for metrics.json, predictions.jsonl and report.html."""
+    model: str | None = None
+    """Bundle, Hugging Face directory or id, or models:/NAME@ALIAS. None with `predictions`."""
+    data: str | None = None
+    """Rows with references. None with `predictions`."""
+    predictions: str | None = None
+    """Output directory of predict, with the references in the same rows."""
+    split: Literal["train", "validation", "test", "all"] | None = None
+    """Which split of the data. None: test where the data have a `split` column or trained the model, else all rows."""
+    task: str | None = None
+    """With `predictions`, or with a model that is no bundle."""
+    source_language: str | None = None
+    """For translate with a model that is no bundle."""
+    target_language: str | None = None
+    """For translate with a model that is no bundle."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column the task looks for -> column of the data."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be judged, counted and listed, instead of stopping at them."""
+    workers: int | None = Field(default=None, ge=1)
+    """Scorers at a time."""
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    """GPUs of one scorer."""
+    batch_tokens: int = Field(default=16_384, ge=1)
+    """Padded input tokens a scorer forwards at once, at most."""
+    engine: Literal["torch"] = "torch"
+    """What runs the model."""
+    precision: Precision = "auto"
+    """bf16 where the hardware has it, unless fp32 is asked for."""
+    decode: DecodeConfig | None = None
+    """Decode settings other than the bundle's."""
+    bootstrap_samples: int = Field(default=1000, ge=0)
+    """Resamples behind each 95 % interval; 0 leaves the intervals out."""
+    seed: int = 0
+    """Seeds the bootstrap."""
+    tracking: TrackingConfig = TrackingConfig()
+    address: str | None = None
+    """Ray to join: `auto` or HOST:PORT. None: RAY_ADDRESS, else a Ray of its own."""
+
+    _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)

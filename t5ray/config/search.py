@@ -1,0 +1,23 @@
+"""Settings of a search as a whole. What it varies is a file of its own: `space`."""
+
+from pydantic import Field
+
+from t5ray.config.base import Settings
+from t5ray.config.fields import Seconds
+
+
+class SearchConfig(Settings):
+    """How many trials over which space, and what decides."""
+
+    space: str = "t5_small"
+    """Search-space file, or the name of a shipped one (demo, t5_small, t5_base, t5_large, adafactor)."""
+    num_trials: int = Field(default=10, ge=1)
+    """Trials in all, the default settings included."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """Trials at a time. None: as many as the resources allow."""
+    time_budget_s: Seconds | None = Field(default=None, gt=0)
+    """No trial is started or continued after this long: seconds, or text such as 90s, 30m, 2h. None: no limit."""
+    metric: str | None = None
+    """The objective: a metric of the task, or `validation_loss`. None: the task's first metric."""
+    seed: int = 0
+    """Seeds the sampler."""

@@ -1,0 +1,69 @@
+"""What a run is told and what it tells: the words that the loop, the workers and the search share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
+
+
+class RunFailed(Exception):
+    """The run cannot go on: a loss that is not finite, or memory that ran out. Its text is the cause."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What one run is to do."""
+
+    trial: int
+    """Number of the trial; 0 for a single run."""
+    config: TrainingConfig
+    decode: DecodeConfig
+    task: TaskConfig
+    objective: str
+    """`validation_loss` or a metric of the task."""
+    mode: Literal["max", "min"]
+    """Whether a larger objective is better."""
+    folder: Path
+    """Where checkpoints go."""
+    remote: str | None = None
+    """URI that the best weights are copied to, where the driver cannot read this worker's disk."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch gave."""
+
+    epoch: int
+    """Counted from 1."""
+    step: int
+    """Optimizer steps so far."""
+    value: float
+    """The objective."""
+    train_loss: float
+    """Mean cross-entropy per target token over the epoch, label smoothing included."""
+    validation_loss: float
+    metrics: dict[str, float]
+    """The task's metrics on generations of the validation sample."""
+    hit_cap: float
+    """Share of those generations that were cut at the output cap."""
+    best_epoch: int
+    best_value: float
+    final: bool
+    """True for the last epoch of the run."""
+    tokens_per_s: float
+    """Real (non-padding) input and target tokens per second of training, over all workers."""
+    padding_share: float
+    """Share of forwarded positions that were padding."""
+    train_s: float
+    validate_s: float
+    save_s: float
+    history: list[dict[str, float]]
+    """step, loss, learning_rate and grad_norm at some steps of the epoch."""
+
+
+Report = Callable[[dict[str, Any]], bool]
+"""Takes an `EpochReport` as a dict on worker 0; returns whether to go on."""
+Tick = Callable[[int, int, float], None]
+"""Takes steps done, steps in all, and the loss, after each step on worker 0."""
