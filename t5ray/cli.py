@@ -50,6 +50,10 @@ WorkersPerTrial = Annotated[int | None, typer.Option(help="Ray Train workers tha
 GpusPerWorker = Annotated[float | None, typer.Option(help="GPUs of one worker; fractions share a GPU.")]
 MaxConcurrent = Annotated[int | None, typer.Option(help="Trials at a time. Default: what fits.")]
 TimeBudget = Annotated[str | None, typer.Option(help="Stop searching after, say, 90s, 30m or 2h.")]
+ConfirmSeeds = Annotated[
+    int | None, typer.Option(help="Fresh seeds on which the best trials are trained again; 0 for none.")
+]
+WarmStart = Annotated[str | None, typer.Option(help="Earlier search of this storage whose best points go first.")]
 Metric = Annotated[str | None, typer.Option(help="Objective. Default: the task's first metric.")]
 Storage = Annotated[str | None, typer.Option(help="Directory or URI that holds the run's folder.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow tracking URI, or `none`.")]
@@ -85,6 +89,8 @@ SETTING_OF = {
     "num_trials": "search.num_trials",
     "max_concurrent": "search.max_concurrent",
     "time_budget": "search.time_budget_s",
+    "confirm_seeds": "search.confirm_seeds",
+    "warm_start": "search.warm_start",
     "metric": "search.metric",
     "max_epochs": "training.max_epochs",
     "workers_per_trial": "resources.workers_per_trial",

@@ -27,6 +27,8 @@ def command(
     gpus_per_worker: cli.GpusPerWorker = None,
     max_concurrent: cli.MaxConcurrent = None,
     time_budget: cli.TimeBudget = None,
+    confirm_seeds: cli.ConfirmSeeds = None,
+    warm_start: cli.WarmStart = None,
     metric: cli.Metric = None,
     storage: cli.Storage = None,
     tracking_uri: cli.TrackingUri = None,

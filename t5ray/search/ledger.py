@@ -78,6 +78,8 @@ class Ledger:
     wall_s: float = 0.0
     """Seconds spent in sessions before this one."""
     finished: bool = False
+    confirm: dict[str, Any] | None = None
+    """What training the best again on fresh seeds found, as search.json shows it."""
     trials: dict[int, TrialRecord] = field(default_factory=dict)
 
     @classmethod

@@ -26,6 +26,7 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "overhead_s": round(sum(record.overhead_s for record in ledger.ended), 3),
         "best": {"trial": best.trial, "value": best.best_value, "epoch": best.best_epoch} if best else None,
         "default": {"value": default.best_value if default else None},
+        "confirm": ledger.confirm,
         "test": test,
         "trials": [ledger.trials[number].public() for number in sorted(ledger.trials)],
         "config": public(config).model_dump(mode="json"),
