@@ -1,8 +1,9 @@
 """Settings of one fine-tuning run: what a search space may name."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from t5ray.config.base import Settings
 from t5ray.config.fields import Precision, refuse_fp16
@@ -21,26 +22,46 @@ class TrainingConfig(Settings):
     """Padded input and target tokens a worker forwards at once, at most."""
     max_epochs: int = Field(default=3, ge=1)
     """Passes over the training split."""
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
-    """Update rule."""
+    preset: Literal["none", "t5-adamw", "t5-adafactor"] = "none"
+    """A tried set of optimizer settings (`PRESETS`); settings that are given win over it."""
+    optimizer: Literal["adamw", "adam", "adafactor", "sgd"] = "adamw"
+    """Update rule. adam differs from adamw in its weight decay, which is part of the gradient (L2)."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
-    """Decoupled weight decay per step, times the learning rate; not on norms."""
+    """Shrinks matrices at each step, by this times the learning rate; not norms and biases."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """AdamW's decay rate of the gradient mean."""
+    """Decay rate of the gradient mean of adamw and adam."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """AdamW's decay rate of the squared gradient mean."""
+    """Decay rate of the squared gradient mean of adamw and adam."""
     epsilon: float = Field(default=1e-8, gt=0)
-    """AdamW's denominator floor."""
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """Shape of the learning rate after warm-up; linear and cosine end at 0 after `max_epochs`."""
+    """Floor of the denominator of adamw and adam."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Share of the last update that sgd repeats."""
+    adafactor_scale_parameter: bool = False
+    """Multiply Adafactor's steps by the size (root mean square) of the matrix they change."""
+    adafactor_relative_step: bool = False
+    """Let Adafactor choose its learning rate, min(0.01, 1/sqrt(step)): no learning_rate, schedule or warm-up then."""
+    adafactor_warmup_init: bool = False
+    """Begin that learning rate at 1e-6 per step; needs adafactor_relative_step."""
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt", "polynomial", "step", "exponential"] = "linear"
+    """Shape of the learning rate after warm-up; linear, cosine and polynomial end after `max_epochs`."""
     warmup_share: float = Field(default=0.05, ge=0, le=1)
     """Share of all steps over which the learning rate rises from 0."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """The same in optimizer steps. None: warmup_share counts."""
+    final_rate_share: float = Field(default=0.0, ge=0, le=1)
+    """Where linear, cosine and polynomial end, as a share of learning_rate."""
+    decay_power: float = Field(default=1.0, gt=0)
+    """Exponent of the polynomial schedule; 1 is linear."""
+    decay_rate: float = Field(default=0.95, gt=0, le=1)
+    """Factor of the exponential schedule in each epoch, the first included, and of the step schedule at each step."""
+    decay_epochs: int = Field(default=1, ge=1)
+    """Epochs between two falls of the step schedule."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """T5's dropout rate, in every place where T5 has one."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target probability spread over the vocabulary."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this global L2 norm."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this global L2 norm. None: they are not."""
     precision: Precision = "auto"
     """bf16 runs matrix products in bfloat16 over fp32 weights; auto takes it where the hardware has it."""
     gradient_checkpointing: bool = False
@@ -52,6 +73,29 @@ class TrainingConfig(Settings):
 
     _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)
 
+    @model_validator(mode="after")
+    def _take_the_preset(self) -> Self:
+        """Fill what was not given from the preset, which stays apart from what was given: see `with_params`."""
+        for name, value in PRESETS[self.preset].items():
+            if name not in self.model_fields_set:
+                object.__setattr__(self, name, value)
+        return self
+
+    @model_validator(mode="after")
+    def _adafactor_agrees_with_itself(self) -> Self:
+        problems = adafactor_conflicts(self) if self.optimizer == "adafactor" else []
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def with_params(self, params: Mapping[str, object]) -> Self:
+        """Return these settings with some replaced, as a search replaces them; a preset among them counts.
+
+        Raises:
+            ValidationError: they do not go together.
+        """
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **params})
+
     @classmethod
     def searchable(cls) -> set[str]:
         """Return the names that a search space may use."""
@@ -59,3 +103,46 @@ class TrainingConfig(Settings):
 
 
 NOT_SEARCHABLE = {"max_epochs", "validation_rows", "seed", "micro_batch_tokens"}
+PRESETS: dict[str, dict[str, object]] = {
+    "none": {},
+    # transformers' advice for T5: "typically, 1e-4 and 3e-4 work well for most problems"
+    "t5-adamw": {
+        "optimizer": "adamw",
+        "learning_rate": 3e-4,
+        "weight_decay": 0.01,
+        "schedule": "linear",
+        "warmup_share": 0.05,
+        "max_grad_norm": 1.0,
+    },
+    # Raffel et al. 2020, section 3.1.2: Adafactor fine-tunes at a constant 1e-3; it clips its own updates
+    "t5-adafactor": {
+        "optimizer": "adafactor",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_share": 0.0,
+        "max_grad_norm": None,
+    },
+}
+
+
+def adafactor_conflicts(config: TrainingConfig) -> list[str]:
+    """Say which settings contradict each other when Adafactor runs."""
+    if not config.adafactor_relative_step:
+        return ["adafactor_warmup_init needs adafactor_relative_step: set both or none"] * config.adafactor_warmup_init
+    clashes = {
+        f"learning_rate={config.learning_rate:g}": config.learning_rate != default_of("learning_rate"),
+        f"schedule={config.schedule}": config.schedule != "constant",
+        "a warm-up": bool(config.warmup_steps or (config.warmup_steps is None and config.warmup_share)),
+    }
+    return [
+        f"adafactor_relative_step chooses the learning rate itself, so {name} cannot hold. "
+        "Leave learning_rate out, and set schedule=constant, warmup_share=0; or drop adafactor_relative_step"
+        for name, clash in clashes.items()
+        if clash
+    ]
+
+
+def default_of(name: str) -> object:
+    """Return the default of a training setting."""
+    return TrainingConfig.model_fields[name].default

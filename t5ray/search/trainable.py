@@ -20,8 +20,7 @@ class TrialSpec:
 
     def plan_for(self, trial: int, params: Mapping[str, Any]) -> RunPlan:
         """Return the plan of one trial."""
-        values = {**self.plan.config.model_dump(), **params}
-        config = type(self.plan.config).model_validate(values)
+        config = self.plan.config.with_params(params)
         remote = f"{self.plan.remote}/{trial}" if self.plan.remote else None
         return replace(self.plan, trial=trial, config=config, folder=self.plan.folder / str(trial), remote=remote)
 

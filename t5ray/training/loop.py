@@ -124,7 +124,7 @@ def _train_epoch(
         rank=group.rank,
         world_size=group.size,
     ):
-        rate = learning_rate_at(sums.step, total, config)
+        rate = learning_rate_at(sums.step, per_epoch, config)
         set_learning_rate(optimizer, rate)
         loss, norm = optimizer_step(forward, optimizer, split, step, config, group, sums)
         sums.step += 1

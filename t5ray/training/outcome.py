@@ -69,7 +69,7 @@ def publish_best(
         folder: where the run's checkpoints are.
     """
     loaded = load_model(str(folder / BEST))
-    settings = {**prepared.config.training.model_dump(mode="json"), **params}
+    settings = prepared.config.training.with_params(params).model_dump(mode="json")
     card = BundleCard(
         task=prepared.task,
         decode=prepared.decode,

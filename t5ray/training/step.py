@@ -59,7 +59,7 @@ def optimizer_step(
     loss_per_token = summed / step.target_tokens
     if not math.isfinite(loss_per_token):
         raise RunFailed(f"the loss must be finite, but is {loss_per_token} at step {sums.step + 1}")
-    norm = torch.nn.utils.clip_grad_norm_(forward.parameters(), config.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(forward.parameters(), config.max_grad_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     sums.loss += summed

@@ -58,8 +58,8 @@ def test_fp16_is_refused_with_the_reason(model: type[Settings], required: dict[s
         ("weight_decay", -0.1),
         ("beta2", 1),
         ("warmup_share", 1.1),
-        ("optimizer", "sgd"),
-        ("schedule", "step"),
+        ("optimizer", "lbfgs"),
+        ("schedule", "cyclic"),
         ("epsilon", float("inf")),
     ],
 )

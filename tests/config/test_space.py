@@ -46,7 +46,7 @@ def test_documented_space_is_read() -> None:
         ({"learning_rate": {"loguniform": [1e-4, 2]}}, "learning_rate: training does not allow 2.0"),
         ({"dropout": {"uniform": [0, float("inf")]}}, "finite number"),
         ({"dropout": {"choice": [0.1, 1.0]}}, "dropout: training does not allow 1.0"),
-        ({"optimizer": {"fixed": "sgd"}}, "optimizer: training does not allow 'sgd'"),
+        ({"optimizer": {"fixed": "lbfgs"}}, "optimizer: training does not allow 'lbfgs'"),
         ({"batch_size": {"uniform": [8, 32]}}, "batch_size: training does not allow 15.6.*valid integer"),
         ({"batch_size": {"loguniform": [8, 32]}}, "batch_size: training does not allow 15.6.*valid integer"),
         ({"dropout": {"uniform": [0, 0.1], "choice": [0.1]}}, r"exactly one of .* but got \['uniform', 'choice'\]"),

@@ -1,0 +1,46 @@
+"""Update rules.
+
+Sources: Loshchilov & Hutter 2019 (AdamW); Kingma & Ba 2015 (Adam); Shazeer & Stern 2018 and Raffel et al. 2020
+(Adafactor at a constant 1e-3).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.optimization import Adafactor
+
+from t5ray.config import TrainingConfig
+from t5ray.model.optim.layers import decays
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Make the optimizer of the parameters that are trained."""
+    groups = parameter_groups(model, config)
+    rate = config.learning_rate
+    match config.optimizer:
+        case "adafactor":
+            flags = {"relative_step": False, "warmup_init": False, "scale_parameter": config.adafactor_scale_parameter}
+            adafactor: torch.optim.Optimizer = Adafactor(groups, lr=rate, **flags)  # schedules.py has relative steps
+            return adafactor
+        case "sgd":
+            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, fused=True)
+    rule = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return rule(groups, lr=rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
+
+
+def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Sort trained parameters by whether they decay."""
+    groups: dict[bool, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = config.weight_decay if decays(name) else 0.0
+            group = groups.setdefault(decays(name), {"params": [], "weight_decay": decay})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
