@@ -58,6 +58,7 @@ Metric = Annotated[str | None, typer.Option(help="Objective. Default: the task's
 Storage = Annotated[str | None, typer.Option(help="Directory or URI that holds the run's folder.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow tracking URI, or `none`.")]
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment.")]
+Register = Annotated[str | None, typer.Option(help="Register the best model in MLflow as NAME, alias champion.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run and of its folder.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that is random.")]
 SourceLanguage = Annotated[str | None, typer.Option(help="For translate: language of `source`.")]
@@ -97,6 +98,7 @@ SETTING_OF = {
     "gpus_per_worker": "resources.gpus_per_worker",
     "tracking_uri": "tracking.uri",
     "experiment": "tracking.experiment",
+    "register": "register_as",
     "task": "task",
     "source_language": "source_language",
     "target_language": "target_language",

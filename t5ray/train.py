@@ -27,6 +27,7 @@ def command(
     storage: cli.Storage = None,
     tracking_uri: cli.TrackingUri = None,
     experiment: cli.Experiment = None,
+    register: cli.Register = None,
     name: cli.Name = None,
     seed: cli.Seed = None,
     skip_bad_rows: cli.SkipBadRows = None,

@@ -1,6 +1,8 @@
 """Everything that `train` and `tune` take."""
 
-from pydantic import Field, field_validator
+import re
+
+from pydantic import Field, field_validator, model_validator
 
 from t5ray.config.base import Settings
 from t5ray.config.data import DataConfig
@@ -50,6 +52,8 @@ class RunConfig(Settings):
     """Directory or fsspec URI that holds one folder per named run."""
     name: str | None = None
     """Name of the run and of its folder. None: made from the task and the time."""
+    register_as: str | None = None
+    """Name that MLflow registers the best model under, with the alias `champion`. None: it is logged only."""
     address: str | None = None
     """Ray to join: `auto` or HOST:PORT. None: RAY_ADDRESS, else a Ray of its own."""
 
@@ -59,3 +63,16 @@ class RunConfig(Settings):
         if value is not None and (not value or "/" in value or value in (".", "..")):
             raise ValueError(f"must be a plain folder name without `/`, but got {value!r}")
         return value
+
+    @field_validator("register_as")
+    @classmethod
+    def _is_a_model_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[^/:'\"\s]+", value):
+            raise ValueError(f"must be free of `/`, `:`, quotes and spaces, but got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_registry(self) -> "RunConfig":
+        if self.register_as is not None and self.tracking.uri == "none":
+            raise ValueError("register_as: MLflow must be there to register a model, but tracking.uri is `none`")
+        return self

@@ -10,7 +10,7 @@ import ray
 import ray.tune
 
 from t5ray.cluster import Cluster, free_bytes
-from t5ray.config import ResourcesConfig, SearchSpace, dump_yaml
+from t5ray.config import ResourcesConfig, RunConfig, SearchSpace, dump_yaml
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.observer import Observer
@@ -252,13 +252,15 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     write_summary(workspace.folder, content)
     workspace.upload()
     if ledger.study_run_id is not None:
-        _close_study(ledger, workspace, tracker, content)
+        _close_study(prepared.config, ledger, workspace, tracker, content)
     if best is None:
         raise T5RayError(why_all_failed(ledger))
     return content
 
 
-def _close_study(ledger: Ledger, workspace: Workspace, tracker: Tracker, content: dict[str, Any]) -> None:
+def _close_study(
+    config: RunConfig, ledger: Ledger, workspace: Workspace, tracker: Tracker, content: dict[str, Any]
+) -> None:
     best, run_id = ledger.best, str(ledger.study_run_id)
     for name in ("report.html", "search.json"):
         tracker.log_files(run_id, workspace.folder / name)
@@ -266,7 +268,8 @@ def _close_study(ledger: Ledger, workspace: Workspace, tracker: Tracker, content
         tracker.end_run(run_id, "FAILED")
         return
     if best.mlflow_run_id is not None:
-        tracker.log_files(best.mlflow_run_id, workspace.best, "bundle")
+        columns = config.data.columns
+        tracker.log_model(best.mlflow_run_id, workspace.best, columns=columns, register=config.register_as)
     metrics = {f"test_{name}": value for name, value in (content["test"] or {}).items()}
     metrics[f"best_{content['metric']}"] = float(best.best_value or 0.0)
     tracker.end_run(run_id, "FINISHED", metrics=metrics, tags={"t5ray.best_trial": str(best.trial)})

@@ -80,6 +80,12 @@ class MlflowTracker:
         """Upload in the background; `close` waits for it."""
         self._add("files", run_id, path=str(path.absolute()), folder=folder)
 
+    def log_model(
+        self, run_id: str, bundle: Path, *, columns: Mapping[str, str] = NO_TAGS, register: str | None = None
+    ) -> None:
+        """Upload and register in the background; `close` waits for it."""
+        self._add("model", run_id, path=str(bundle.absolute()), columns=dict(columns), register=register)
+
     def reopen_run(self, run_id: str) -> None:
         """Take up a run again.
 
@@ -139,6 +145,8 @@ def _content(event: Event) -> str:
             return f"metrics of step {event.body['step']}"
         case "files":
             return f"files {event.body['path']}"
+        case "model":
+            return f"model {event.body['path']}"
         case "end":
             return f"end {event.body['status']}"
         case kind:

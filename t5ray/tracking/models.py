@@ -8,6 +8,7 @@ from mlflow.artifacts import download_artifacts
 
 from t5ray.errors import ModelError, TrackingError
 from t5ray.tracking.outbox import Away, Refused
+from t5ray.tracking.registry import bundle_in
 from t5ray.tracking.store import mend, translated
 from t5ray.tracking.uri import is_local, shown, sqlite_path
 
@@ -33,4 +34,4 @@ def download_model(uri: str, tracking_uri: str, folder: Path | None) -> Path:
         ) from exc
     except Refused as exc:
         raise ModelError(f"model: {uri} must be in MLflow at {shown(tracking_uri)}, but is not: {exc}.") from exc
-    return Path(path)
+    return bundle_in(Path(path))

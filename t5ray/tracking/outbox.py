@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from t5ray.errors import TrackingError
 
-Kind = Literal["start", "metrics", "files", "end", "reopen"]
+Kind = Literal["start", "metrics", "files", "model", "end", "reopen"]
+UPLOADS = ("files", "model")
 FIRST_PAUSE_S, LONGEST_PAUSE_S, CLOSING_PAUSE_S = 1.0, 30.0, 1.0
 
 
@@ -103,7 +104,7 @@ class Outbox:
                 self._changed.notify_all()
 
     def _has_patience(self, patience_s: float) -> bool:
-        uploading = self._queue[0].kind == "files" and self.away_reason is None
+        uploading = self._queue[0].kind in UPLOADS and self.away_reason is None
         return uploading or time.monotonic() - self._last_sent_s < patience_s
 
     def _run(self) -> None:

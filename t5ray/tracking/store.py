@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from t5ray.errors import TrackingError
 from t5ray.tracking.outbox import Away, Event, Refused
+from t5ray.tracking.registry import log_bundle, register
 from t5ray.tracking.uri import SQLITE, is_local, redact, shown, sqlite_path
 
 ANSWER_WITHIN_S = 10.0
@@ -42,6 +43,7 @@ class MlflowStore:
             "start": self._start,
             "metrics": self._metrics,
             "files": self._files,
+            "model": self._model,
             "end": self._end,
             "reopen": self._reopen,
         }
@@ -124,6 +126,14 @@ class MlflowStore:
             raise Refused(f"{path} is gone")
         upload = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         upload(self._id(event.run), str(path), folder)
+
+    def _model(self, event: Event) -> None:
+        bundle, run_id = Path(event.body["path"]), self._id(event.run)
+        if not bundle.exists():
+            raise Refused(f"{bundle} is gone")
+        model_id = log_bundle(self._client, run_id, bundle, event.body["columns"])
+        if event.body["register"] is not None:
+            register(self._client, run_id, model_id, event.body["register"])
 
     def _reopen(self, event: Event) -> None:
         self._client.update_run(self._id(event.run), status="RUNNING")

@@ -50,6 +50,17 @@ class Tracker(Protocol):
         """Upload a file, or what a directory holds, into `folder` of the run. It must stay in place until `close`."""
         ...
 
+    def log_model(
+        self, run_id: str, bundle: Path, *, columns: Mapping[str, str] = NO_TAGS, register: str | None = None
+    ) -> None:
+        """Log a bundle as the run's model, ready to be served. It must stay in place until `close`.
+
+        Args:
+            columns: column that the task looks for -> column of the data, which the served model takes.
+            register: name to register it under, as `champion`.
+        """
+        ...
+
     def reopen_run(self, run_id: str) -> None:
         """Take up a run of an earlier tracker again."""
         ...
@@ -89,6 +100,11 @@ class NoTracker:
     def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
         """Do nothing."""
 
+    def log_model(
+        self, run_id: str, bundle: Path, *, columns: Mapping[str, str] = NO_TAGS, register: str | None = None
+    ) -> None:
+        """Do nothing."""
+
     def reopen_run(self, run_id: str) -> None:
         """Do nothing."""
 
@@ -112,6 +128,8 @@ class MemoryRun:
     status: Literal["RUNNING"] | Status = "RUNNING"
     files: list[tuple[Path, str]] = field(default_factory=list)
     """(path, folder) of each upload."""
+    model: tuple[Path, dict[str, str], str | None] | None = None
+    """(bundle, columns, registered name) of its model."""
 
 
 class MemoryTracker:
@@ -158,6 +176,12 @@ class MemoryTracker:
     def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
         """Keep the path."""
         self.runs[run_id].files.append((path, folder))
+
+    def log_model(
+        self, run_id: str, bundle: Path, *, columns: Mapping[str, str] = NO_TAGS, register: str | None = None
+    ) -> None:
+        """Keep what was given."""
+        self.runs[run_id].model = (bundle, dict(columns), register)
 
     def reopen_run(self, run_id: str) -> None:
         """Set the run to RUNNING."""

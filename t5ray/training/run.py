@@ -130,7 +130,8 @@ def run_once(prepared: Prepared, folder: Path, tracker: Tracker, on_tick: Tick) 
     }
     write_json(folder / "train.json", outcome)
     shutil.rmtree(folder / "state", ignore_errors=True)
-    tracker.log_files(run_id, folder / "best", "bundle")
+    if run_id:
+        tracker.log_model(run_id, folder / "best", columns=config.data.columns, register=config.register_as)
     tests = {f"test_{name}": value for name, value in outcome["test"].items()}
     tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
     return outcome

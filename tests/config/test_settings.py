@@ -68,6 +68,18 @@ def test_training_refuses_what_cannot_train(name: str, value: Any) -> None:
         TrainingConfig.model_validate({name: value})
 
 
+@pytest.mark.parametrize("name", ["a/b", "a:b", "it's", "", "two words"])
+def test_a_registered_name_must_be_one_that_a_models_uri_can_hold(name: str) -> None:
+    with pytest.raises(ValidationError, match="register_as"):
+        RunConfig(register_as=name)
+
+
+def test_a_model_can_be_registered_only_where_mlflow_is() -> None:
+    with pytest.raises(ValidationError, match="MLflow must be there to register a model, but tracking.uri is `none`"):
+        RunConfig.model_validate({"register_as": "topics", "tracking": {"uri": "none"}})
+    assert RunConfig(register_as="main.topics.t5-small_2").register_as == "main.topics.t5-small_2"
+
+
 def test_infinite_numbers_are_refused_where_there_is_no_other_bound() -> None:
     with pytest.raises(ValidationError, match="finite number"):
         DecodeConfig(length_penalty=float("inf"))

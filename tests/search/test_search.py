@@ -54,7 +54,7 @@ def study_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
 
 
 def test_a_search_from_data_to_bundle(local_ray: None, folder: Path, words: Path, tiny_t5: Path) -> None:
-    assert tune(arguments(words, tiny_t5)) == 0
+    assert tune(arguments(words, tiny_t5, register="kinds")) == 0
     found = result(folder)
     trials = found["trials"]
     assert [t["trial"] for t in trials] == [0, 1, 2, 3, 4]
@@ -90,8 +90,11 @@ def test_a_search_from_data_to_bundle(local_ray: None, folder: Path, words: Path
         assert run.data.metrics["best_accuracy"] == trial["best_value"]
         history = client.get_metric_history(run.info.run_id, "accuracy")
         assert [(m.step, m.value) for m in history] == list(enumerate(trial["values"], start=1))
-    with_files = [run_id for run_id in children if client.list_artifacts(run_id)]
-    assert with_files == [best["mlflow_run_id"]]
+    with_models = [run_id for run_id, run in children.items() if run.outputs.model_outputs]
+    assert with_models == [best["mlflow_run_id"]]
+    assert client.get_model_version_by_alias("kinds", "champion").run_id == best["mlflow_run_id"]
+    (study,) = (run.info.run_id for run in runs if run.info.run_id not in children)
+    assert {file.path for file in client.list_artifacts(study)} == {"report.html", "search.json"}
 
     assert tune(arguments(words, tiny_t5)) == 2  # the folder is taken
     assert tune([*arguments(words, tiny_t5), "--extend", "2"]) == 0
