@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from t5ray import __version__
+from t5ray.errors import did_you_mean
 
 COMMANDS = {
     "tune": "search hyperparameters over Ray workers; no flags: the embedded demo",
@@ -29,7 +30,8 @@ def main() -> int:
     print("\nt5ray COMMAND --help says more; so does python -m t5ray.COMMAND --help.")
     if name in ("--help", "-h"):
         return 0
-    print(f"\nThere is no command {name!r}.", file=sys.stderr)
+    hint = did_you_mean(name, COMMANDS)
+    print(f"\nThere is no command {name!r}. {hint if hint.startswith('Did') else ''}".rstrip(), file=sys.stderr)
     return 2
 
 

@@ -283,7 +283,18 @@ def test_a_model_that_is_not_there_is_a_model_error(
 ) -> None:
     assert train.main(flags(REVIEWS, tmp_path / "none", tmp_path, "--preview")) == 4
     message = refusal(capsys)
-    assert message.startswith(f"model error: {tmp_path}/none: must be a directory or a Hugging Face id")
+    assert (
+        message == f"model error: {tmp_path}/none: the directory of a model must be there, but is not. Check the path."
+    )
+
+
+def test_a_model_that_no_hub_knows_is_a_model_error(
+    no_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", "nobody/none", "--data", str(REVIEWS), "--task", "classify", "--column", "text=review"]
+    assert train.main([*given, "--storage", str(tmp_path), "--preview"]) == 4
+    message = refusal(capsys)
+    assert message.startswith("model error: nobody/none: must be a directory or a Hugging Face id that can be reached")
     assert "Check the spelling, the network, and HF_TOKEN" in message
 
 

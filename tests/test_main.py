@@ -46,8 +46,15 @@ def test_an_unknown_command_gets_the_list_and_code_2(
 ) -> None:
     assert run(monkeypatch, "tuen", "--data", "a.csv") == 2
     shown = capsys.readouterr()
-    assert "There is no command 'tuen'." in shown.err
+    assert "There is no command 'tuen'. Did you mean `tune`?" in shown.err
     assert "  tune " in shown.out
+
+
+def test_a_command_that_is_near_none_gets_no_hint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "xyzzy") == 2
+    assert capsys.readouterr().err == "\nThere is no command 'xyzzy'.\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -62,7 +69,7 @@ def test_a_commands_exit_code_is_handed_back(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "predict", "--model", "m") == 2
-    assert "input: field required" in capsys.readouterr().err
+    assert "input: must be given (--input)." in capsys.readouterr().err
 
 
 def test_the_command_to_go_on_with_does_not_name_the_command_twice(

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,18 @@ def test_help_answers_without_the_big_libraries() -> None:
 def test_missing_settings_are_all_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     shown = capsys.readouterr().err
-    assert all(f"{name}: field required" in shown for name in ("model", "input", "output"))
+    assert all(f"{name}: must be given (--{name})." in shown for name in ("model", "input", "output"))
+
+
+def test_a_model_path_that_is_wrong_is_what_is_said_first(
+    tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = str(tmp_path / "tiny-t6")
+    shutil.copytree(tiny_t5, tmp_path / "tiny-t5")
+    assert main(["--model", wrong, "--input", "rows.jsonl", "--output", str(tmp_path / "out")]) == 4
+    assert capsys.readouterr().err == (
+        f"model error: {wrong}: the directory of a model must be there, but is not. Did you mean `tiny-t5`?\n"
+    )
 
 
 def test_half_precision_is_refused_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,8 +174,12 @@ def explain(model: type[BaseModel], exc: ValidationError, where: str = "") -> li
                 f"{head}: no such setting. {did_you_mean(str(error['loc'][-1]), _names_at(model, error['loc']))}"
             )
             continue
+        if error["type"] == "missing":
+            flag = "" if where or len(error["loc"]) > 1 else f" (--{place.replace('_', '-')})"
+            lines.append(f"{head}: must be given{flag}.")
+            continue
         message = error["msg"].removeprefix("Value error, ")
-        found = "" if error["type"] in ("value_error", "missing") else f", but got {_short(error['input'])}"
+        found = "" if error["type"] == "value_error" else f", but got {_short(error['input'])}"
         lines.append(f"{head}: {_lower_first(message)}{found}.{_nearest(error)}")
     return lines
 

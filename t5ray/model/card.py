@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from t5ray.config import DecodeConfig, Settings, TaskConfig
-from t5ray.errors import ModelError
+from t5ray.errors import ModelError, did_you_mean
 
 CARD = "t5ray.json"
+REGISTRY_SCHEMES = ("models:/", "runs:/")
+"""How MLflow's names of models begin."""
 
 
 class BundleCard(Settings):
@@ -36,6 +38,32 @@ class BundleCard(Settings):
     """Every seed that was used, by what it seeds."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of t5ray and the libraries that made the weights."""
+
+
+def require_model(source: str) -> None:
+    """Refuse a directory that is not there, before anybody looks for a hub model of that name.
+
+    Raises:
+        ModelError: the text is that of a path, and nothing is there.
+    """
+    if is_path(source) and not Path(source).is_dir():
+        folder = Path(source).parent
+        near = did_you_mean(Path(source).name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
+        found = "it is a file" if Path(source).exists() else "is not"
+        mend = near if near.startswith("Did") else "Check the path."
+        raise ModelError(f"{source}: the directory of a model must be there, but {found}. {mend}")
+
+
+def is_path(source: str) -> bool:
+    """Say whether the name of a model is that of a directory, and not a hub id such as `t5-small` or `google/t5-base`.
+
+    Example:
+        is_path("./t5-small"), is_path("runs/topics/best") -> (True, True)
+    """
+    if "://" in source or source.startswith(REGISTRY_SCHEMES):
+        return False
+    inside = Path(source).parent
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or (inside != Path() and inside.is_dir())
 
 
 def read_card(source: str | Path) -> BundleCard | None:

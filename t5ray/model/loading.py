@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTr
 from transformers.utils import logging as transformers_logging
 
 from t5ray.errors import ModelError
+from t5ray.model.card import require_model
 
 T5_FAMILY = ("t5", "mt5", "umt5")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -35,6 +36,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none, or it marks no end of sequence, which T5 needs.
     """
+    require_model(source)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -52,6 +54,7 @@ def load_config(source: str) -> Any:
     Raises:
         ModelError: there is none, or it belongs to another kind of model.
     """
+    require_model(source)
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as exc:

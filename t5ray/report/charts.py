@@ -50,6 +50,8 @@ class Scale:
 def padded(values: Sequence[float], start: float, end: float) -> Scale:
     """Return a linear scale over the values with a margin of 8 % on both sides."""
     low, high = min(values), max(values)
+    if low == high == 0:  # most numbers shown here are shares and counts, which do not go below zero
+        return Scale(-0.04, 1.04, start, end)
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 0.5
     return Scale(low - margin, high + margin, start, end)
 

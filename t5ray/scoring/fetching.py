@@ -22,7 +22,6 @@ from t5ray.errors import ModelError
 from t5ray.model.card import fingerprint
 from t5ray.tracking import resolve_model
 
-REGISTRY_SCHEMES = ("models:/", "runs:/")
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 """What file systems call that which changes when a file does; the first that is there counts."""
 

@@ -15,7 +15,8 @@ from fsspec.utils import glob_translate
 from t5ray.cluster import is_uri, local_path
 from t5ray.config import LANGUAGES, PredictConfig, TaskConfig
 from t5ray.errors import ConfigError, DataError, did_you_mean
-from t5ray.scoring.fetching import REGISTRY_SCHEMES, fetch_registered, fetch_uri
+from t5ray.model.card import REGISTRY_SCHEMES, require_model
+from t5ray.scoring.fetching import fetch_registered, fetch_uri
 from t5ray.scoring.inputs import Input, Shard, list_sources, scan, stamp_of
 from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, read_job
 from t5ray.scoring.scorer import EngineSpec, ScorerSpec
@@ -180,6 +181,7 @@ def _locate(config: PredictConfig) -> tuple[str, str]:
     if is_uri(config.model):
         return str(fetch_uri(config.model)), config.model
     folder = local_path(config.model)
+    require_model(str(folder))
     return (str(folder.absolute()) if folder.is_dir() else config.model), ""  # workers run in other directories
 
 

@@ -75,7 +75,7 @@ def test_a_registered_name_must_be_one_that_a_models_uri_can_hold(name: str) -> 
 
 
 def test_a_model_can_be_registered_only_where_mlflow_is() -> None:
-    with pytest.raises(ValidationError, match="MLflow must be there to register a model, but tracking.uri is `none`"):
+    with pytest.raises(ValidationError, match=r"MLflow must be there to register a model, but tracking.uri is `none`"):
         RunConfig.model_validate({"register_as": "topics", "tracking": {"uri": "none"}})
     assert RunConfig(register_as="main.topics.t5-small_2").register_as == "main.topics.t5-small_2"
 

@@ -14,7 +14,7 @@ from tests.tiny import character_tokenizer, make_tiny_t5, tiny_config
 
 
 def test_a_missing_directory_is_named() -> None:
-    with pytest.raises(ModelError, match="no/such/model: must be a directory or a Hugging Face id"):
+    with pytest.raises(ModelError, match="no/such/model: the directory of a model must be there, but is not"):
         load_model("no/such/model")
 
 

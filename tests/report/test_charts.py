@@ -34,6 +34,11 @@ def test_ticks_are_round(scale: Scale, expected: list[str]) -> None:
     assert [tick.at for tick in scale.ticks()] == [scale(float(label)) for label in expected]
 
 
+def test_an_axis_of_zeros_alone_does_not_go_below_zero() -> None:
+    scale = padded([0.0, 0.0], 100, 0)
+    assert labels(scale.ticks()) == ["0", "0.25", "0.5", "0.75", "1"]
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1))
 def test_padded_holds_every_value(values: list[float]) -> None:

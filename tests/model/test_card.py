@@ -1,0 +1,48 @@
+"""Whether the name of a model means a directory here or a model of the hub, and what is said where it is not there."""
+
+from pathlib import Path
+
+import pytest
+
+from t5ray.errors import ModelError
+from t5ray.model.card import is_path, require_model
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "topics" / "best").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source", ["./t5-small", "../t5", ".", "/models/t5", "~/t5", "runs/topics/bset", "runs/topic", "a/b/c"]
+)
+def test_a_path_is_told(source: str) -> None:
+    assert is_path(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["t5-small", "google/flan-t5-small", "models:/topics@champion", "runs:/1234/bundle", "s3://bucket/a/b"]
+)
+def test_a_name_that_lies_elsewhere_is_no_path(source: str) -> None:
+    assert not is_path(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("runs/topics/bset", r"^runs/topics/bset: .* must be there, but is not\. Did you mean `best`\?$"),
+        ("runs/other/best", r"^runs/other/best: .* must be there, but is not\. Check the path\.$"),
+        ("runs/file", r"^runs/file: .* must be there, but it is a file\."),
+    ],
+)
+def test_a_path_where_nothing_is_gets_the_nearest_name(folder: Path, source: str, message: str) -> None:
+    (folder / "runs" / "file").write_text("")
+    with pytest.raises(ModelError, match=message):
+        require_model(source)
+
+
+def test_what_is_there_or_may_be_elsewhere_passes() -> None:
+    for source in ("runs/topics/best", "t5-small", "google/flan-t5-small"):
+        require_model(source)
