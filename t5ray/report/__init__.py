@@ -2,7 +2,9 @@
 
     search_report.py  search.json -> page      evaluation_report.py  metrics.json and examples -> page
     trial_view.py     one trial                charts.py             scales, ticks, axes
-    search_charts.py  curves and slices        words.py              numbers and seconds as text
+    search_charts.py  curves and slices        parallel.py           all parameters side by side
+    confirmation.py   winner against default   stopping.py           what ASHA saved
+    words.py          numbers and seconds as text
     page.py           fills in templates/: HTML with inline SVG, style and a few lines of script
 
 Comes in: plain mappings, as JSON reads them, with text of users. Goes out: HTML that opens offline, prints, and

@@ -1,12 +1,16 @@
 """What the report of a search shows, from the mapping that search.json holds (DESIGN §4 has its keys)."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from t5ray.report.charts import finite
+from t5ray.report.confirmation import Confirmation, view_confirmation
 from t5ray.report.page import render
+from t5ray.report.parallel import parallel_coordinates
 from t5ray.report.search_charts import learning_curves, slices
+from t5ray.report.stopping import view_stopping
 from t5ray.report.trial_view import STATES, TrialView, view_trial
 from t5ray.report.words import setting
 
@@ -23,6 +27,10 @@ def render_search(search: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     by_role = {trial.role: trial for trial in trials}
     longest = max((trial.epochs for trial in trials), default=0)
+    confirmation = view_confirmation(search.get("confirm"), search["mode"])
+    importances = view_importances(search.get("importances"))
+    by_weight = [*dict.fromkeys(row.parameter for row in importances), *names] if importances else names
+    by_weight = list(dict.fromkeys(name for name in by_weight if name in names))
     return render(
         "search.html",
         title=search.get("name") or "Hyperparameter search",
@@ -32,59 +40,78 @@ def render_search(search: Mapping[str, Any]) -> str:
         winner=by_role.get("winner"),
         default=by_role.get("default"),
         default_value=default_value,
-        gain=_gain(best, default_value, search["mode"]),
+        gain=_gain(best, default_value, search["mode"], confirmation),
+        confirmation=confirmation,
+        importances=importances,
+        runs_url=search.get("runs_url") or "",
+        ui_command=_ui_command(search),
         test=search.get("test") or {},
         trials=trials,
         states=[(state, sum(t.state == state for t in trials), words) for state, words in STATES.items()],
         parameters=names,
         curves=learning_curves(trials),
-        slices=slices(trials, names),
+        longest=longest,
+        slices=slices(trials, by_weight),
+        parallel=parallel_coordinates(trials, by_weight, search["metric"], search["mode"]),
         constant=_constant(trials, names),
-        stopping=_stopping(trials, search.get("max_epochs") or longest),
+        stopping=view_stopping(trials, search.get("max_epochs") or max(1, longest), search.get("rungs") or ()),
         times=_times(search, trials),
     )
 
 
-def _gain(best: Mapping[str, Any] | None, default: float | None, mode: str) -> float | None:
-    """Return how much better the winner is than the default settings; negative where it is worse."""
+def _gain(
+    best: Mapping[str, Any] | None, default: float | None, mode: str, confirmation: Confirmation | None
+) -> float | None:
+    """Return how much better the winner is than the default settings; negative where it is worse.
+
+    Where both were trained again, the means over fresh seeds are compared: the best of many trials flatters.
+    """
     if best is None or default is None:
         return None
     difference = float(best["value"]) - default
+    if confirmation is not None and confirmation.default is not None:
+        difference = confirmation.winner.mean - confirmation.default.mean
     return difference if mode == "max" else -difference
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """How much one parameter decided, by each of Optuna's evaluators."""
+
+    label: str
+    """The parameter, and the condition under which it has this range."""
+    parameter: str
+    shares: dict[str, float]
+    """Evaluator -> share, 0 to 1; all parameters together have 1."""
+
+    def percent(self, evaluator: str) -> float:
+        """Return the length of a bar, in percent."""
+        return round(100 * self.shares.get(evaluator, 0.0), 1)
+
+
+def view_importances(found: Mapping[str, Mapping[str, float]] | None) -> list[Importance]:
+    """Read search.json's `importances`: evaluator -> parameter -> share. The most important one comes first."""
+    if not found:
+        return []
+    labels = list(dict.fromkeys(label for shares in found.values() for label in shares))
+    rows = [
+        Importance(label, label.partition(" where ")[0], {name: s[label] for name, s in found.items() if label in s})
+        for label in labels
+    ]
+    return sorted(rows, key=lambda row: -sum(row.shares.values()) / len(row.shares))
+
+
+def _ui_command(search: Mapping[str, Any]) -> str:
+    """Return the command that must run for links to a database's runs to lead anywhere; nothing for a server."""
+    uri = str(((search.get("config") or {}).get("tracking") or {}).get("uri") or "")
+    is_server = uri.startswith(("http://", "https://", "databricks")) or uri in ("", "none")
+    return "" if is_server else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _constant(trials: Sequence[TrialView], names: Sequence[str]) -> dict[str, str]:
     """Return the parameters that had one value in all trials."""
     values = {name: {setting(trial.params[name]) for trial in trials if name in trial.params} for name in names}
     return {name: found.pop() for name, found in values.items() if len(found) == 1}
-
-
-@dataclass(frozen=True, slots=True)
-class Stopping:
-    """What stopping early saved."""
-
-    max_epochs: int
-    """Epochs of a full run."""
-    run: int
-    """Epochs that were trained over all trials."""
-    saved: int
-    """Epochs that the stopped trials would still have had."""
-    num_stopped: int
-
-    @property
-    def saved_share(self) -> float:
-        """Share of all epochs, had no trial been stopped."""
-        return self.saved / max(1, self.run + self.saved)
-
-
-def _stopping(trials: Sequence[TrialView], max_epochs: int) -> Stopping:
-    stopped = [trial for trial in trials if trial.state == "PRUNED"]
-    return Stopping(
-        max_epochs=max_epochs,
-        run=sum(trial.epochs for trial in trials),
-        saved=sum(max(0, max_epochs - trial.epochs) for trial in stopped),
-        num_stopped=len(stopped),
-    )
 
 
 @dataclass(frozen=True, slots=True)

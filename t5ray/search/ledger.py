@@ -75,6 +75,8 @@ class Ledger:
     """What must not change between sessions: objective, data, model, search space, training settings."""
     study_run_id: str | None = None
     """MLflow run of the study."""
+    runs_url: str = ""
+    """What a run's id is appended to for a link to its page in MLflow."""
     wall_s: float = 0.0
     """Seconds spent in sessions before this one."""
     finished: bool = False

@@ -80,6 +80,7 @@ def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace
         ledger.study_run_id = tracker.start_run(str(prepared.config.name), params=params, tags=tags) or None
     else:
         tracker.reopen_run(ledger.study_run_id)
+    ledger.runs_url = tracker.runs_url()
     ledger.save()
 
 

@@ -10,7 +10,7 @@ from t5ray.errors import TrackingError
 from t5ray.tracking.outbox import Event, Kind, Outbox, read_events, write_events
 from t5ray.tracking.store import HANDLE_PREFIX, MlflowStore
 from t5ray.tracking.tracker import NO_METRICS, NO_TAGS, NOTHING, Status
-from t5ray.tracking.uri import shown
+from t5ray.tracking.uri import runs_url, shown
 
 SETTLE_S = 2.0
 """How long start_run and reopen_run wait for MLflow's answer, in seconds."""
@@ -98,6 +98,10 @@ class MlflowTracker:
                 f"MLflow at {shown(self._uri)} must still have the run {run_id} to go on with it, but refused: "
                 f"{reason}. Give the --tracking-uri and --experiment of the first start, or begin under another --name."
             )
+
+    def runs_url(self) -> str:
+        """Return what a run's id is appended to for a link to its page."""
+        return runs_url(self._uri, self._store.experiment_id)
 
     def close(self) -> list[str]:
         """Send what is left, keep the rest in the outbox file, and say what is missing."""

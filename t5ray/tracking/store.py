@@ -69,6 +69,11 @@ class MlflowStore:
             raise TrackingError(f"tracking.uri: MLflow at {shown(uri)} must take runs, but refused: {exc}.") from exc
         return cls(uri, client, experiment_id)
 
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment."""
+        return self._experiment_id
+
     def send(self, event: Event) -> None:
         """Write one event; writing it twice changes nothing.
 

@@ -65,6 +65,10 @@ class Tracker(Protocol):
         """Take up a run of an earlier tracker again."""
         ...
 
+    def runs_url(self) -> str:
+        """Return what a run's id is appended to for a link to its page; nothing where there is none."""
+        ...
+
     def close(self) -> list[str]:
         """Send what is left and return one line for each thing that could not be sent."""
         ...
@@ -107,6 +111,10 @@ class NoTracker:
 
     def reopen_run(self, run_id: str) -> None:
         """Do nothing."""
+
+    def runs_url(self) -> str:
+        """Return nothing: there are no pages."""
+        return ""
 
     def close(self) -> list[str]:
         """Return no lines: nothing is missing."""
@@ -186,6 +194,10 @@ class MemoryTracker:
     def reopen_run(self, run_id: str) -> None:
         """Set the run to RUNNING."""
         self.runs[run_id].status = "RUNNING"
+
+    def runs_url(self) -> str:
+        """Return nothing: there are no pages."""
+        return ""
 
     def close(self) -> list[str]:
         """Mark as closed; nothing is ever missing."""

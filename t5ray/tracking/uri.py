@@ -12,6 +12,8 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = (*DATABASES, "http", "https", "databricks")
 SQLITE = "sqlite:///"
 HIDDEN = "***"
+UI_ADDRESS = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves unless it is told otherwise."""
 
 
 def check_uri(uri: str) -> None:
@@ -72,6 +74,19 @@ def redact(text: str, uri: str) -> str:
         for form in {secret, unquote(secret)}:
             text = text.replace(form, HIDDEN)
     return text
+
+
+def runs_url(uri: str, experiment_id: str) -> str:
+    """Return the address that, with a run's id behind it, shows the run: at the server, or where `mlflow ui` serves.
+
+    Example:
+        runs_url("sqlite:///mlflow.db", "1") -> "http://127.0.0.1:5000/#/experiments/1/runs/"
+    """
+    scheme = scheme_of(uri)
+    if scheme not in (*DATABASES, "http", "https"):
+        return ""
+    server = UI_ADDRESS if scheme in DATABASES else ui_command(uri).rstrip("/")
+    return f"{server}/#/experiments/{experiment_id}/runs/"
 
 
 def ui_command(uri: str) -> str:

@@ -64,6 +64,19 @@ def search() -> dict[str, Any]:
     }
 
 
+def confirm() -> dict[str, Any]:
+    """The best three and the default on three fresh seeds; trial 5 ties with the winner, trial 7."""
+    found = [(7, [0.898, 0.91, 0.91], 0.906, [0.89, 0.921]), (5, [0.891, 0.903, 0.903], 0.899, [0.883, 0.914])]
+    found += [(2, [0.87, 0.88, 0.884], 0.878, [0.861, 0.894]), (0, [0.83, 0.84, 0.85], 0.84, [0.82, 0.86])]
+    return {
+        "seeds": [101, 102, 103],
+        "rows": 400,
+        "candidates": [{"trial": t, "values": v, "mean": m, "interval": i} for t, v, m, i in found],
+        "winner": 7,
+        "tie_with": [5],
+    }
+
+
 def evaluation() -> dict[str, Any]:
     """The worked example of the design: 41 + 9 and 6 + 44 rows."""
     return {

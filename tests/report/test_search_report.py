@@ -15,6 +15,26 @@ def page(**changes: Any) -> Page:
     return Page(render_search({**samples.search(), **changes}))
 
 
+def full_search() -> dict[str, Any]:
+    """The sample with everything that a finished search adds."""
+    return {
+        **samples.search(),
+        "confirm": samples.confirm(),
+        "rungs": [1, 2, 4],
+        "runs_url": "http://127.0.0.1:5000/#/experiments/1/runs/",
+        "config": {"tracking": {"uri": "sqlite:///mlflow.db"}},
+        "importances": {
+            "fANOVA": {"learning_rate": 0.7, "batch_size": 0.2, "dropout": 0.06, "optimizer": 0.04},
+            "PED-ANOVA": {"dropout": 0.5, "learning_rate": 0.4, "batch_size": 0.06, "optimizer": 0.04},
+        },
+    }
+
+
+def chart(shown: Page, label: str) -> ElementTree.Element:
+    (found,) = (c for c in shown.charts if (c.get("aria-label") or "").startswith(label))
+    return found
+
+
 def points(curve: ElementTree.Element) -> list[tuple[float, float]]:
     line = next(path for path in curve.iter("path") if path.get("class") == "line")
     pairs = (line.get("d") or "").removeprefix("M").split("L")
@@ -80,10 +100,11 @@ def test_each_parameter_that_differs_has_a_chart() -> None:
     for trial in search["trials"]:
         trial["params"]["schedule"] = "cosine"
     shown = Page(render_search(search))
-    assert [chart.get("aria-label") for chart in shown.charts[1:]] == [
+    slices = [chart for chart in shown.charts if (chart.get("aria-label") or "").startswith("Best value against")]
+    assert [chart.get("aria-label") for chart in slices] == [
         f"Best value against {name}" for name in ("learning_rate", "batch_size", "dropout", "optimizer")
     ]
-    assert all(len(list(chart.iter("circle"))) == 9 for chart in shown.charts[1:])
+    assert all(len(list(chart.iter("circle"))) == 9 for chart in slices)
     assert "The same in all trials: schedule cosine." in shown.words
 
 
@@ -118,12 +139,14 @@ def test_text_inside_trials_is_escaped() -> None:
 
 
 def test_nothing_is_fetched_from_elsewhere() -> None:
-    html = render_search(samples.search())
-    assert Page(html).fetched == []
-    assert "http" not in html
+    html = render_search(full_search())
+    assert [
+        url for url in Page(html).fetched if not url.startswith("http://127.0.0.1:5000/#/experiments/1/runs/")
+    ] == []
+    assert html.count("http") == len(full_search()["trials"])  # the links to the runs, which nobody follows unasked
     assert "url(" not in html
     assert "@import" not in html
-    assert len(html) < 60_000
+    assert len(html) < 100_000
 
 
 def test_one_trial() -> None:
@@ -173,3 +196,119 @@ def test_a_trial_that_was_cut_off() -> None:
     search["trials"][9] |= {"state": "RUNNING", "reason": None, "overhead_s": 0.0, "mlflow_run_id": None}
     words = Page(render_search(search)).words
     assert "4 ran all epochs, 3 stopped early, 2 failed, 1 cut off, resumable." in words
+
+
+def test_a_confirmed_winner_is_shown_with_its_interval() -> None:
+    shown = Page(render_search(full_search()))
+    assert "Winner, mean of 3 fresh seeds 0.9060 validation accuracy, 95 % interval 0.8900 to 0.9210" in shown.words
+    assert "Default settings, the same seeds 0.8400 95 % interval 0.8200 to 0.8600" in shown.words
+    assert "What the search gained +0.0660 winner minus default" in shown.words  # over the seeds, not 0.9131 - 0.8412
+    assert "A tie: trial 7 has the best mean, but trial 5 cannot be told from it." in shown.words
+    assert "on 3 fresh seeds (101, 102, 103) and judged on the same 400 validation rows" in shown.words
+    rows = [[text for text, _ in row] for row in shown.rows]
+    assert ["trial 5", "0.8990", "0.8830 to 0.9140", "0.8910", "0.9030", "0.9030", "tie"] in rows
+    assert ["default settings", "0.8400", "0.8200 to 0.8600", "0.8300", "0.8400", "0.8500", "behind"] in rows
+    lines = list(chart(shown, "Means and intervals").iter("g"))
+    assert [g.get("data-trial") for g in lines] == ["7", "5", "2", "0"]  # the winner, then by mean
+    winner = {line.get("class"): line for line in lines[0].iter("line")}
+    low, mean, high = (
+        float(winner[c].get(x) or 0) for c, x in (("interval", "x1"), ("mean", "x1"), ("interval", "x2"))
+    )
+    assert (mean - low) / (high - low) == pytest.approx((0.906 - 0.89) / (0.921 - 0.89), abs=0.01)
+
+
+def test_a_default_that_ties_is_no_gain() -> None:
+    confirm = samples.confirm() | {"tie_with": [0]}
+    words = page(confirm=confirm).words
+    assert "What the search gained tie +0.0660 in accuracy, which seeds and rows can explain" in words
+    assert "A tie: trial 7 has the best mean, but the default settings cannot be told from it." in words
+
+
+def test_a_winner_without_a_tie_is_called_so_and_may_be_the_default() -> None:
+    words = page(
+        confirm=samples.confirm() | {"winner": 0, "tie_with": []}, best={"trial": 0, "value": 0.8, "epoch": 1}
+    ).words
+    assert "Yes: the default settings stays ahead" not in words
+    assert "Yes: the default settings stay ahead of every other candidate." in words
+    assert "What the search gained" not in words
+
+
+def test_one_seed_is_said_to_be_one() -> None:
+    words = page().words
+    assert "accuracy of trial 7 after its best epoch, 5; one seed" in words
+    assert "Not known: every trial ran on one seed" in words
+
+
+def test_importances_come_by_weight_with_every_estimate() -> None:
+    shown = Page(render_search(full_search()))
+    rows = [[text for text, _ in row] for row in shown.rows]
+    start = rows.index(["learning_rate", "70 %40 %"])  # means of the estimates: 0.55, 0.28, 0.13, 0.04
+    assert [row[0] for row in rows[start : start + 4]] == ["learning_rate", "dropout", "batch_size", "optimizer"]
+    assert "fANOVA and PED-ANOVA" in shown.words
+    assert "10 trials are few for such estimates" in shown.words
+    slices = [c.get("aria-label") or "" for c in shown.charts]
+    assert [s.rpartition(" ")[2] for s in slices if s.startswith("Best value")] == [
+        "learning_rate", "dropout", "batch_size", "optimizer"
+    ]  # fmt: skip
+
+
+def test_parallel_coordinates_pass_where_a_parameter_is_not_set() -> None:
+    search = samples.search()
+    for trial in search["trials"]:
+        if trial["params"]["optimizer"] == "adamw":
+            trial["params"]["beta2"] = 0.9 + trial["trial"] / 100
+    found = chart(Page(render_search(search)), "All parameters of all trials")
+    threads = {g.get("data-trial"): g for g in found.iter("g")}
+    assert set(threads) == {"0", "1", "2", "3", "4", "5", "6", "7", "9"}  # trial 8 has no value
+    assert all(len(points(thread)) == 6 for thread in threads.values())  # five parameters and the objective
+    unset = {number for number, thread in threads.items() if points(thread)[4][1] == 300}
+    assert unset == {"4", "5", "7", "9"}  # adafactor
+    assert "winner" in (list(threads.values())[-1].get("class") or "")
+    assert "q1" in (threads["7"].get("class") or "")
+    assert "q4" in (threads["1"].get("class") or "")
+
+
+def test_stopping_shows_how_many_trials_each_epoch_had() -> None:
+    shown = Page(render_search(full_search()))
+    bars = [g.findtext("title") for g in chart(shown, "How many trials trained").iter("g")]
+    assert bars == [
+        "Epoch 1: 9 trials trained it, 1 were stopped after it",
+        "Epoch 2: 7 trials trained it, 2 were stopped after it",
+        "Epoch 3: 5 trials trained it, 1 were stopped after it",
+        "Epoch 4: 4 trials trained it",
+        "Epoch 5: 4 trials trained it",
+        "Epoch 6: 4 trials trained it",
+    ]
+    assert "at ASHA's rungs (after epoch 1, 2, 4)" in shown.words
+    assert "stopping early saved 16, some 3 min 18 s of training" in shown.words  # 16 epochs of 12.4 s
+
+
+def test_each_trial_links_to_its_run() -> None:
+    shown = Page(render_search(full_search()))
+    expected = [f"http://127.0.0.1:5000/#/experiments/1/runs/{t['mlflow_run_id']}" for t in samples.search()["trials"]]
+    assert shown.fetched == expected
+    assert "work while mlflow ui --backend-store-uri sqlite:///mlflow.db runs." in shown.words
+    at_server = full_search() | {"config": {"tracking": {"uri": "https://mlflow.example"}}}
+    assert "Links to MLflow work while" not in Page(render_search(at_server)).words
+
+
+def test_a_run_that_was_not_made_yet_has_no_link() -> None:
+    search = full_search()
+    search["trials"][0]["mlflow_run_id"] = "unsent-" + "0" * 32
+    assert len(Page(render_search(search)).fetched) == len(search["trials"]) - 1
+
+
+def test_every_chart_has_a_name_and_every_line_a_title() -> None:
+    shown = Page(render_search(full_search()))
+    assert all(svg.get("role") == "img" and svg.get("aria-label") for svg in shown.charts)
+    assert all(g.findtext("title") for svg in shown.charts for g in svg.iter("g"))
+
+
+@pytest.mark.parametrize("num_trials", [1, 100])
+def test_any_number_of_trials(num_trials: int) -> None:
+    search = samples.search()
+    search["trials"] = [search["trials"][n % 10] | {"trial": n} for n in range(num_trials)]
+    search["best"] = {"trial": 0, "value": 0.8412, "epoch": 5}
+    shown = Page(render_search(search))
+    assert shown.tags.count("tbody") >= num_trials
+    assert "Which parameters mattered" not in shown.words

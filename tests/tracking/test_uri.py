@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t5ray.errors import TrackingError
-from t5ray.tracking.uri import check_uri, redact, shown, sqlite_path, ui_command
+from t5ray.tracking.uri import check_uri, redact, runs_url, shown, sqlite_path, ui_command
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,19 @@ def test_redact_finds_the_password_in_every_form() -> None:
 )
 def test_ui_command(uri: str, command: str) -> None:
     assert ui_command(uri) == command
+
+
+@pytest.mark.parametrize(
+    ("uri", "url"),
+    [
+        ("sqlite:///mlflow.db", "http://127.0.0.1:5000/#/experiments/7/runs/"),
+        ("postgresql://me:secret@db/x", "http://127.0.0.1:5000/#/experiments/7/runs/"),
+        ("https://me:secret@host/mlflow/", "https://host/mlflow/#/experiments/7/runs/"),
+        ("databricks", ""),
+    ],
+)
+def test_runs_have_pages(uri: str, url: str) -> None:
+    assert runs_url(uri, "7") == url
 
 
 def test_sqlite_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,19 @@ for (const button of document.querySelectorAll("th button")) {
     (many ? table : table.tBodies[0]).append(...[...items].sort((a, b) => compare(key(a), key(b))));
   });
 }
-// Point at a trial anywhere to see it everywhere.
+// Point at a trial anywhere, or reach its row by keyboard, to see it everywhere and read it under the charts.
+const readouts = document.querySelectorAll(".readout");
+const show = (mark, on) => {
+  for (const other of document.querySelectorAll(`[data-trial="${mark.dataset.trial}"]`)) other.classList.toggle("on", on);
+  const title = document.querySelector(`tbody[data-trial="${mark.dataset.trial}"]`)?.dataset.title;
+  for (const line of readouts) line.textContent = on && title ? title : line.dataset.empty;
+};
+for (const line of readouts) line.textContent = line.dataset.empty;
 for (const mark of document.querySelectorAll("[data-trial]")) {
-  const same = document.querySelectorAll(`[data-trial="${mark.dataset.trial}"]`);
-  mark.addEventListener("mouseenter", () => same.forEach(other => other.classList.add("on")));
-  mark.addEventListener("mouseleave", () => same.forEach(other => other.classList.remove("on")));
+  mark.addEventListener("mouseenter", () => show(mark, true));
+  mark.addEventListener("mouseleave", () => show(mark, false));
+  mark.addEventListener("focusin", () => show(mark, true));
+  mark.addEventListener("focusout", () => show(mark, false));
 }
 for (const button of document.querySelectorAll(".filter button")) {
   button.addEventListener("click", () => {
