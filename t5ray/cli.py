@@ -10,9 +10,10 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -66,10 +67,11 @@ TargetLanguage = Annotated[str | None, typer.Option(help="For translate: languag
 SkipBadRows = Annotated[
     bool | None, typer.Option("--skip-bad-rows", help="Leave out unusable rows, counted and listed.")
 ]
-Input = Annotated[str | None, typer.Option(help="File, glob, folder or URI of rows.")]
+Input = Annotated[str | None, typer.Option(help="File, glob, folder, URI or hf:NAME[:CONFIG] of rows.")]
 Output = Annotated[str | None, typer.Option(help="Directory for the results.")]
 Format = Annotated[str | None, typer.Option(help="parquet, jsonl or csv.")]
-Workers = Annotated[int | None, typer.Option(help="Scorers at a time.")]
+Workers = Annotated[str | None, typer.Option(help="Scorers at a time: N, or MIN,MAX of a pool that scales.")]
+CpusPerWorker = Annotated[float | None, typer.Option(help="CPUs of one scorer; fractions share a CPU.")]
 BatchTokens = Annotated[int | None, typer.Option(help="Padded input tokens a scorer forwards at once.")]
 Engine = Annotated[str | None, typer.Option(help="What runs the model: torch.")]
 Scores = Annotated[bool | None, typer.Option("--scores", help="Add each prediction's probability.")]
@@ -291,16 +293,28 @@ def progress(what: str, total: float | None) -> Iterator[Advance]:
 
 
 def _plain_lines(what: str, total: float | None) -> Advance:
-    shown = -1
+    shown, first = -1, (0.0, time.monotonic())
 
     def advance(done: float, note: str = "", total: float | None = total) -> None:
-        nonlocal shown
+        nonlocal shown, first
         tenth = int(10 * done / total) if total else int(done)
+        if shown < 0:
+            first = (done, time.monotonic())
         if tenth > shown:
             shown = tenth
-            say(f"{what}: {done:g}{f' of {total:g}' if total else ''} {note}".rstrip())
+            left = _time_left(done - first[0], (total or done) - done, time.monotonic() - first[1])
+            say(", ".join(filter(None, [f"{what}: {done:g}{f' of {total:g}' if total else ''} {note}".rstrip(), left])))
 
     return advance
+
+
+def _time_left(done: float, rest: float, took_s: float) -> str:
+    """Say how long the rest will take at the pace so far.
+
+    Example:
+        done 10, rest 20, took 60 s -> "0:02:00 left"
+    """
+    return f"{timedelta(seconds=round(rest * took_s / done))} left" if done > 0 and rest > 0 else ""
 
 
 def quiet_libraries() -> None:

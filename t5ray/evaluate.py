@@ -31,6 +31,7 @@ def command(
     source_language: cli.SourceLanguage = None,
     target_language: cli.TargetLanguage = None,
     workers: cli.Workers = None,
+    cpus_per_worker: cli.CpusPerWorker = None,
     gpus_per_worker: cli.GpusPerWorker = None,
     batch_tokens: cli.BatchTokens = None,
     engine: cli.Engine = None,

@@ -26,6 +26,7 @@ def command(
     target_language: cli.TargetLanguage = None,
     format: cli.Format = None,
     workers: cli.Workers = None,
+    cpus_per_worker: cli.CpusPerWorker = None,
     gpus_per_worker: cli.GpusPerWorker = None,
     batch_tokens: cli.BatchTokens = None,
     engine: cli.Engine = None,
@@ -57,12 +58,12 @@ def _predict(settings: "PredictConfig") -> int:
         cli.say(f"{settings.output}: this job is done already; nothing was scored again.")
         return _close(settings, job.summary)
     if job.finished:
-        cli.say(f"Going on: {len(job.finished)} of {len(job.spec.input.shards)} parts are finished.")
+        cli.say(f"Going on: {len(job.finished)} of {job.spec.input.num_shards} parts are finished.")
     try:
         summary = _run(job)
     except KeyboardInterrupt:
         kept = len(job.spec.ledger.finished())
-        cli.say(f"\nInterrupted: {kept} of {len(job.spec.input.shards)} parts are finished and kept.")
+        cli.say(f"\nInterrupted: {kept} of {job.spec.input.num_shards} parts are finished and kept.")
         cli.say(f"Go on with: {cli.again('predict')}")
         return cli.INTERRUPTED
     return _close(settings, summary)

@@ -406,15 +406,19 @@ def test_the_command_to_go_on_with_can_be_typed(
     assert capsys.readouterr().out == f"{again}\n"
 
 
-def test_progress_is_one_line_per_tenth_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_one_line_per_tenth_when_piped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0, 0, 0, 10, 20, 40, 50])
+    monkeypatch.setattr("t5ray.cli.time.monotonic", lambda: next(clock))
     with cli.progress("scoring", 200) as advance:
         for done in (0, 5, 20, 39, 40, 160, 200):
             advance(done, "fast" if done == 40 else "")
     assert capsys.readouterr().out.splitlines() == [
         "scoring: 0 of 200",
-        "scoring: 20 of 200",
-        "scoring: 40 of 200 fast",
-        "scoring: 160 of 200",
+        "scoring: 20 of 200, 0:01:30 left",
+        "scoring: 40 of 200 fast, 0:01:20 left",
+        "scoring: 160 of 200, 0:00:10 left",
         "scoring: 200 of 200",
     ]
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 Precision = Literal["auto", "fp32", "bf16"]
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -23,3 +23,24 @@ def refuse_fp16(value: object) -> object:
     if isinstance(value, str) and value.lower() in ("fp16", "float16", "half"):
         raise ValueError("T5's activations overflow in fp16 (it was trained in bfloat16). Use bf16 or fp32")
     return value
+
+
+def _pool(value: object) -> object:
+    """Read `4` as a number of workers and `2,8` as the fewest and the most; leave numbers to pydantic."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",")]
+    if len(parts) not in (1, 2) or not all(part.isdigit() for part in parts):
+        raise ValueError(f"must be a number, such as 4, or the fewest and the most, such as 2,8, but got {value!r}")
+    return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
+
+
+def _in_order(value: int | tuple[int, int]) -> int | tuple[int, int]:
+    if isinstance(value, tuple) and value[0] > value[1]:
+        raise ValueError(f"the fewest must come before the most, but got {value[0]},{value[1]}")
+    return value
+
+
+_Count = Annotated[int, Field(ge=1)]
+WorkerPool = Annotated[_Count | tuple[_Count, _Count], BeforeValidator(_pool), AfterValidator(_in_order)]
+"""A fixed number of workers, or the fewest and the most of an autoscaling pool."""

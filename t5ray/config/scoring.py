@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from t5ray.config.base import Settings
 from t5ray.config.decode import DecodeConfig
-from t5ray.config.fields import Precision, refuse_fp16
+from t5ray.config.fields import Precision, WorkerPool, refuse_fp16
 from t5ray.config.run import TrackingConfig
 
 
@@ -16,7 +16,7 @@ class PredictConfig(Settings):
     model: str
     """Bundle, Hugging Face directory or id, or models:/NAME@ALIAS."""
     input: str
-    """File, glob, folder or fsspec URI."""
+    """File, glob, folder, fsspec URI or hf:NAME[:CONFIG]."""
     output: str
     """Directory for the parts and `_job.json`."""
     task: str | None = None
@@ -29,8 +29,10 @@ class PredictConfig(Settings):
     """Column the task looks for -> column of the input."""
     format: Literal["parquet", "jsonl", "csv"] = "parquet"
     """Format of the parts."""
-    workers: int | None = Field(default=None, ge=1)
-    """Scorers at a time. None: one per GPU, or one per two CPUs."""
+    workers: WorkerPool | None = None
+    """Scorers at a time: a number, or `fewest,most` of a pool that grows and shrinks. None: one per GPU or two CPUs."""
+    cpus_per_worker: float | None = Field(default=None, gt=0)
+    """CPUs of one scorer, fractions allowed. None: an equal share of what the cluster has at the start."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs of one scorer."""
     batch_tokens: int = Field(default=16_384, ge=1)
@@ -80,8 +82,10 @@ class EvaluateConfig(Settings):
     """Column the task looks for -> column of the data."""
     skip_bad_rows: bool = False
     """Leave out rows that cannot be judged, counted and listed, instead of stopping at them."""
-    workers: int | None = Field(default=None, ge=1)
-    """Scorers at a time."""
+    workers: WorkerPool | None = None
+    """Scorers at a time: a number, or `fewest,most` of a pool that grows and shrinks."""
+    cpus_per_worker: float | None = Field(default=None, gt=0)
+    """CPUs of one scorer, fractions allowed. None: an equal share of what the cluster has at the start."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs of one scorer."""
     batch_tokens: int = Field(default=16_384, ge=1)

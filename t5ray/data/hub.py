@@ -7,12 +7,18 @@ their names.
 
 import itertools
 from collections.abc import Collection, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from t5ray.data.formats import Row
 from t5ray.errors import DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 PREFIX = "hf:"
+TABLE_ROWS = 1000
+"""Rows that are held in memory at a time."""
 
 
 def open_hub(address: str, known_splits: Collection[str]) -> tuple[Iterator[Row], list[str]]:
@@ -39,6 +45,52 @@ def open_hub(address: str, known_splits: Collection[str]) -> tuple[Iterator[Row]
     return rows, findings
 
 
+@dataclass(frozen=True)
+class HubSplit:
+    """One split of a dataset, as tables."""
+
+    name: str
+    """As the dataset calls it."""
+    fingerprint: str
+    """Changes whenever the rows do."""
+    rows: Any
+    """The `datasets.Dataset`."""
+
+    def tables(self) -> Iterator["pa.Table"]:
+        """Yield the rows of the split in order: the columns as they are, but for labels, which become their names."""
+        labels = _labels(self.rows)
+        for table in self.rows.with_format("arrow").iter(batch_size=TABLE_ROWS):
+            yield _with_split(table.replace_schema_metadata(None), self.name, labels)
+
+
+def open_splits(address: str) -> list[HubSplit]:
+    """Load a dataset of the hub, or of a folder in its layout, with all its splits.
+
+    Raises:
+        DataError: there is no such dataset or configuration, or it cannot be reached.
+    """
+    return [HubSplit(name, str(rows._fingerprint), rows) for name, rows in _load(address).items()]
+
+
+def _with_split(table: "pa.Table", split: str, labels: dict[str, list[str]]) -> "pa.Table":
+    import pyarrow as pa
+
+    for column, names in labels.items():
+        place = table.column_names.index(column)
+        named = pa.array([_label_name(value, names) for value in table[column].to_pylist()], pa.string())
+        table = table.set_column(place, column, named)
+    if "split" in table.column_names:
+        return table
+    return table.add_column(0, "split", pa.array([split] * table.num_rows, pa.string()))
+
+
+def _labels(rows: Any) -> dict[str, list[str]]:
+    """Return the names behind the numbers of each ClassLabel column."""
+    import datasets
+
+    return {column: kind.names for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
+
+
 def _load(address: str) -> dict[str, Any]:
     import datasets  # heavy, and only here
 
@@ -54,13 +106,9 @@ def _load(address: str) -> dict[str, Any]:
 
 
 def _rows(rows: Any, split: str, name: str) -> Iterator[Row]:
-    import datasets
-
-    labels = {
-        column: feature.names for column, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)
-    }
+    labels = _labels(rows)
     number = 0
-    for table in rows.with_format("arrow").iter(batch_size=1000):  # arrow: images and audio stay undecoded
+    for table in rows.with_format("arrow").iter(batch_size=TABLE_ROWS):  # arrow: images and audio stay undecoded
         for values in table.to_pylist():
             number += 1
             named = {column: _label_name(values[column], names) for column, names in labels.items()}

@@ -6,7 +6,7 @@ Comes in: a file, glob, folder or fsspec URI. Goes out: `Source`s, which open as
 import difflib
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -49,12 +49,14 @@ class Source:
             raise DataError(f"{self.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
 
 
-def find_sources(path: str) -> tuple[list[Source], list[str]]:
+def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> tuple[list[Source], list[str]]:
     """Find the files behind a path.
 
     Folders are read with all folders below them. Files and folders whose name starts with `.` or `_` are skipped, and
     so are files of a folder in no known format.
 
+    Args:
+        formats: suffix -> format of the files that are known.
     Returns:
         The sources, sorted by path, and one sentence for each file that was left out for its format.
     Raises:
@@ -63,19 +65,20 @@ def find_sources(path: str) -> tuple[list[Source], list[str]]:
     with _reaching(path):
         files, root = fsspec.core.url_to_fs(path)
         if files.isfile(root):
-            return [_source(files, root, PurePosixPath(root).name)], []
+            return [_source(files, root, PurePosixPath(root).name, formats)], []
         is_folder = files.isdir(root)
         found = _below(files, root) if is_folder else _matching(files, root)
     if not found:
-        raise DataError(_nothing_there(files, path, root, is_folder=is_folder))
+        raise DataError(_nothing_there(files, path, root, formats, is_folder=is_folder))
     base = root if is_folder else _fixed_part(root)
     names = {file: str(PurePosixPath(file).relative_to(base)) for file in found}
     visible = sorted(file for file, name in names.items() if not _is_hidden(name))
-    strangers = [file for file in visible if _format_of(file) is None] if is_folder else []
-    sources = [_source(files, file, names[file]) for file in visible if file not in set(strangers)]
+    strangers = [file for file in visible if _format_of(file, formats) is None] if is_folder else []
+    sources = [_source(files, file, names[file], formats) for file in visible if file not in set(strangers)]
     if not sources:
-        raise DataError(_nothing_there(files, path, root, is_folder=is_folder))
-    return sources, [f"{names[file]}: was not read, as its name ends in none of {_suffixes()}." for file in strangers]
+        raise DataError(_nothing_there(files, path, root, formats, is_folder=is_folder))
+    known = _suffixes(formats)
+    return sources, [f"{names[file]}: was not read, as its name ends in none of {known}." for file in strangers]
 
 
 @contextmanager
@@ -123,28 +126,29 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
 
 
-def _format_of(path: str) -> tuple[str, bool] | None:
+def _format_of(path: str, formats: Mapping[str, str]) -> tuple[str, bool] | None:
     """Return format and whether it is packed; None where the suffix says nothing."""
     name = PurePosixPath(path.lower())
     packed = name.suffix == ".gz"
-    kind = FORMATS.get(PurePosixPath(name.stem).suffix if packed else name.suffix)
+    kind = formats.get(PurePosixPath(name.stem).suffix if packed else name.suffix)
     return None if kind is None or (packed and kind == "parquet") else (kind, packed)
 
 
-def _suffixes() -> str:
-    return ", ".join(FORMATS)
+def _suffixes(formats: Mapping[str, str]) -> str:
+    return ", ".join(formats)
 
 
-def _source(files: Any, path: str, name: str) -> Source:
-    kind = _format_of(path)
+def _source(files: Any, path: str, name: str, formats: Mapping[str, str]) -> Source:
+    kind = _format_of(path, formats)
     if kind is None:
-        raise DataError(f"{path}: the name of a file of rows must end in one of {_suffixes()}, or these and .gz.")
+        known = _suffixes(formats)
+        raise DataError(f"{path}: the name of a file of rows must end in one of {known}, or these and .gz.")
     return Source(name, path, kind[0], kind[1], files)
 
 
-def _nothing_there(files: Any, path: str, root: str, *, is_folder: bool) -> str:
+def _nothing_there(files: Any, path: str, root: str, formats: Mapping[str, str], *, is_folder: bool) -> str:
     if is_folder:
-        return f"{path}: the folder must hold a file of rows ({_suffixes()}), but holds none."
+        return f"{path}: the folder must hold a file of rows ({_suffixes(formats)}), but holds none."
     if _has_magic(root):
         return f"{path}: the pattern must match a file of rows, but matches none. Quote it on the command line."
     return f"{path}: there must be a file, folder or glob of rows, but nothing is there.{_nearest(files, root)}"

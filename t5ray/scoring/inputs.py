@@ -1,32 +1,31 @@
-"""The input of a job: files -> their columns, a digest, and where each shard begins, in one pass over each file.
+"""The input of a job: its files and their shards, and what is remembered of a scan.
 
-Comes in: a path, glob, folder or URI. Goes out: an `Input`. Must not know tasks or models.
+Comes in: a path, glob, folder or URI. Goes out: `Source`s, and an `Input` that an earlier run scanned. Must not know
+tasks or models. `scanning.py` makes an `Input`.
 
 How a file is cut: every `shard_rows` rows, never across files. Text formats are cut at byte offsets where a record
-begins, so that a worker reads its own range only; a CSV record may span lines, so the csv reader itself finds them.
+begins, so that a worker reads its own range only.
 """
 
-import csv
-import hashlib
-import io
-import sys
-from collections.abc import Iterator
+import base64
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from functools import cached_property
+from typing import Any
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from t5ray.data.formats import READERS, BadRow, Row
-from t5ray.data.sources import Source, find_sources
+from t5ray.data.sources import FORMATS, Source, find_sources
 from t5ray.errors import DataError
-from t5ray.scoring.kinds import Kinds
 
 TEXT = "text"
 """Format of `.txt`: every line is a row with the one column `text`."""
+INPUT_FORMATS = {**FORMATS, ".txt": TEXT}
+"""Suffix -> format; all but Parquet may be packed with gzip."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-HASH_BYTES = 1 << 20
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+"""What file systems call that which changes when a file does; the first that is there counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class InputFile:
     """First line(s) of a CSV, which every range needs to be read; else empty."""
     sha256: str
     stamp: str
-    """Changes whenever the file system sees a change: size, times, version."""
+    """Changes whenever the file system sees a change: size, and time or version."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,18 @@ class Input:
     files: tuple[InputFile, ...]
     schema: pa.Schema
     """Every column with its type in Parquet; a field with metadata `json` holds JSON text there."""
-    shards: tuple[Shard, ...]
+    shard_rows: int
+    """Rows of a shard, at most."""
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards, in order."""
+        return tuple(_cut(self.files, self.shard_rows))
+
+    @property
+    def num_shards(self) -> int:
+        """Count the shards without making them."""
+        return sum(-(-file.num_rows // self.shard_rows) for file in self.files)
 
     @property
     def num_rows(self) -> int:
@@ -81,57 +91,7 @@ class Input:
         return [[file.source.name, file.sha256] for file in self.files]
 
 
-def list_sources(path: str) -> list[Source]:
-    """Find the files of an input.
-
-    Raises:
-        DataError: nothing is there, or the files are of several formats, which have no common columns.
-    """
-    if path.lower().endswith(".txt"):
-        files, root = fsspec.core.url_to_fs(path)
-        names = sorted(files.glob(root)) or [root]
-        sources = [Source(str(name).rpartition("/")[2], str(name), TEXT, False, files) for name in names]
-    else:
-        sources, _ = find_sources(path)
-    formats = sorted({source.format for source in sources})
-    if len(formats) > 1:
-        raise DataError(f"{path}: all files must be of one format, but found {', '.join(formats)}. Score them apart.")
-    return sources
-
-
-def stamp_of(source: Source) -> str:
-    """Return what changes when a file changes, without reading it.
-
-    Raises:
-        DataError: the file is gone.
-    """
-    try:
-        return str(source.files.ukey(source.path))
-    except OSError as exc:
-        raise DataError(f"{source.name}: the input file must stay until the job is done, but: {exc}.") from exc
-
-
-def scan(path: str, shard_rows: int) -> Input:
-    """Read every file of an input once.
-
-    Raises:
-        DataError: nothing is there, a file is unreadable as a whole, columns clash, or there are no rows.
-    """
-    files, schemas = [], []
-    kinds = Kinds()
-    for source in list_sources(path):
-        if source.format == "parquet":
-            file, schema = _scan_parquet(source)
-            schemas.append((source.name, schema))
-        else:
-            file = _scan_text(source, shard_rows, kinds)
-        files.append(file)
-    if not any(file.num_rows for file in files):
-        raise DataError(f"{path}: the input must hold rows, but holds none.")
-    return Input(tuple(files), _unify(schemas) if schemas else kinds.schema(), tuple(_cut(files, shard_rows)))
-
-
-def _cut(files: list[InputFile], shard_rows: int) -> Iterator[Shard]:
+def _cut(files: Sequence[InputFile], shard_rows: int) -> Iterator[Shard]:
     index = 0
     for number, file in enumerate(files):
         for place, first in enumerate(range(0, file.num_rows, shard_rows)):
@@ -140,118 +100,76 @@ def _cut(files: list[InputFile], shard_rows: int) -> Iterator[Shard]:
             index += 1
 
 
-def _scan_parquet(source: Source) -> tuple[InputFile, pa.Schema]:
-    digest, stamp = hashlib.sha256(), stamp_of(source)
-    with source.open() as file:
-        try:
-            parquet = pq.ParquetFile(file)
-            rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
-        except pa.ArrowException as exc:
-            raise DataError(f"{source.name}: must be Parquet, but could not be read: {exc}") from exc
-        file.seek(0)
-        while block := file.read(HASH_BYTES):
-            digest.update(block)
-    return InputFile(source, rows, (), b"", digest.hexdigest(), stamp), schema
+def list_sources(path: str) -> list[Source]:
+    """Find the files of an input.
+
+    Raises:
+        DataError: nothing is there, or the files are of several formats, which have no common columns.
+    """
+    sources, _ = find_sources(path, INPUT_FORMATS)
+    formats = sorted({source.format for source in sources})
+    if len(formats) > 1:
+        raise DataError(f"{path}: all files must be of one format, but found {', '.join(formats)}. Score them apart.")
+    return sources
 
 
-def _unify(schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Return the columns of all files; a file may lack some, but may not give one another type."""
-    merged = schemas[0][1]
-    for name, schema in schemas[1:]:
-        try:
-            merged = pa.unify_schemas([merged, schema])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as exc:
-            raise DataError(f"{name}: its columns must have the types of the files before it, but: {exc}") from exc
-    return merged
+def stamp_of(source: Source) -> str:
+    """Return size and version of a file: what changes when it changes, without reading it.
+
+    Raises:
+        DataError: the file is gone.
+    """
+    try:
+        source.files.invalidate_cache(source.path)
+        info = source.files.info(source.path)
+    except OSError as exc:
+        raise DataError(f"{source.name}: the input file must stay until the job is done, but: {exc}.") from exc
+    return f"{info['size']} bytes, {_version(info)}"
 
 
-class _Tap:
-    """Lines of a file, with the offset of the last one and a digest of all."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.start = 0
-        self.stop = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        for line in self._file:
-            self.start, self.stop = self.stop, self.stop + len(line)
-            self.digest.update(line)
-            yield line
+def _version(info: Mapping[str, Any]) -> str:
+    """Return the time or version of a file as its file system says it."""
+    name = next((key for key in VERSION_KEYS if info.get(key)), None)
+    if name == "mtime" and isinstance(info[name], float):
+        return f"changed {datetime.datetime.fromtimestamp(info[name], datetime.UTC).isoformat()}"
+    return f"{name} {info[name]}" if name else "no time known"
 
 
-def _scan_text(source: Source, shard_rows: int, kinds: Kinds) -> InputFile:
-    """Scan a file of lines (or one JSON list, which has no offsets)."""
-    stamp, rows, header = stamp_of(source), 0, b""
-    marks: list[int] = []
-    with source.open() as file:
-        tap = _Tap(file)
-        for start, values in _records(source, tap, kinds):
-            if rows % shard_rows == 0:
-                marks.append(start)
-            rows += 1
-            kinds.add(values, source.name)
-        if source.format in DELIMITERS and marks:
-            file.seek(0)
-            header = file.read(marks[0])
-    has_offsets = source.format != "json"
-    return InputFile(source, rows, (*marks, tap.stop) if has_offsets else (), header, tap.digest.hexdigest(), stamp)
+def remembered(rows: Input) -> dict[str, Any]:
+    """Return a scan as JSON can hold it, for `recall`."""
+    files = [
+        {
+            "name": file.source.name,
+            "stamp": file.stamp,
+            "num_rows": file.num_rows,
+            "sha256": file.sha256,
+            "header": file.header.decode("latin-1"),
+            "marks": list(file.marks),
+        }
+        for file in rows.files
+    ]
+    return {"shard_rows": rows.shard_rows, "schema": base64.b64encode(rows.schema.serialize()).decode(), "files": files}
 
 
-def _records(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield where each record begins and what it holds; {} for one that cannot be read."""
-    if source.format == TEXT:
-        kinds.name_all(["text"], source.name)
-        for _ in tap:
-            yield tap.start, {}
-    elif source.format in DELIMITERS:
-        for start in _csv_starts(source, tap, kinds):
-            yield start, {}
-    elif source.format == "json":
-        for row in READERS["json"](io.BytesIO(b"".join(tap)), source.name):
-            yield 0, _values(row)
-    else:
-        for row in READERS[source.format](iter(tap), source.name):  # type: ignore[arg-type]  # it only iterates
-            yield tap.start, _values(row)
+def recall(record: Mapping[str, Any], sources: Sequence[Source]) -> Input | None:
+    """Return the scan that an earlier run of the same job made; None where any file is not as it was then.
 
-
-def _values(row: Row | BadRow) -> dict[str, Any]:
-    return {} if isinstance(row, BadRow) else dict(row.values)
-
-
-def _csv_lines(tap: _Tap) -> Iterator[str]:
-    """Yield lines as the reader of rows sees them: a carriage return alone ends one too."""
-    for line in tap:
-        tap.stop = tap.start
-        for piece in line.splitlines(keepends=True):
-            tap.start, tap.stop = tap.stop, tap.stop + len(piece)
-            yield piece.decode("utf-8-sig" if tap.start == 0 else "utf-8", "surrogateescape")
-
-
-def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
-    """Name the columns, then yield where each record begins. A cell may hold line breaks."""
-    csv.field_size_limit(sys.maxsize)
-    lines = csv.reader(
-        _csv_lines(tap),
-        delimiter=DELIMITERS[source.format],
-        strict=True,
-    )
-    named = False
-    while True:
-        start = tap.stop
-        try:
-            cells = next(lines)
-        except StopIteration:
-            return
-        except csv.Error as exc:
-            if not named:
-                raise DataError(f"{source.name}:1: the first line must name the columns, but: {exc}.") from exc
-            cells = [""]
-        if not cells:
-            continue
-        if named:
-            yield start
-        else:
-            kinds.name_all(cells, source.name)
-            named = True
+    Args:
+        record: what `remembered` gave.
+    """
+    then = [[file["name"], file["stamp"]] for file in record["files"]]
+    if then != [[source.name, stamp_of(source)] for source in sources]:
+        return None
+    files = [
+        InputFile(
+            source,
+            file["num_rows"],
+            tuple(file["marks"]),
+            file["header"].encode("latin-1"),
+            file["sha256"],
+            file["stamp"],
+        )
+        for source, file in zip(sources, record["files"], strict=True)
+    ]
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))
+    return Input(tuple(files), schema, record["shard_rows"])

@@ -1,4 +1,4 @@
-"""A scoring job on Ray Data: shard descriptions through a fixed-size pool of scorers. The package says why."""
+"""A scoring job on Ray Data: shard descriptions through a pool of scorers. The package says why."""
 
 import importlib.metadata
 import logging
@@ -14,7 +14,8 @@ import ray.data
 
 from t5ray.cluster import Cluster
 from t5ray.config import PredictConfig
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, DataError
+from t5ray.scoring.hub_copy import drop_copy
 from t5ray.scoring.inputs import Shard
 from t5ray.scoring.journal import forget_all, rows_under_way
 from t5ray.scoring.ledger import Entry, JobSummary
@@ -39,29 +40,45 @@ class Advance(Protocol):
 class Pool:
     """The workers of a job."""
 
-    size: int
+    fewest: int
+    most: int
+    """Ray Data adds workers up to here while shards wait and the cluster has room."""
     cpus: float
     """Of one worker; Ray gives it as many threads."""
     gpus: float
     """Of one worker."""
+
+    @property
+    def strategy(self) -> ray.data.ActorPoolStrategy:
+        """The pool as Ray Data knows it. A worker holds one task and no queue, so a slow one keeps no other waiting."""
+        sizes = {"size": self.most} if self.fewest == self.most else {"min_size": self.fewest, "max_size": self.most}
+        return ray.data.ActorPoolStrategy(**sizes, max_tasks_in_flight_per_actor=1)
 
 
 def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int) -> Pool:
     """Choose how many workers and what each holds.
 
     Raises:
-        ClusterError: a Ray of our own has fewer GPUs than are asked for; one that was joined may still grow.
+        ClusterError: a Ray of our own has less than is asked for; one that was joined may still grow.
     """
     gpus = config.gpus_per_worker or (1.0 if cluster.num_gpus else 0.0)
-    most = int(cluster.num_gpus / gpus) if gpus else int(cluster.num_cpus / 2)
-    size = max(1, min(config.workers or most, num_shards))
-    if cluster.started_here and size * gpus > cluster.num_gpus:
+    fitting = int(cluster.num_gpus / gpus) if gpus else int(cluster.num_cpus / (config.cpus_per_worker or 2))
+    asked = config.workers or max(1, fitting)
+    fewest, most = (min(n, num_shards) for n in (asked if isinstance(asked, tuple) else (asked, asked)))
+    share = cluster.num_cpus / max(most, cluster.num_nodes)
+    cpus = config.cpus_per_worker or (float(int(share)) if share >= 1 else max(0.01, int(100 * share) / 100))
+    if cluster.started_here:
+        for kind, each, have in (("GPUs", gpus, cluster.num_gpus), ("CPUs", cpus, cluster.num_cpus)):
+            _require_room(fewest, kind, each, have)
+    return Pool(fewest, most, cpus, gpus)
+
+
+def _require_room(workers: int, kind: str, each: float, have: float) -> None:
+    if workers * each > have:
         raise ClusterError(
-            f"--workers {size}: all scorers must fit, but they need {size * gpus:g} GPUs and there are "
-            f"{cluster.num_gpus:g}. Use fewer workers or smaller gpus_per_worker."
+            f"--workers {workers}: all scorers must fit, but they need {workers * each:g} {kind} and there are "
+            f"{have:g}. Use fewer workers or smaller {kind.lower()}_per_worker."
         )
-    share = cluster.num_cpus / max(size, cluster.num_nodes)
-    return Pool(size, float(int(share)) if share >= 1 else round(share, 2), gpus)
 
 
 def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
@@ -71,6 +88,11 @@ def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
         T5RayError: what ends the job; finished shards are kept.
         ClusterError: Ray gave up on the job.
     """
+    with job.spec.ledger.held():
+        return _run_alone(job, cluster, advance)
+
+
+def _run_alone(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
     started = time.monotonic()
     ledger = job.spec.ledger
     forget_all(ledger.folder)
@@ -82,13 +104,28 @@ def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
     finally:
         record["seconds"] = round(job.seconds_before + time.monotonic() - started, 3)
         ledger.write_job(record)
-    total = sum(ledger.finished().values(), Entry())
-    assert total.rows == job.spec.input.num_rows
+    total = _total(job)
     forget_all(ledger.folder)
-    workers = pool_for(job.config, cluster, len(job.spec.input.shards)).size
+    drop_copy(ledger.folder)
+    workers = pool_for(job.config, cluster, job.spec.input.num_shards).most
     record |= {"state": "done", **_counts(total, workers)}
     ledger.write_job(record)
     return JobSummary.read(record)
+
+
+def _total(job: Job) -> Entry:
+    """Add up the entries of all shards.
+
+    Raises:
+        DataError: a part that was finished is gone.
+    """
+    finished = job.spec.ledger.finished()
+    if missing := job.spec.input.num_shards - len(finished):
+        raise DataError(
+            f"{job.spec.output}: finished parts must stay, but {missing} went missing while the job ran. "
+            "Run the same command again: it scores those."
+        )
+    return sum(finished.values(), Entry())
 
 
 def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
@@ -102,13 +139,13 @@ def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
 
 def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterator[Outcome]:
     """Run the scorers; yield an outcome per shard as it comes."""
-    _quieten()
+    _set_up_ray_data()
     dataset = ray.data.from_items(
         [asdict(shard) for shard in shards], override_num_blocks=min(len(shards), MOST_BLOCKS)
     ).map(
         Scorer,
         fn_constructor_args=(spec,),
-        compute=ray.data.ActorPoolStrategy(size=pool.size),
+        compute=pool.strategy,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
@@ -124,12 +161,30 @@ def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterat
         ) from exc
 
 
-def _quieten() -> None:
-    """Keep Ray Data's own progress and plans off the console; its log files keep them."""
+def _set_up_ray_data() -> None:
+    """Keep Ray Data's own progress and plans off the console (its log files keep them), and let pools grow."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # a pool of busy workers grows
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+class Pace:
+    """Rows done and rows per second since the first row came, which leaves start-up out of the rate."""
+
+    def __init__(self, done: int) -> None:
+        """Start with the rows of earlier runs."""
+        self.done = self._before = done
+        self._first: tuple[float, int] | None = None
+
+    def note(self, at_s: float, done: int) -> str:
+        """Take a count, which may fall when a worker dies but is shown never to, and return the rate as text."""
+        if self._first is None or self.done == self._before:
+            self._first = (at_s, self.done)
+        self.done = max(self.done, done)
+        took, rows = at_s - self._first[0], self.done - self._first[1]
+        return f"{rows / took:.1f} rows/s" if took > 0 and rows > 0 else ""
 
 
 @contextmanager
@@ -138,20 +193,17 @@ def _ticking(job: Job, done: int, advance: Advance) -> Iterator[Callable[[int], 
 
     Yields what is to be called with the rows of each shard that is finished.
     """
-    stop = threading.Event()
-    finished, first = done, (0.0, 0)
+    stop, pace, finished = threading.Event(), Pace(done), done
 
     def finish(rows: int) -> None:
         nonlocal finished
         finished += rows
 
     def tick() -> None:
-        nonlocal first
         while not stop.wait(TICK_S):
-            at, rows = time.monotonic(), min(finished + rows_under_way(job.spec.output), job.spec.input.num_rows)
-            if rows == done:
-                first = (at, rows)  # nothing yet: the start-up is no part of the rate
-            advance(rows, f"{(rows - first[1]) / (at - first[0]):.1f} rows/s" if rows > first[1] and first[0] else "")
+            rows = min(finished + rows_under_way(job.spec.output), job.spec.input.num_rows)
+            note = pace.note(time.monotonic(), rows)
+            advance(pace.done, note)
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()
@@ -167,7 +219,7 @@ def _opening_record(job: Job) -> dict[str, Any]:
     return {
         "state": "running",
         "rows_in": job.spec.input.num_rows,
-        "num_shards": len(job.spec.input.shards),
+        "num_shards": job.spec.input.num_shards,
         "seconds": job.seconds_before,
         "fingerprint": job.fingerprint,
         "stamps": [[file.source.name, file.stamp] for file in job.spec.input.files],

@@ -1,10 +1,12 @@
 """What a worker is at, on disk, so that a successor knows which rows killed it.
 
 A worker that dies without a Python exception (out of memory, a fault in native code) cannot say why. So before each
-slice of a shard it notes the slice. Its successor counts the death against that slice; a slice that saw `LIMIT` deaths
-is split in two, and a single row that did is the guilty one. The notes double as progress.
+slice of a shard it notes the slice. Its successor counts the death against that slice. A slice that saw `LIMIT` deaths
+is halved, its pieces are halved at the first death, and a single row that saw `LIMIT` is the guilty one. The notes
+double as progress.
 
-    OUTPUT/_progress/part-00000.json    {"done": rows, "trying": "start:stop", "deaths": {"start:stop": count}}
+    OUTPUT/_progress/part-00000.json
+        {"done": rows, "trying": "start:stop", "deaths": {"start:stop": count}, "survived": was any slice scored}
 """
 
 import json
@@ -15,9 +17,11 @@ from pathlib import Path
 from t5ray.scoring.ledger import writing
 
 LIMIT = 2
-"""Deaths that a slice is given: the first may be somebody's kill -9."""
-MOST_DEATHS = 40
-"""Deaths on one shard after which it is not a row that is to blame. One guilty row of 512 takes 20."""
+"""Deaths that a slice or a row is given: the first may be somebody's kill -9."""
+MOST_DEATHS_IN_VAIN = 20
+"""Deaths on a shard of which nothing was ever scored, after which no row is to blame. One bad row of 512 takes 12."""
+MOST_DEATHS = 200
+"""Deaths on a shard after which scoring the rest of it costs too many workers."""
 
 Slice = tuple[int, int]
 """Places in the order of scoring: start, stop."""
@@ -30,6 +34,7 @@ class Journal:
         self._path = path
         self._deaths: dict[str, int] = {}
         self._done = 0
+        self._survived = False
         if path.exists():
             self._count_death(json.loads(path.read_bytes()))
 
@@ -38,11 +43,17 @@ class Journal:
         assert isinstance(deaths, dict)
         assert isinstance(trying, str)
         self._deaths = {**deaths, trying: deaths.get(trying, 0) + 1}
+        self._survived = bool(notes["survived"])
 
     @property
     def num_deaths(self) -> int:
         """Workers that died on this shard."""
         return sum(self._deaths.values())
+
+    @property
+    def is_hopeless(self) -> bool:
+        """True where the deaths are too many to be the fault of rows."""
+        return self.num_deaths > (MOST_DEATHS if self._survived else MOST_DEATHS_IN_VAIN)
 
     def slices(self, num_rows: int, size: int) -> Iterator[tuple[Slice, bool]]:
         """Yield what to score in turn, and whether it is a single row that is known to kill.
@@ -51,17 +62,18 @@ class Journal:
             5 rows, size 4, no deaths -> (0, 4) False, (4, 5) False
         """
         for start in range(0, num_rows, size):
-            yield from self._split((start, min(start + size, num_rows)))
+            yield from self._split((start, min(start + size, num_rows)), LIMIT)
 
-    def _split(self, part: Slice) -> Iterator[tuple[Slice, bool]]:
+    def _split(self, part: Slice, limit: int) -> Iterator[tuple[Slice, bool]]:
         start, stop = part
-        guilty = self._deaths.get(_name(part), 0) >= LIMIT
-        if not guilty or stop - start == 1:
+        is_single = stop - start == 1
+        guilty = self._deaths.get(_name(part), 0) >= (LIMIT if is_single else limit)
+        if not guilty or is_single:
             yield part, guilty
             return
         middle = (start + stop) // 2
-        yield from self._split((start, middle))
-        yield from self._split((middle, stop))
+        yield from self._split((start, middle), 1)
+        yield from self._split((middle, stop), 1)
 
     def begin(self, part: Slice) -> None:
         """Note that a slice is tried now.
@@ -69,7 +81,8 @@ class Journal:
         Raises:
             DataError: the disk refuses.
         """
-        notes = {"done": self._done, "trying": _name(part), "deaths": self._deaths}
+        self._survived = self._survived or self._done > 0
+        notes = {"done": self._done, "trying": _name(part), "deaths": self._deaths, "survived": self._survived}
         with writing(self._path.parent):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(".tmp")

@@ -4,7 +4,7 @@ JSON has no column types and Parquet needs them. Numbers, strings, booleans and 
 type. A column that mixes them or nests deeper is kept as JSON text, so that no value changes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -38,8 +38,10 @@ class Kinds:
         """Note columns of text cells.
 
         Raises:
-            DataError: a name is no text that a file can hold.
+            DataError: a name is no text that a file can hold, or stands there twice.
         """
+        names = list(names)
+        require_distinct(names, file)
         self._strings = True
         for name in names:
             self._kinds_of(name, file)
@@ -48,7 +50,7 @@ class Kinds:
         """Note the kinds of one record's values.
 
         Raises:
-            DataError: as in `name_all`.
+            DataError: a name is no text that a file can hold.
         """
         for name, value in values.items():
             kinds = self._kinds_of(name, file)
@@ -68,6 +70,19 @@ class Kinds:
         if self._strings:
             return pa.schema([pa.field(name, pa.string()) for name in self._seen])
         return pa.schema([_field(name, kinds) for name, kinds in self._seen.items()])
+
+
+def require_distinct(names: Sequence[str], file: str) -> None:
+    """Refuse columns that nobody can tell apart.
+
+    Raises:
+        DataError: a name stands there twice.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{file}: each column must have a name of its own, but {twice[0]!r} stands there twice. Rename one."
+        )
 
 
 def _require_unicode(name: str, file: str) -> None:

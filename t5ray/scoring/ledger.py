@@ -2,11 +2,16 @@
 
     OUTPUT/part-00000.parquet            a shard's rows with their predictions; appears whole or not at all
     OUTPUT/_ledger/part-00000.json       its counts; written after the part, so a part with an entry is final
+    OUTPUT/_ledger/input.json            where the input's shards begin, so that going on needs no second scan
     OUTPUT/_job.json                     fingerprint, state running or done, and at the end the counts of all
+    OUTPUT/_lock                         held by the command that works on the folder
 
 The rule of restart: a shard without an entry is pending. A part without an entry is written again, with the same bytes.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import uuid
@@ -16,9 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from t5ray.errors import DataError
+from t5ray.errors import ConfigError, DataError
 
 JOB_FILE = "_job.json"
+INPUT_FILE = "input.json"
+LOCK_FILE = "_lock"
 NAME_DIGITS = 5
 
 
@@ -93,15 +100,37 @@ class Ledger:
         return f"part-{index:0{max(NAME_DIGITS, len(str(self.num_shards - 1)))}d}"
 
     def open(self) -> None:
-        """Make the folder, and remove what a killed writer left half-written.
+        """Make the folder and see that it can be written.
 
         Raises:
-            DataError: the folder cannot be written.
+            DataError: it cannot.
         """
         with writing(self.folder):
             self.entry_file(0).parent.mkdir(parents=True, exist_ok=True)
-            for leftover in [*self.folder.glob(".*.tmp"), *self.entry_file(0).parent.glob(".*.tmp")]:
-                leftover.unlink(missing_ok=True)
+            (self.folder / LOCK_FILE).touch()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other drivers off the folder, and remove what a killed writer left half-written.
+
+        The kernel frees the lock with the process, however it ends. File systems without locks go unguarded.
+
+        Raises:
+            ConfigError: another command works on the folder.
+            DataError: the folder cannot be written.
+        """
+        self.open()
+        with contextlib.ExitStack() as kept:
+            with writing(self.folder):
+                lock = kept.enter_context((self.folder / LOCK_FILE).open("wb"))
+                if not _lock(lock.fileno()):
+                    raise ConfigError(
+                        f"{self.folder}: one command at a time may work on an output, but another one does. "
+                        "Wait for it, or stop it."
+                    )
+                for leftover in [*self.folder.glob(".*.tmp"), *self.entry_file(0).parent.glob(".*.tmp")]:
+                    leftover.unlink(missing_ok=True)
+            yield
 
     def commit(self, index: int, part: bytes, entry: Entry) -> None:
         """Publish a part and then its entry.
@@ -126,6 +155,23 @@ class Ledger:
         if not (path.exists() and self.part(index).exists()):
             return None
         return Entry(**json.loads(path.read_bytes()))
+
+    def remember_input(self, record: Mapping[str, Any]) -> None:
+        """Keep what a scan of the input found."""
+        with writing(self.folder):
+            write_atomically(self._input_file, json.dumps(record).encode())
+
+    def recall_input(self) -> dict[str, Any] | None:
+        """Return what an earlier run's scan found; None where there was none."""
+        try:
+            record: dict[str, Any] = json.loads(self._input_file.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return record
+
+    @property
+    def _input_file(self) -> Path:
+        return self.entry_file(0).with_name(INPUT_FILE)
 
     def write_job(self, job: Mapping[str, Any]) -> None:
         """Replace `_job.json`."""
@@ -160,11 +206,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
+
+
+def _lock(file: int) -> bool:
+    """Lock an open file until it is closed; False where another process has it locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # else the file system knows no locks
+    return True
 
 
 @contextmanager

@@ -17,8 +17,10 @@ from t5ray.config import LANGUAGES, PredictConfig, TaskConfig
 from t5ray.errors import ConfigError, DataError, did_you_mean
 from t5ray.model.card import REGISTRY_SCHEMES, require_model
 from t5ray.scoring.fetching import fetch_registered, fetch_uri
-from t5ray.scoring.inputs import Input, Shard, list_sources, scan, stamp_of
-from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, read_job
+from t5ray.scoring.hub_copy import copied, is_hub
+from t5ray.scoring.inputs import Input, Shard, list_sources, recall, remembered, stamp_of
+from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, Ledger, read_job
+from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import EngineSpec, ScorerSpec
 from t5ray.scoring.writing import result_columns
 from t5ray.text.tasks import resolve_task
@@ -88,17 +90,28 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
         )
     if earlier and _is_done(earlier, wanted, config):
         return FinishedJob(JobSummary.read(earlier))
-    rows = scan(config.input, config.shard_rows)
+    _refuse_other_job(earlier, wanted, config)
+    rows = _read_input(config, output)
     _check_input(config, model.task, rows)
     wanted["input"] = rows.digests
     _refuse_other_job(earlier, wanted, config)
     spec = _spec(config, model, rows, output)
     spec.ledger.open()
+    spec.ledger.remember_input(remembered(rows))
     finished = spec.ledger.finished() if earlier else {}
     if config.retry_errors:
         finished = {index: entry for index, entry in finished.items() if not entry.errors}
     pending = tuple(shard for shard in rows.shards if shard.index not in finished)
     return Job(config, spec, wanted, finished, pending, float(earlier["seconds"]) if earlier else 0.0)
+
+
+def _read_input(config: PredictConfig, output: Path) -> Input:
+    """Scan the input, unless an earlier run did and no file has changed since."""
+    path = str(copied(config.input, output)) if is_hub(config.input) else config.input
+    sources, known = list_sources(path), Ledger(output, config.format, 1).recall_input()
+    if known is not None and known["shard_rows"] == config.shard_rows and (rows := recall(known, sources)):
+        return rows
+    return scan(path, config.shard_rows, sources)
 
 
 def output_folder(output: str) -> Path:
@@ -260,8 +273,11 @@ def _is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Pred
         return False
     if sum(1 for _ in local_path(config.output).glob("part-*")) != earlier["num_shards"]:
         return False
-    same = {name: value for name, value in earlier["fingerprint"].items() if name != "input"} == wanted
-    return same and earlier["stamps"] == [[source.name, stamp_of(source)] for source in list_sources(config.input)]
+    if {name: value for name, value in earlier["fingerprint"].items() if name != "input"} != wanted:
+        return False
+    if is_hub(config.input):
+        return bool(earlier["config"]["input"] == config.input)  # its copy is gone, and the hub is not asked again
+    return list(earlier["stamps"]) == [[source.name, stamp_of(source)] for source in list_sources(config.input)]
 
 
 def _refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], config: PredictConfig) -> None:

@@ -4,11 +4,13 @@ Comes in: a file and a range. Goes out: `ShardRows`. Must not know tasks or mode
 """
 
 import codecs
+import contextlib
 import io
 import itertools
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,13 +36,47 @@ class ShardRows:
     """JSON lines only: the text of each row, so that it can be passed on to the letter."""
     table: pa.Table | None = None
     """Parquet only: all columns with their types."""
+    has_no_nulls: bool = False
+    """True for formats whose cells are texts that may be empty, but never null."""
 
 
-def read_shard(file: InputFile, shard: Shard, columns: Sequence[str] | None) -> ShardRows:
+class RangeReader:
+    """Byte ranges of files. A packed file stays open from one range to the next, as gzip is read from its start."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._path = ""
+        self._file: IO[bytes] | None = None
+
+    def read(self, source: Source, start: int, stop: int) -> bytes:
+        """Return the unpacked bytes from start up to stop.
+
+        Raises:
+            DataError: the file is gone or unreadable.
+        """
+        if not source.packed:
+            with source.open() as file:
+                file.seek(start)
+                return file.read(stop - start)
+        if self._file is None or source.path != self._path or self._file.tell() > start:
+            self._open.close()
+            self._file, self._path = self._open.enter_context(source.open()), source.path
+        try:
+            self._file.seek(start)
+            return self._file.read(stop - start)
+        except (OSError, EOFError, zlib.error) as exc:
+            self._file = None
+            raise DataError(f"{source.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
+
+
+def read_shard(
+    file: InputFile, shard: Shard, columns: Sequence[str] | None, ranges: RangeReader | None = None
+) -> ShardRows:
     """Read a shard.
 
     Args:
         columns: those that `records` need where the file is Parquet; None: all.
+        ranges: what read the shards before it. None: nothing did.
     Raises:
         DataError: the file is gone, unreadable, or not the one that was scanned.
     """
@@ -51,7 +87,7 @@ def read_shard(file: InputFile, shard: Shard, columns: Sequence[str] | None) -> 
         last = shard.first_row + shard.num_rows
         rows = _collect(itertools.islice(read_source(file.source), shard.first_row, last), file.source.name, shard)
     else:
-        rows = _read_range(file, shard)
+        rows = _read_range(file, shard, ranges or RangeReader())
     if stamp_of(file.source) != file.stamp or len(rows.records) != shard.num_rows:
         raise DataError(
             f"{file.source.name}: the input must not change while it is scored, but it did. Run the same command "
@@ -60,15 +96,14 @@ def read_shard(file: InputFile, shard: Shard, columns: Sequence[str] | None) -> 
     return rows
 
 
-def _read_range(file: InputFile, shard: Shard) -> ShardRows:
-    with file.source.open() as opened:
-        opened.seek(shard.start)
-        data = opened.read(shard.stop - shard.start)
+def _read_range(file: InputFile, shard: Shard, ranges: RangeReader) -> ShardRows:
+    data = ranges.read(file.source, shard.start, shard.stop)
     kind, name = file.source.format, file.source.name
     if kind == TEXT:
         return _text_rows(data, name, shard)
     if kind in DELIMITERS:
-        return _collect(READERS[kind](io.BytesIO(file.header + data), name), name, shard)
+        rows = _collect(READERS[kind](io.BytesIO(file.header + data), name), name, shard)
+        return replace(rows, has_no_nulls=True)
     lines = [line for line in data.split(b"\n") if line and not line.isspace()]
     return _collect(READERS[kind](io.BytesIO(data), name), name, shard, lines)
 
@@ -81,7 +116,7 @@ def _text_rows(data: bytes, name: str, shard: Shard) -> ShardRows:
             rows.append(Row(name, {"text": line.removesuffix(b"\r").decode("utf-8")}))
         except UnicodeDecodeError as exc:
             rows.append(BadRow(name, f"text must be UTF-8, but holds byte 0x{line[exc.start]:02x}"))
-    return _collect(iter(rows), name, shard)
+    return replace(_collect(iter(rows), name, shard), has_no_nulls=True)
 
 
 def _collect(rows: Iterator[Row | BadRow], name: str, shard: Shard, lines: list[bytes] | None = None) -> ShardRows:

@@ -16,9 +16,9 @@ from t5ray import errors
 from t5ray.config import LANGUAGES, DecodeConfig, TaskConfig
 from t5ray.errors import ClusterError, DataError, ModelError, T5RayError
 from t5ray.scoring.inputs import Input, Shard
-from t5ray.scoring.journal import MOST_DEATHS, Journal, journal_file
+from t5ray.scoring.journal import Journal, journal_file
 from t5ray.scoring.ledger import Entry, Ledger
-from t5ray.scoring.reading import ShardRows, read_shard
+from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
 from t5ray.scoring.writing import Results, decode_results, encode
 from t5ray.text.tasks import read_prediction, render_input
 
@@ -26,6 +26,11 @@ SLICE_ROWS = 512
 """Rows between two notes of progress. Slices are cut from the shard sorted by length, so they cost no padding."""
 HOPELESS = 32
 """Rows in a row on which the engine failed, after which the engine is to blame and not the rows."""
+
+DEADLY = "the worker process died each time it scored this row (out of memory, or a fault in native code)"
+"""The `error` of a row that kills."""
+LOST_DEVICE = "AcceleratorError"
+"""Class of what torch raises when a device is unusable for the rest of the process's life."""
 
 
 class Scored(Protocol):
@@ -131,7 +136,7 @@ class ScorerSpec:
     @property
     def ledger(self) -> Ledger:
         """Where parts go."""
-        return Ledger(self.output, self.part_format, len(self.input.shards))
+        return Ledger(self.output, self.part_format, self.input.num_shards)
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,7 @@ class Scorer:
         self._load = load or spec.engine.load
         self._engine: TextEngine | None = None
         self._failed_in_a_row = 0
+        self._ranges = RangeReader()
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Score one shard.
@@ -180,7 +186,7 @@ class Scorer:
         return asdict(Outcome(shard.index))
 
     def score(self, shard: Shard) -> Entry:
-        """Read a shard, score it and commit its part.
+        """Read a shard, score it and commit its part, unless that was done before the task was repeated.
 
         Raises:
             DataError: the input changed or the output cannot be written.
@@ -188,15 +194,18 @@ class Scorer:
             ClusterError: worker after worker dies on the shard.
         """
         spec, ledger = self._spec, self._spec.ledger
+        earlier = ledger.read_entry(shard.index)
+        if earlier is not None and not spec.keep_good_rows:
+            return earlier
+        earlier = earlier or Entry()
         self._engine = engine = self._engine or self._load()
         started = time.perf_counter()
         before = engine.tally.padded_tokens, engine.tally.real_tokens
-        rows = read_shard(spec.input.files[shard.file], shard, self._columns())
+        rows = read_shard(spec.input.files[shard.file], shard, self._columns(), self._ranges)
         part = ledger.part(shard.index)
         results, todo = self._start(rows, part)
-        earlier = (ledger.read_entry(shard.index) if spec.keep_good_rows else None) or Entry()
         journal = Journal(journal_file(spec.output, part))
-        if journal.num_deaths > MOST_DEATHS:
+        if journal.is_hopeless:
             raise ClusterError(
                 f"{part.name}: a worker must live through a shard, but {journal.num_deaths} died on it. "
                 "Give workers more memory: fewer --workers, or smaller --batch-tokens."
@@ -243,7 +252,7 @@ class Scorer:
         for part, is_deadly in journal.slices(len(order), SLICE_ROWS):
             chosen = order[slice(*part)]
             if is_deadly:
-                results.errors[chosen[0]] = "the worker died each time it scored this row"
+                results.errors[chosen[0]] = DEADLY
                 continue
             journal.begin(part)
             capped += self._predict({number: texts[number] for number in chosen}, results)
@@ -287,6 +296,8 @@ class Scorer:
         return sum(one.hit_cap for one in scored)
 
     def _halve(self, texts: Mapping[int, str], results: Results, cause: Exception) -> int:
+        if type(cause).__name__ == LOST_DEVICE:
+            os._exit(1)  # only a new process can go on; the journal finds the row, as with any other death
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
         if len(texts) == 1:
             self._failed_in_a_row += 1

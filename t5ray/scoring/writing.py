@@ -2,8 +2,12 @@
 
     format    from Parquet                        from JSON lines               from CSV, TSV, text
     parquet   same columns, same types            types learnt in the scan      strings
-    jsonl     JSON; dates as ISO, bytes base64    the very text of the line     strings
+    jsonl     JSON; dates as ISO, bytes base64,   the very text of the line     strings
+              decimals and NaN as strings
     csv       text; lists and objects as JSON     text; lists, objects: JSON    the same cells
+
+In CSV null is an empty cell and the empty text is `""`; of a CSV input, whose readers mostly tell no such difference,
+empty cells stay empty.
 
 The bytes depend on rows and results only, so that a shard that is scored again gives the same file.
 """
@@ -12,6 +16,8 @@ import base64
 import csv
 import io
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +56,7 @@ def result_columns(*, scores: bool) -> tuple[str, ...]:
     return tuple(Results.blank(0, scores=scores).columns)
 
 
+NEEDS_QUOTES = re.compile('[",\r\n]')
 RESULT_TYPES = {PREDICTION: pa.string(), SCORE: pa.float64(), ERROR: pa.string()}
 
 
@@ -136,8 +143,21 @@ def _splice(line: bytes, added: Mapping[str, Any]) -> bytes:
 
 
 def json_text(value: Any) -> str:
-    """Return a value as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, default=_json_default)
+    """Return a value as JSON on one line. NaN and the infinities, which JSON has not, are strings as in protobuf."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_json_default, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(value), ensure_ascii=False, default=_json_default)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    return value
 
 
 def _json_default(value: Any) -> str:
@@ -148,28 +168,22 @@ def _json_default(value: Any) -> str:
     return str(value)
 
 
-class _UnixLines(io.StringIO):
-    """Text whose CSV lines end in a plain line feed."""
-
-    def write(self, line: str) -> int:
-        return super().write(line.removesuffix("\r\n") + "\n")
-
-
 def _csv(rows: ShardRows, results: Results, schema: pa.Schema) -> bytes:
-    text = _UnixLines(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")  # which makes it quote cells that hold either
-    writer.writerow([*schema.names, *results.columns])
+    empty = "" if rows.has_no_nulls else '""'
+    lines = [",".join(_cell(name, empty) for name in (*schema.names, *results.columns))]
     for record, added in zip(rows.records, _added(results), strict=True):
-        writer.writerow([*(_cell(record.get(name)) for name in schema.names), *(_cell(v) for v in added.values())])
-    return text.getvalue().encode("utf-8", "replace")
+        cells = [_cell(record.get(name), empty) for name in schema.names]
+        lines.append(",".join([*cells, *(_cell(value, '""') for value in added.values())]))
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, empty: str) -> str:
     if value is None:
         return ""
-    if isinstance(value, str):
-        return value
-    return json_text(value).strip('"')
+    text = value if isinstance(value, str) else json_text(value).strip('"')
+    if not text:
+        return empty
+    return '"' + text.replace('"', '""') + '"' if NEEDS_QUOTES.search(text) else text
 
 
 def decode_results(part_format: str, data: bytes, *, scores: bool) -> Results:

@@ -1,5 +1,6 @@
 """An engine that needs no model: it answers each text with the text in capitals."""
 
+import faulthandler
 import os
 import signal
 import time
@@ -7,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from t5ray.scoring.inputs import scan
+import torch
+
+from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import EngineSpec, ScorerSpec
 from t5ray.text.tasks import BUILT_IN
 
@@ -27,7 +30,7 @@ class Count:
 
 @dataclass
 class ShoutingEngine:
-    """Fails on a batch with `bomb` in it, and dies of a signal at `killer`."""
+    """Fails on a batch with `bomb` in it, dies at `killer` and `fault`, and loses its device at `device`."""
 
     max_input_tokens: int | None = None
     tally: Count = field(default_factory=Count)
@@ -42,6 +45,11 @@ class ShoutingEngine:
             raise RuntimeError("boom")
         if any("killer" in text for text in inputs):
             os.kill(os.getpid(), signal.SIGKILL)
+        if any("fault" in text for text in inputs):
+            faulthandler.disable()  # pytest's, which would fill the console
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if any("device" in text for text in inputs):
+            raise torch.AcceleratorError("an illegal memory access was encountered")
         lengths = [self.num_tokens(text) for text in inputs]
         self.tally.real_tokens += sum(lengths)
         self.tally.padded_tokens += len(inputs) * max(lengths)

@@ -32,20 +32,20 @@ def settings(**values: object) -> PredictConfig:
 
 
 def test_the_pool_fills_the_machine_but_not_more() -> None:
-    assert pool_for(settings(), small(), 100) == Pool(4, 2.0, 0.0)
-    assert pool_for(settings(), small(), 1) == Pool(1, 8.0, 0.0)
-    assert pool_for(settings(workers=3), small(), 100) == Pool(3, 2.0, 0.0)
-    assert pool_for(settings(workers=16), small(num_cpus=2.0), 100) == Pool(16, 0.12, 0.0)
-    assert pool_for(settings(), small(num_cpus=32.0, num_nodes=4), 1) == Pool(1, 8.0, 0.0)
-    assert pool_for(settings(), small(num_gpus=4.0), 100) == Pool(4, 2.0, 1.0)
-    assert pool_for(settings(gpus_per_worker=0.5), small(num_gpus=1.0), 100) == Pool(2, 4.0, 0.5)
+    assert pool_for(settings(), small(), 100) == Pool(4, 4, 2.0, 0.0)
+    assert pool_for(settings(), small(), 1) == Pool(1, 1, 8.0, 0.0)
+    assert pool_for(settings(workers=3), small(), 100) == Pool(3, 3, 2.0, 0.0)
+    assert pool_for(settings(workers=16), small(num_cpus=2.0), 100) == Pool(16, 16, 0.12, 0.0)
+    assert pool_for(settings(), small(num_cpus=32.0, num_nodes=4), 1) == Pool(1, 1, 8.0, 0.0)
+    assert pool_for(settings(), small(num_gpus=4.0), 100) == Pool(4, 4, 2.0, 1.0)
+    assert pool_for(settings(gpus_per_worker=0.5), small(num_gpus=1.0), 100) == Pool(2, 2, 4.0, 0.5)
 
 
 def test_a_pool_that_cannot_fit_is_refused_where_nothing_can_join() -> None:
     with pytest.raises(ClusterError, match="--workers 3: all scorers must fit, but they need 3 GPUs and there are 2"):
         pool_for(settings(workers=3, gpus_per_worker=1), small(num_gpus=2.0), 100)
     joined = replace(small(), started_here=False)
-    assert pool_for(settings(workers=3, gpus_per_worker=1), joined, 100) == Pool(3, 2.0, 1.0)
+    assert pool_for(settings(workers=3, gpus_per_worker=1), joined, 100) == Pool(3, 3, 2.0, 1.0)
 
 
 def test_no_password_is_written_into_the_job(tiny_t5: Path, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 import json
 import os
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from t5ray.errors import DataError
+from t5ray.errors import ConfigError, DataError
 from t5ray.scoring.ledger import Entry, Ledger, read_job, write_atomically
 
 
@@ -45,17 +48,55 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
         ledger.commit(0, b"new", Entry())
 
 
-def test_opening_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+def test_taking_the_folder_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "csv", 1)
     ledger.open()
     ledger.commit(0, b"x", Entry(rows=1))
     (tmp_path / ".part-00001.csv.0123abcd.tmp").write_bytes(b"half")
     (tmp_path / "_ledger" / ".part-00001.json.0123abcd.tmp").write_bytes(b"half")
+    with ledger.held():
+        assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+            "_ledger",
+            "_ledger/part-00000.json",
+            "_lock",
+            "part-00000.csv",
+        ]
+
+
+def test_two_commands_never_work_on_one_folder(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "csv", 1)
+    with ledger.held(), pytest.raises(ConfigError, match="one command at a time may work on an output, but another"):
+        ledger.held().__enter__()
+    with ledger.held():
+        pass  # it is free again
+
+
+def test_a_part_its_entry_and_their_names_are_synced_in_this_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path, "csv", 1)
     ledger.open()
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
-        "_ledger",
-        "_ledger/part-00000.json",
-        "part-00000.csv",
+    events, fsync, replace = list[str](), os.fsync, Path.replace
+
+    def sync(file: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{file}")).name
+        events.append("sync " + re.sub(r"\.[0-9a-f]{8}\.tmp$", "", name))
+        fsync(file)
+
+    def rename(old: Path, new: Path) -> Path:
+        events.append(f"rename to {new.name}")
+        return replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    ledger.commit(0, b"x", Entry(rows=1))
+    assert events == [
+        "sync .part-00000.csv",
+        "rename to part-00000.csv",
+        f"sync {tmp_path.name}",
+        "sync .part-00000.json",
+        "rename to part-00000.json",
+        "sync _ledger",
     ]
 
 
@@ -73,3 +114,42 @@ def test_a_file_where_the_folder_should_be_is_a_data_error(tmp_path: Path) -> No
     (tmp_path / "out").write_text("")
     with pytest.raises(DataError, match="the output must be writable"):
         Ledger(tmp_path / "out", "csv", 1).open()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+
+
+def test_a_full_disk_is_told_and_what_is_finished_stays(small_disk: Path) -> None:
+    ledger = Ledger(small_disk / "out", "csv", 5)
+    ledger.open()
+    for index in range(2):
+        ledger.commit(index, b"x" * 20_000, Entry(rows=1))
+    with pytest.raises(DataError, match=r"out: the output must be writable, but: .*No space left.*free space"):
+        ledger.commit(2, b"x" * 20_000, Entry(rows=1))
+    assert ledger.finished().keys() == {0, 1}
+    remount(small_disk, "size=1m")
+    with ledger.held():
+        for index in range(2, 5):
+            ledger.commit(index, b"x" * 20_000, Entry(rows=1))
+    assert len(ledger.finished()) == 5
+    assert [path.stat().st_size for path in sorted((small_disk / "out").glob("*part*"))] == [20_000] * 5
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_runs(small_disk: Path) -> None:
+    ledger = Ledger(small_disk / "out", "csv", 1)
+    ledger.open()
+    remount(small_disk, "ro")
+    with pytest.raises(DataError, match=r"out: the output must be writable, but: .*Read-only file system"):
+        ledger.open()

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from t5ray.data.sources import Source
 from t5ray.errors import DataError
-from t5ray.scoring.inputs import scan
-from t5ray.scoring.reading import ShardRows, read_shard
+from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
+from t5ray.scoring.scanning import scan
 
 in_one_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -140,3 +141,20 @@ def test_an_input_that_changes_meanwhile_is_noticed(tmp_path: Path, name: str) -
     path.unlink()
     with pytest.raises(DataError, match=f"{name}: the"):
         read_shard(found.files[0], found.shards[0], None)
+
+
+def test_a_packed_file_is_unpacked_once_for_shards_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"".join(b"line %d\n" % number for number in range(20))))
+    found, opened, real = scan(str(path), 5), list[str](), Source.open
+
+    def counted(source: Source) -> Any:
+        opened.append(source.name)
+        return real(source)
+
+    monkeypatch.setattr(Source, "open", counted)
+    ranges, read = RangeReader(), []
+    for place in (0, 1, 3, 2):  # a repeated task goes back
+        read += read_shard(found.files[0], found.shards[place], None, ranges).records[:1]
+    assert [record["text"] for record in read] == ["line 0", "line 5", "line 15", "line 10"]
+    assert opened == ["a.txt.gz"] * 2

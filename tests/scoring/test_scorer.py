@@ -10,7 +10,7 @@ from t5ray.errors import ClusterError, DataError, ModelError
 from t5ray.scoring import scorer as scorer_module
 from t5ray.scoring.journal import Journal, journal_file
 from t5ray.scoring.ledger import Entry
-from t5ray.scoring.scorer import HOPELESS, Outcome, Scorer, ScorerSpec
+from t5ray.scoring.scorer import DEADLY, HOPELESS, Outcome, Scorer, ScorerSpec
 from tests.scoring.doubles import ShoutingEngine, spec_for
 
 
@@ -139,24 +139,46 @@ def live(spec: ScorerSpec) -> None:
     Scorer(spec, load=ShoutingEngine)(asdict(spec.input.shards[0]))
 
 
-def test_a_row_that_kills_its_worker_is_found_by_the_successors(tmp_path: Path) -> None:
-    texts = ["a", "bb", "a killer", "ccc", "dddd", "e"]
-    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=10)
-    lives, exit_code = 0, None
-    while exit_code != 0 and lives < 20:
+def lives_of(spec: ScorerSpec) -> int:
+    """Let worker after worker score the first shard until one lives; return how many it took."""
+    for lives in range(1, 60):
         worker = multiprocessing.get_context("fork").Process(target=live, args=(spec,))
         worker.start()
         worker.join()
-        lives, exit_code = lives + 1, worker.exitcode
+        if worker.exitcode == 0:
+            return lives
+    raise AssertionError("nobody lived")
+
+
+@pytest.mark.parametrize("death", ["killer", "fault", "device"])
+def test_a_row_that_kills_its_worker_is_found_by_the_successors(tmp_path: Path, death: str) -> None:
+    texts = ["a", "bb", f"a {death}", "ccc", "dddd", "e"]
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=10)
+    lives_of(spec)
     rows = rows_of(spec)
-    assert rows[2]["error"] == "the worker died each time it scored this row"
+    assert rows[2]["error"] == DEADLY
     assert [row["prediction"] for row in rows] == ["A", "BB", None, "CCC", "DDDD", "E"]
     assert not journal_file(spec.output, spec.ledger.part(0)).exists()
 
 
+def test_one_row_of_512_that_kills_costs_twelve_workers(tmp_path: Path) -> None:
+    texts = ["x" * (number % 100) for number in range(511)] + ["a killer"]
+    assert lives_of(spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=512)) == 13
+
+
+def test_a_repeated_task_leaves_finished_shards_alone(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a", "b"]), tmp_path / "out", shard_rows=1)
+    score_all(spec)
+    before = [path.stat().st_mtime_ns for path in sorted(spec.output.glob("part-*"))]
+    engine = ShoutingEngine()
+    score_all(spec, engine)
+    assert engine.batches == []
+    assert [path.stat().st_mtime_ns for path in sorted(spec.output.glob("part-*"))] == before
+
+
 def test_a_shard_on_which_all_workers_die_ends_the_job(tmp_path: Path) -> None:
     spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a"]), tmp_path / "out")
-    for number in range(41):
+    for number in range(21):
         Journal(journal_file(spec.output, spec.ledger.part(0))).begin((number, number + 1))
-    with pytest.raises(ClusterError, match=r"part-00000\.jsonl: a worker must live through a shard, but 41 died on it"):
+    with pytest.raises(ClusterError, match=r"part-00000\.jsonl: a worker must live through a shard, but 21 died on it"):
         score_all(spec)

@@ -1,18 +1,21 @@
 import csv
 import datetime
+import decimal
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from t5ray.scoring.inputs import scan
 from t5ray.scoring.reading import read_shard
+from t5ray.scoring.scanning import scan
 from t5ray.scoring.writing import Results, decode_results, encode
 
 FINE = Results(["eins", "zwei"], None, [None, None])
@@ -145,3 +148,132 @@ def test_columns_that_other_files_have_are_null(tmp_path: Path) -> None:
     ]
     assert parts[0].schema.equals(parts[1].schema)
     assert pa.concat_tables(parts).select(["text", "n"]).to_pydict() == {"text": ["x", "y"], "n": [None, 1]}
+
+
+nested = pa.struct([("k", pa.int16()), ("list", pa.list_(pa.string()))])
+COLUMNS: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.string(): texts,
+    pa.large_string(): texts,
+    pa.binary(): st.binary(max_size=5),
+    pa.bool_(): st.booleans(),
+    pa.int8(): st.integers(-128, 127),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),  # beyond 2**53, where floats have gaps
+    pa.uint64(): st.integers(0, 2**64 - 1),
+    pa.float32(): st.floats(width=32, allow_nan=False),
+    pa.float64(): st.floats(allow_nan=False),
+    pa.decimal128(20, 3): st.decimals(-(10**15), 10**15, places=3),
+    pa.date32(): st.dates(),
+    pa.timestamp("us", tz="Europe/Lisbon"): st.datetimes(
+        datetime.datetime(1970, 1, 1), datetime.datetime(2100, 1, 1), timezones=st.just(datetime.UTC)
+    ),
+    pa.timestamp("ns"): st.integers(0, 2**62),
+    pa.duration("ms"): st.integers(0, 10**9),
+    nested: st.fixed_dictionaries(
+        {"k": st.none() | st.integers(0, 9), "list": st.none() | st.lists(texts, max_size=2)}
+    ),
+    pa.list_(nested): st.lists(
+        st.fixed_dictionaries({"k": st.none(), "list": st.lists(texts, max_size=2)}), max_size=2
+    ),
+    pa.map_(pa.string(), pa.int32()): st.lists(st.tuples(texts, st.integers(0, 9)), max_size=2),
+}
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pa.Table:
+    """Draw a table of some columns of any type, nulls included."""
+    size = draw(st.integers(1, 12))
+    kinds = draw(st.lists(st.sampled_from(list(COLUMNS)), min_size=1, max_size=5))
+    names = draw(st.lists(texts, min_size=len(kinds), max_size=len(kinds), unique=True))
+    values = [draw(st.lists(st.none() | COLUMNS[kind], min_size=size, max_size=size)) for kind in kinds]
+    arrays = [pa.array(column, kind) for column, kind in zip(values, kinds, strict=True)]
+    return pa.table(arrays, names=[f"column {name}" for name in names])
+
+
+def all_parts(path: Path, part_format: str, shard_rows: int) -> tuple[list[bytes], list[str]]:
+    """Write every shard of a file; each row's prediction is its place in the file."""
+    found, parts, predictions = scan(str(path), shard_rows), [], []
+    for shard in found.shards:
+        rows = read_shard(found.files[shard.file], shard, None)
+        said = [str(number) for number in range(shard.first_row, shard.first_row + shard.num_rows)]
+        results = Results([*said], None, [None] * shard.num_rows)
+        parts.append(encode(part_format, rows, results, found.schema))
+        predictions += said
+    return parts, predictions
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(table=tables(), shard_rows=st.integers(1, 13), group=st.integers(1, 13))
+def test_whatever_a_table_holds_comes_out_unchanged_in_order_and_once(
+    tmp_path: Path, table: pa.Table, shard_rows: int, group: int
+) -> None:
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=group)
+    parts, predictions = all_parts(tmp_path / "a.parquet", "parquet", shard_rows)
+    written = pa.concat_tables(pq.read_table(io.BytesIO(part)) for part in parts)
+    assert written.select(table.column_names).equals(pq.read_table(tmp_path / "a.parquet"))
+    assert written["prediction"].to_pylist() == predictions
+    assert len(predictions) == table.num_rows
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.dictionaries(texts.map("column {}".format), json_values, max_size=4), min_size=1, max_size=12),
+    shard_rows=st.integers(1, 13),
+)
+def test_whatever_json_lines_hold_comes_out_unchanged_in_order_and_once(
+    tmp_path: Path, rows: list[dict[str, Any]], shard_rows: int
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    parts, predictions = all_parts(path, "jsonl", shard_rows)
+    written = [json.loads(line) for line in b"".join(parts).decode().removesuffix("\n").split("\n")]
+    assert written == [{**row, "prediction": said, "error": None} for row, said in zip(rows, predictions, strict=True)]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(st.none() | st.integers() | texts, min_size=1, max_size=12))
+def test_what_no_column_type_can_hold_is_kept_as_json_text(tmp_path: Path, values: list[Any]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("".join(json.dumps({"v": value}) + "\n" for value in values).encode())
+    parts, _ = all_parts(path, "parquet", 5)
+    written = pa.concat_tables(pq.read_table(io.BytesIO(part)) for part in parts)
+    is_json = written.schema.field("v").metadata is not None
+    assert [json.loads(v) if is_json and v is not None else v for v in written["v"].to_pylist()] == values
+
+
+def test_csv_tells_null_from_the_empty_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": null, "b": "", "c": " "}\n')
+    part = rewrite(tmp_path / "a.jsonl", "csv", Results([""], None, [None]))
+    assert part == b'a,b,c,prediction,error\n,"", ,"",\n'
+    read = pyarrow.csv.read_csv(
+        io.BytesIO(part),
+        convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False),
+    )
+    assert read.select(["b", "prediction"]).to_pylist() == [{"b": "", "prediction": ""}]
+    assert read["a"].null_count == 1
+
+
+def test_empty_cells_of_a_csv_stay_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\nx,\n,y\n")
+    part = rewrite(tmp_path / "a.csv", "csv", Results(["p", "q"], None, [None, None]))
+    assert part.decode() == "a,b,prediction,error\nx,,p,\n,y,q,\n"
+
+
+def test_numbers_that_json_has_not_are_strings(tmp_path: Path) -> None:
+    table = pa.table({"a": [math.nan, math.inf], "b": [[-math.inf], [1.0]], "c": [decimal.Decimal("1.10")] * 2})
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    lines = rewrite(tmp_path / "a.parquet", "jsonl", FINE).splitlines()
+    assert [json.loads(line, parse_constant=refuse) for line in lines] == [
+        {"a": "NaN", "b": ["-Infinity"], "c": "1.10", "prediction": "eins", "error": None},
+        {"a": "Infinity", "b": [1.0], "c": "1.10", "prediction": "zwei", "error": None},
+    ]

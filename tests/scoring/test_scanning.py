@@ -1,17 +1,22 @@
 import csv
+import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from t5ray.errors import DataError
-from t5ray.scoring.inputs import Shard, scan
+from t5ray.scoring.inputs import Shard, list_sources, recall, remembered, stamp_of
+from t5ray.scoring.scanning import scan
 
 
 def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
@@ -125,3 +130,50 @@ def test_a_missing_text_file_is_a_data_error(tmp_path: Path) -> None:
 def test_a_column_whose_name_is_no_text_is_a_data_error(tmp_path: Path, name: str, content: bytes) -> None:
     with pytest.raises(DataError, match=rf"{name}: the names of columns must be UTF-8 text, but one is 'r\\udce9"):
         scan(str(write(tmp_path / name, content)), 10)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
+def test_columns_of_one_name_are_refused_before_anything_runs(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pq.write_table(pa.table([["x"], ["y"]], names=["text", "text"]), tmp_path / name)
+    else:
+        write(tmp_path / name, "text,n,text\nx,1,y\n".replace(",", "," if name == "a.csv" else "\t"))
+    with pytest.raises(DataError, match=rf"{name}: each column must have a name of its own, but 'text' stands there"):
+        scan(str(tmp_path / name), 10)
+
+
+def test_lines_of_text_are_found_in_folders_globs_and_packed(tmp_path: Path) -> None:
+    write(tmp_path / "deep" / "a.txt", "one\ntwo\n")
+    write(tmp_path / "deep" / "b.txt.gz", gzip.compress(b"three\n"))
+    for path in (tmp_path, tmp_path / "deep" / "*.txt*", tmp_path / "*" / "?.txt*"):
+        found = scan(str(path), 10)
+        assert [file.num_rows for file in found.files] == [2, 1]
+        assert found.schema.names == ["text"]
+
+
+def test_files_at_any_uri_are_scanned(tmp_path: Path) -> None:
+    with fsspec.open("memory://scan/a.jsonl", "wb") as file:
+        file.write(b'{"text": "x"}\n')
+    found = scan("memory://scan/*.jsonl", 10)
+    assert (found.num_rows, found.files[0].stamp[:9]) == (1, "14 bytes,")
+
+
+def test_a_scan_is_remembered_while_no_file_changes(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "text,n\nx,1\ny,2\nz,3\n")
+    write(tmp_path / "b.csv", "text\nw\n")
+    found = scan(str(tmp_path), 2)
+    record = json.loads(json.dumps(remembered(found)))
+    assert recall(record, list_sources(str(tmp_path))) == found
+    assert recall(record, list_sources(str(tmp_path / "*.csv"))) == found
+    assert recall(record, list_sources(str(tmp_path / "a.csv"))) is None
+    write(tmp_path / "b.csv", "text\nv\n")
+    assert recall(record, list_sources(str(tmp_path))) is None
+
+
+def test_the_stamp_says_size_and_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "abc\n")
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    (source,) = list_sources(str(path))
+    assert stamp_of(source) == "4 bytes, changed 2023-11-14T22:13:20+00:00"
+    path.chmod(0o600)
+    assert stamp_of(source) == "4 bytes, changed 2023-11-14T22:13:20+00:00"

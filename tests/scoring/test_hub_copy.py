@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from t5ray.config import PredictConfig
+from t5ray.errors import DataError
+from t5ray.scoring.hub_copy import copied, drop_copy
+from t5ray.scoring.plan import FinishedJob, Job, prepare
+from t5ray.scoring.scorer import Scorer
+from tests.scoring.doubles import ShoutingEngine
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A dataset in the hub's layout with a label column, of 3 and 1 rows."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for split, labels in {"train": [0, 1, -1], "test": [1]}.items():
+        rows = datasets.Dataset.from_dict(
+            {"text": [f"{split} {n}" for n in range(len(labels))], "label": labels}, features=features
+        )
+        rows.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_every_split_is_copied_in_order_with_labels_as_names(dataset: Path, tmp_path: Path) -> None:
+    folder = copied(f"hf:{dataset}", tmp_path / "out")
+    assert [path.name for path in sorted(folder.iterdir())] == ["0-train.parquet", "1-test.parquet"]
+    table = pq.read_table(folder / "0-train.parquet")
+    assert table.to_pydict() == {
+        "split": ["train"] * 3,
+        "text": ["train 0", "train 1", "train 2"],
+        "label": ["no", "yes", None],
+    }
+    assert table.schema.field("text").type == pa.string()
+    before = (folder / "0-train.parquet").stat().st_ino
+    assert copied(f"hf:{dataset}", tmp_path / "out") == folder
+    assert (folder / "0-train.parquet").stat().st_ino == before
+    drop_copy(tmp_path / "out")
+    assert not folder.exists()
+
+
+def test_a_dataset_that_is_not_there_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must be a dataset of the Hugging Face hub, or a folder in its layout"):
+        copied(f"hf:{tmp_path}/missing", tmp_path / "out")
+
+
+def test_a_dataset_of_the_hub_is_scored_like_any_input(dataset: Path, tmp_path: Path, tiny_t5: Path) -> None:
+    given: dict[str, Any] = {"model": str(tiny_t5), "input": f"hf:{dataset}", "output": str(tmp_path / "out")}
+    config = PredictConfig(**given, task="classify", format="jsonl", shard_rows=2)
+    job = prepare(config)
+    assert isinstance(job, Job)
+    scorer = Scorer(job.spec, load=ShoutingEngine)
+    for shard in job.pending:
+        scorer.score(shard)
+    rows = [json.loads(line) for part in sorted((tmp_path / "out").glob("part-*")) for line in part.open()]
+    assert [(row["split"], row["label"], row["prediction"]) for row in rows] == [
+        ("train", "no", "TRAIN 0"),
+        ("train", "yes", "TRAIN 1"),
+        ("train", None, "TRAIN 2"),
+        ("test", "yes", "TEST 0"),
+    ]
+    counts = {"rows_out": 4, "rows_with_error": 0, "rows_per_s": 1.0, "padding_share": 0.0, "capped_share": 0.0}
+    job.spec.ledger.write_job(
+        {"state": "done", "seconds": 1.0, "num_shards": 3, "fingerprint": job.fingerprint, "stamps": [], **counts}
+        | {"config": config.model_dump(mode="json")}
+    )
+    drop_copy(tmp_path / "out")
+    assert isinstance(prepare(config), FinishedJob)
