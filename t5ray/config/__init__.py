@@ -2,7 +2,7 @@
 
     run.py       what train and tune take        data.py, training.py, decode.py, search.py  its groups
     scoring.py   what predict and evaluate take  task.py  what a task is
-    space.py     search-space files              load.py  default < YAML < flag < --set
+    space.py, strategy.py  search-space files    load.py  default < YAML < flag < --set
 
 Comes in: YAML text, flags. Goes out: frozen pydantic models. Must not know torch, ray or mlflow.
 """
@@ -22,7 +22,8 @@ from t5ray.config.load import (
 from t5ray.config.run import ResourcesConfig, RunConfig, TrackingConfig
 from t5ray.config.scoring import EvaluateConfig, PredictConfig
 from t5ray.config.search import SearchConfig
-from t5ray.config.space import Range, SamplerConfig, SchedulerConfig, SearchSpace
+from t5ray.config.space import Range, SearchSpace
+from t5ray.config.strategy import SamplerConfig, SchedulerConfig
 from t5ray.config.task import LANGUAGES, MetricName, TaskConfig, template_fields
 from t5ray.config.training import TrainingConfig
 

@@ -13,15 +13,18 @@ A parameter has one range, or a list of ranges each with a `when:` that names va
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from t5ray.config.base import Settings
+from t5ray.config.strategy import SamplerConfig, SchedulerConfig
 from t5ray.config.training import TrainingConfig
 from t5ray.errors import did_you_mean
 
 Scalar = bool | int | float | str
+MAX_GRID = 10_000
+"""Combinations of a grid, at most; conditions are not taken into account."""
 KINDS = ("uniform", "loguniform", "int", "logint", "choice", "fixed")
 
 
@@ -40,6 +43,9 @@ class Range(Settings):
     """The values to choose from."""
     fixed: Scalar | None = None
     """One value for every trial."""
+    points: int | None = Field(default=None, ge=2)
+    """For the grid sampler: how many values of a numeric range to try, both ends included, evenly spaced on its scale.
+    None: every whole number of an `int`; other numeric ranges need it."""
     when: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
     """Earlier parameter -> the value (or values) for which this range holds."""
 
@@ -57,6 +63,15 @@ class Range(Settings):
         value = self._of(self.kind)
         return value if isinstance(value, tuple) else (value,)
 
+    @property
+    def grid_size(self) -> int | None:
+        """How many values a grid tries; None for a range that is continuous."""
+        if self.kind in ("choice", "fixed"):
+            return len(self.bounds)
+        if self.points is None and self.int_ is not None:
+            return self.int_[1] - self.int_[0] + 1
+        return self.points
+
     @model_validator(mode="after")
     def _is_one_good_range(self) -> "Range":
         given = [kind for kind in KINDS if self._of(kind) is not None]
@@ -70,25 +85,9 @@ class Range(Settings):
                 raise ValueError(f"a logarithmic range must start above 0, but got low={low}")
         if self.choice is not None and not self.choice:
             raise ValueError("`choice` must list at least one value")
+        if self.points is not None and given[0] in ("choice", "fixed"):
+            raise ValueError(f"`points` must belong to a numeric range, but stands beside `{given[0]}`. Leave it out")
         return self
-
-
-class SamplerConfig(Settings):
-    """Which Optuna sampler proposes trials."""
-
-    name: Literal["tpe", "random"] = "tpe"
-    startup_trials: int = Field(default=4, ge=1)
-    """Trials drawn at random before the sampler learns from results."""
-
-
-class SchedulerConfig(Settings):
-    """Which trials are stopped early."""
-
-    name: Literal["asha", "none"] = "asha"
-    grace_epochs: int = Field(default=1, ge=1)
-    """Epochs that every trial gets."""
-    reduction_factor: float = Field(default=3, gt=1)
-    """At each rung the best 1 in this many goes on."""
 
 
 class SearchSpace(Settings):
@@ -114,9 +113,24 @@ class SearchSpace(Settings):
         if not problems:
             problems = [p for name, ranges in self.parameters.items() for r in ranges for p in _bound_problems(name, r)]
             problems += [f"start_from: {p}" for point in self.start_from for p in _value_problems(point.items())]
+        if self.sampler.name == "grid":
+            problems += self._grid_problems()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _grid_problems(self) -> list[str]:
+        """Say what a grid cannot enumerate."""
+        sizes = {name: [r.grid_size for r in ranges] for name, ranges in self.parameters.items()}
+        problems = [
+            f"{name}: a grid must know which values to try, but the range is continuous. Add `points: 5`, or use `choice`"
+            for name, found in sizes.items()
+            if None in found
+        ]
+        total = math.prod(sum(size or 0 for size in found) for found in sizes.values())
+        if not problems and total > MAX_GRID:
+            problems.append(f"sampler: a grid must hold at most {MAX_GRID} combinations, but has {total}. Use tpe")
+        return problems
 
     def _name_problems(self) -> list[str]:
         known, seen, problems = TrainingConfig.searchable(), set[str](), []

@@ -101,3 +101,50 @@ def test_shipped_space_loads_by_name_and_opens_with_purpose_and_command(name: st
 
 def test_every_shipped_space_is_tested() -> None:
     assert set(shipped_spaces()) == {"demo", "t5_small", "t5_base", "t5_large", "adafactor"}
+
+
+GRID = {"sampler": {"name": "grid"}}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ({"name": "grid", "startup_trials": 3}, "`startup_trials` must be an option of grid, but is one of tpe, gp, cmaes"),
+        ({"name": "cmaes", "multivariate": False}, "`multivariate` must be an option of cmaes, but is one of tpe"),
+        ({"name": "cmaes", "sigma": 0}, "greater than 0"),
+        ({"name": "tpee"}, "'tpe', 'gp', 'cmaes', 'random' or 'grid'"),
+    ],
+)
+def test_a_sampler_takes_its_own_options_only(sampler: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        space({"dropout": {"choice": [0.1]}}, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ({"name": "median", "brackets": 2}, "`brackets` must be an option of median, but is one of asha. Leave it out"),
+        ({"name": "none", "grace_epochs": 2}, "`grace_epochs` must be an option of none, but is one of asha, median"),
+        ({"name": "asha", "min_trials": 2}, "`min_trials` must be an option of asha, but is one of median"),
+    ],
+)
+def test_a_scheduler_takes_its_own_options_only(scheduler: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        space({"dropout": {"choice": [0.1]}}, scheduler=scheduler)
+
+
+def test_a_grid_over_a_continuous_range_says_how_to_mend_it() -> None:
+    with pytest.raises(ValidationError, match=r"learning_rate: a grid must know .* Add `points: 5`, or use `choice`"):
+        space({"learning_rate": {"loguniform": [1e-4, 1e-2]}}, **GRID)
+    found = space({"learning_rate": {"loguniform": [1e-4, 1e-2], "points": 3}, "batch_size": {"int": [8, 10]}}, **GRID)
+    assert [r.grid_size for ranges in found.parameters.values() for r in ranges] == [3, 3]
+
+
+def test_a_grid_without_end_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at most 10000 combinations, but has 25000"):
+        space({"batch_size": {"int": [1, 250]}, "dropout": {"uniform": [0, 0.1], "points": 100}}, **GRID)
+
+
+def test_points_belong_to_numbers() -> None:
+    with pytest.raises(ValidationError, match="`points` must belong to a numeric range, but stands beside `choice`"):
+        space({"dropout": {"choice": [0.1], "points": 3}})
