@@ -24,6 +24,10 @@ class TrialRecord:
     """Why it was stopped or failed."""
     reports: list[dict[str, Any]] = field(default_factory=list)
     """Epoch reports, as the training loop sent them."""
+    stopped_epoch: int | None = None
+    """Epoch after which the scheduler said stop: remembered with the epoch, so that a resumed search says it again."""
+    seed: int | None = None
+    """Fresh seed of a run that confirms the trial; None for the trial itself."""
     overhead_s: float = 0.0
     """Seconds between its slot being free and its end in which it neither trained nor validated."""
     mlflow_run_id: str | None = None

@@ -1,26 +1,35 @@
-"""Asynchronous successive halving (ASHA), with rungs that survive an interruption.
+"""Which trials are stopped early: ASHA or the median rule, with a memory that survives an interruption.
 
-Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning. Rungs stand at
+Comes in: epoch results of trials. Goes out: go on or stop. All that a rule must remember is in the ledger.
+
+ASHA: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning. Rungs stand at
 `grace_epochs * reduction_factor ** k`; a trial goes on past a rung when it is among the best 1 in `reduction_factor`
-of those that reached it before.
+of those that reached it before. Several brackets, the s-th of which leaves out the first s rungs: asynchronous
+Hyperband. Median: Golovin et al. 2017, Google Vizier, section 3.2.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import median
+from typing import Any, Protocol
 
+import numpy as np
 import ray.tune.schedulers
 
 from t5ray.config import SchedulerConfig
 from t5ray.search.ledger import Ledger
 
+CONTINUE = str(ray.tune.schedulers.TrialScheduler.CONTINUE)
+STOP = str(ray.tune.schedulers.TrialScheduler.STOP)
+
 
 def rung_epochs(config: SchedulerConfig, max_epochs: int) -> list[int]:
-    """Return the epochs after which trials may be stopped.
+    """Return the epochs after which trials of the first bracket may be stopped.
 
     Example:
         grace_epochs 1, reduction_factor 3, max_epochs 10 -> [1, 3, 9]
     """
-    if config.name == "none":
+    if config.name != "asha":
         return []
     rungs, epoch = [], float(config.grace_epochs)
     while epoch < max_epochs:
@@ -29,11 +38,56 @@ def rung_epochs(config: SchedulerConfig, max_epochs: int) -> list[int]:
     return rungs
 
 
-def build_scheduler(config: SchedulerConfig, ledger: Ledger, max_epochs: int) -> ray.tune.schedulers.TrialScheduler:
-    """Make the scheduler; values of trials that have ended fill the rungs as they did before."""
-    if config.name == "none":
-        return ray.tune.schedulers.FIFOScheduler()
-    return Asha(config, ledger, max_epochs)
+class Rule(Protocol):
+    """Judges trials by their number."""
+
+    def stops(self, trial: int, epoch: int, value: float) -> bool:
+        """Say whether the trial must stop after this epoch, and remember the value."""
+
+    def ended(self, trial: int, epoch: int, value: float) -> None:
+        """Remember the last value of a trial that ended without being judged on it."""
+
+
+def build_scheduler(config: SchedulerConfig, ledger: Ledger, max_epochs: int) -> "EpochScheduler":
+    """Make the scheduler; what the ledger's trials have reached counts as it did before."""
+    rules = {"asha": Asha, "median": MedianRule}
+    return EpochScheduler(rules[config.name](config, ledger, max_epochs) if config.name in rules else None, ledger)
+
+
+class EpochScheduler(ray.tune.schedulers.FIFOScheduler):
+    """Puts a rule between Tune and its trials.
+
+    Failed trials and confirmation runs are none of the rule's business. An interrupted trial that tells its epochs
+    again was judged on them before: it gets the answer that it got, not that of rungs that have filled since.
+    """
+
+    def __init__(self, rule: Rule | None, ledger: Ledger) -> None:
+        """Judge by a rule, or not at all."""
+        super().__init__()
+        self.rule, self._ledger = rule, ledger
+        self._judged = {record.trial: len(record.reports) for record in ledger.interrupted}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Say whether the trial goes on; that it does not is written into its record, which is saved with the epoch."""
+        if self.rule is None or not _is_judged(trial, result):
+            return CONTINUE
+        number, epoch = int(trial.config["trial"]), int(result["epoch"])
+        record = self._ledger.trials[number]
+        if epoch <= self._judged.get(number, 0):
+            return STOP if record.stopped_epoch == epoch else CONTINUE
+        if not self.rule.stops(number, epoch, result["value"]):
+            return CONTINUE
+        record.stopped_epoch = epoch
+        return STOP
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Remember the last value of a trial that came to its end."""
+        if self.rule is not None and _is_judged(trial, result):
+            self.rule.ended(int(trial.config["trial"]), result["epoch"], result["value"])
+
+
+def _is_judged(trial: Any, result: Mapping[str, Any]) -> bool:
+    return "value" in result and trial.config.get("seed") is None
 
 
 @dataclass(frozen=True)
@@ -42,21 +96,12 @@ class Numbered:
 
     trial_id: str
 
-    @classmethod
-    def of(cls, trial: Any) -> "Numbered":
-        """Name a trial of Tune by its number."""
-        return cls(str(trial.config["trial"]))
-
 
 class Asha(ray.tune.schedulers.ASHAScheduler):
-    """Ray's ASHA over epochs.
-
-    Failed trials leave its rungs alone. An interrupted trial that tells its epochs again was judged on them before; it
-    is not judged again by rungs that have filled since.
-    """
+    """Ray's ASHA over epochs, by number of trial, with rungs filled from the ledger."""
 
     def __init__(self, config: SchedulerConfig, ledger: Ledger, max_epochs: int) -> None:
-        """Make empty rungs and fill them from the ledger."""
+        """Make empty rungs and fill them."""
         super().__init__(
             time_attr="epoch",
             metric="value",
@@ -64,39 +109,54 @@ class Asha(ray.tune.schedulers.ASHAScheduler):
             max_t=max_epochs,
             grace_period=min(config.grace_epochs, max_epochs),
             reduction_factor=config.reduction_factor,
+            brackets=config.brackets,
         )
         for record in ledger.trials.values():
             self._remember(record.trial, record.values)
-        self._judged = {str(record.trial): len(record.values) for record in ledger.interrupted}
 
-    def _remember(self, trial: int, values: list[float]) -> None:
-        for milestone, recorded in self._brackets[0]._rungs:
+    def _remember(self, trial: int, values: Sequence[float]) -> None:
+        for milestone, recorded in self.bracket_of(trial)._rungs:
             reached = [value for epoch, value in enumerate(values, start=1) if epoch >= milestone]
             if reached:
                 recorded[str(trial)] = self._metric_op * reached[0]
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Open the trial's books."""
-        super().on_trial_add(tune_controller, Numbered.of(trial))
+    def bracket_of(self, trial: int) -> Any:
+        """Return the bracket of a trial: drawn by its number alone, with the shares that Ray gives them."""
+        sizes = np.array([len(bracket._rungs) for bracket in self._brackets])
+        shares = np.exp(sizes - sizes.max())
+        return self._brackets[np.random.default_rng(trial).choice(len(sizes), p=shares / shares.sum())]
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Say whether the trial goes on."""
-        named = Numbered.of(trial)
-        if "value" in result and result["epoch"] <= self._judged.get(named.trial_id, 0):
-            return str(self.CONTINUE)
-        return str(super().on_trial_result(tune_controller, named, result))
+    def stops(self, trial: int, epoch: int, value: float) -> bool:
+        """Judge a trial at the rungs of its bracket."""
+        decision = self.bracket_of(trial).on_result(Numbered(str(trial)), epoch, self._metric_op * value)
+        return str(decision) == STOP
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Close the trial's books; a failed one has no value to record."""
-        if "value" in result:
-            super().on_trial_complete(tune_controller, Numbered.of(trial), result)
-        else:
-            self._trial_info.pop(Numbered.of(trial).trial_id, None)
+    def ended(self, trial: int, epoch: int, value: float) -> None:
+        """Fill the rungs that the last epoch reached."""
+        self.stops(trial, epoch, value)
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Forget a trial whose process died for good."""
-        self._trial_info.pop(Numbered.of(trial).trial_id, None)
 
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Forget a trial that Tune dropped."""
-        self._trial_info.pop(Numbered.of(trial).trial_id, None)
+class MedianRule:
+    """Stop a trial whose best value so far is worse than the median of the other trials' means up to that epoch."""
+
+    def __init__(self, config: SchedulerConfig, ledger: Ledger, max_epochs: int) -> None:
+        """Judge by the ledger, which holds every epoch but the one that is being judged."""
+        self._config, self._ledger = config, ledger
+        self._sign = 1 if ledger.mode == "max" else -1
+
+    def stops(self, trial: int, epoch: int, value: float) -> bool:
+        """Judge a trial against those that have reached the epoch."""
+        if epoch < self._config.grace_epochs:
+            return False
+        others = [
+            self._sign * sum(record.values[:epoch]) / epoch
+            for record in self._ledger.trials.values()
+            if record.trial != trial and record.state != "FAIL" and len(record.values) >= epoch
+        ]
+        if len(others) < self._config.min_trials:
+            return False
+        own = [*self._ledger.trials[trial].values[: epoch - 1], value]
+        return max(self._sign * v for v in own) < median(others)
+
+    def ended(self, trial: int, epoch: int, value: float) -> None:
+        """Remember nothing: the ledger does."""
