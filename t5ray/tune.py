@@ -48,7 +48,13 @@ def command(
     Without --data, --task and --model it runs the embedded demo, offline.
     """
     cli.quiet_libraries()
-    return _tune(cli.run_settings(ctx), preview=preview, resume=resume, extend=extend)
+    settings = cli.run_settings(ctx)
+    if preview:
+        return _tune(settings, preview=True, resume=False, extend=None)
+    from t5ray.search.workspace import Workspace
+
+    with Workspace.of(settings).held():
+        return _tune(settings, preview=False, resume=resume, extend=extend)
 
 
 def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | None) -> int:
@@ -56,8 +62,11 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.board import board
     from t5ray.cluster import connect
     from t5ray.config import load_space
+    from t5ray.search.conclude import conclude, interrupt
+    from t5ray.search.points import look_up_warm_start
     from t5ray.search.preview import describe
-    from t5ray.search.study import conclude, interrupt, open_ledger, open_study, run_search
+    from t5ray.search.samplers import notes
+    from t5ray.search.study import open_ledger, open_study, run_search
     from t5ray.search.workspace import Workspace
     from t5ray.tracking import open_tracker
     from t5ray.training.prepare import prepare
@@ -66,7 +75,9 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     workspace = Workspace.of(settings)
     ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
     prepared = prepare(settings, workspace.cache)
-    cli.tell(prepared.notes)
+    cli.tell([*prepared.notes, *notes(space)])
+    if ledger is not None:
+        cli.tell(look_up_warm_start(ledger, prepared, space))
     with connect(settings.address) as cluster:
         cli.tell(describe(prepared, space, cluster))
         if ledger is None:

@@ -123,7 +123,7 @@ class SearchSpace(Settings):
         """Say what a grid cannot enumerate."""
         sizes = {name: [r.grid_size for r in ranges] for name, ranges in self.parameters.items()}
         problems = [
-            f"{name}: a grid must know which values to try, but the range is continuous. Add `points: 5`, or use `choice`"
+            f"{name}: a grid must know which values to try, but this range is endless. Add `points: 5` or use `choice`"
             for name, found in sizes.items()
             if None in found
         ]

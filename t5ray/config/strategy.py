@@ -79,5 +79,3 @@ class SchedulerConfig(_Named):
             "median": {"grace_epochs", "min_trials"},
             "none": set(),
         }
-
-

@@ -33,6 +33,15 @@ class TrialRecord:
     mlflow_run_id: str | None = None
 
     @property
+    def key(self) -> str:
+        """Name of the run's folder.
+
+        Example:
+            trial 3 -> "3"; its run on seed 1001 -> "3-seed1001"
+        """
+        return str(self.trial) if self.seed is None else f"{self.trial}-seed{self.seed}"
+
+    @property
     def values(self) -> list[float]:
         """The objective after each epoch."""
         return [report["value"] for report in self.reports]
@@ -84,8 +93,14 @@ class Ledger:
     wall_s: float = 0.0
     """Seconds spent in sessions before this one."""
     finished: bool = False
+    warm_points: list[dict[str, Any]] | None = None
+    """Points of an earlier search that run first; None: not looked up yet."""
     confirm: dict[str, Any] | None = None
     """What training the best again on fresh seeds found, as search.json shows it."""
+    confirm_seeds: list[int] = field(default_factory=list)
+    """Fresh seeds of the runs that confirm the best; empty: no confirmation."""
+    confirm_runs: list[TrialRecord] = field(default_factory=list)
+    """Those runs, in the order in which they began."""
     trials: dict[int, TrialRecord] = field(default_factory=dict)
 
     @classmethod
@@ -98,14 +113,27 @@ class Ledger:
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             trials = {record["trial"]: TrialRecord(**record) for record in saved.pop("trials")}
-            return cls(path=path, trials=trials, **saved)
+            runs = [TrialRecord(**record) for record in saved.pop("confirm_runs")]
+            return cls(path=path, trials=trials, confirm_runs=runs, **saved)
         except (OSError, ValueError, TypeError, KeyError) as exc:
             raise DataError(f"{path}: must hold the saved state of a search, but cannot be read: {exc}.") from exc
 
     def save(self) -> None:
         """Write the ledger, whole or not at all."""
-        head = {k: v for k, v in vars(self).items() if k not in ("path", "trials")}
-        write_json(self.path, {**head, "trials": [asdict(self.trials[n]) for n in sorted(self.trials)]})
+        head = {k: v for k, v in vars(self).items() if k not in ("path", "trials", "confirm_runs")}
+        runs = [asdict(record) for record in self.confirm_runs]
+        write_json(
+            self.path, {**head, "confirm_runs": runs, "trials": [asdict(self.trials[n]) for n in sorted(self.trials)]}
+        )
+
+    def confirm_run(self, trial: int, seed: int) -> TrialRecord:
+        """Return the run of a trial on a fresh seed."""
+        return next(run for run in self.confirm_runs if (run.trial, run.seed) == (trial, seed))
+
+    def rank(self, record: TrialRecord) -> tuple[float, int]:
+        """Return a key that sorts scored trials from the best to the worst; the earlier one first at a tie."""
+        sign = -1 if self.mode == "max" else 1
+        return sign * float(record.best_value or 0.0), record.trial
 
     @property
     def ended(self) -> list[TrialRecord]:
@@ -121,5 +149,4 @@ class Ledger:
     def best(self) -> TrialRecord | None:
         """The trial with the best checkpointed epoch; the earlier one at a tie. Running trials do not count yet."""
         scored = [r for r in self.ended if r.best_value is not None and r.state != "FAIL"]
-        sign = -1 if self.mode == "max" else 1
-        return min(scored, key=lambda r: (sign * float(r.best_value or 0.0), r.trial), default=None)
+        return min(scored, key=self.rank, default=None)

@@ -7,6 +7,8 @@ from typing import Any
 
 import ray.tune
 
+from t5ray.model.card import write_json
+from t5ray.search.confirm import kept
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
@@ -46,8 +48,8 @@ class Observer(ray.tune.Callback):
         self._started = now
         self._wall_before = ledger.wall_s
         self._slot_free = [now] * slots
-        self._began: dict[int, float] = {}
-        self._logged: dict[int, int] = {n: len(r.reports) for n, r in ledger.trials.items()}
+        self._began: dict[str, float] = {}
+        self._logged = {r.key: len(r.reports) for r in (*ledger.trials.values(), *ledger.confirm_runs)}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave Tune nothing to save: its own restore, which pickles callbacks, is not used."""
@@ -56,14 +58,15 @@ class Observer(ray.tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's MLflow run and its books."""
         record = self._record(trial)
-        if record.trial not in self._began:  # a trial whose process died starts again in the books it has
-            self._began[record.trial] = self._slot_free.pop(0)
+        if record.key not in self._began:  # a trial whose process died starts again in the books it has
+            self._began[record.key] = self._slot_free.pop(0)
         if record.mlflow_run_id is None:
+            confirms = {} if record.seed is None else {"t5ray.confirm_seed": str(record.seed)}
             run_id = self.tracker.start_run(
-                f"trial {record.trial}",
+                f"trial {record.trial}" if record.seed is None else f"trial {record.trial}, seed {record.seed}",
                 parent=self.ledger.study_run_id,
                 params=record.params,
-                tags={"t5ray.trial": str(record.trial)},
+                tags={"t5ray.trial": str(record.trial), **confirms},
             )
             record.mlflow_run_id = run_id or None
         else:
@@ -78,10 +81,12 @@ class Observer(ray.tune.Callback):
         if "value" not in result:
             record.reason = result.get("failure")
             return
+        if "rows" in result:
+            write_json(self.workspace.rows_of(record.key), result.pop("rows"))
         report = {name: result[name] for name in REPORT_FIELDS}
         record.reports[report["epoch"] - 1 :] = [report, *record.reports[report["epoch"] :]]  # told again: the same
-        if self._logged.get(record.trial, 0) < report["epoch"]:
-            self._logged[record.trial] = report["epoch"]
+        if self._logged.get(record.key, 0) < report["epoch"]:
+            self._logged[record.key] = report["epoch"]
             if record.mlflow_run_id is not None:
                 log_epoch(self.tracker, record.mlflow_run_id, report, self.objective)
         self._save(record)
@@ -104,7 +109,7 @@ class Observer(ray.tune.Callback):
 
     def cut_off(self, reason: str) -> list[TrialRecord]:
         """Close the books of trials that are running still, and return them: Tune drops them when time is up."""
-        dropped = self.ledger.interrupted
+        dropped = [*self.ledger.interrupted, *(run for run in self.ledger.confirm_runs if run.state == "RUNNING")]
         for record in dropped:
             record.state = "PRUNED" if record.reports else "FAIL"
             record.reason = f"cut off after epoch {len(record.reports)} of {self.max_epochs}: {reason}"
@@ -112,12 +117,13 @@ class Observer(ray.tune.Callback):
         return dropped
 
     def _record(self, trial: Any) -> TrialRecord:
-        return self.ledger.trials[trial.config["trial"]]
+        number, seed = trial.config["trial"], trial.config.get("seed")
+        return self.ledger.trials[number] if seed is None else self.ledger.confirm_run(number, seed)
 
     def _close(self, record: TrialRecord) -> None:
         now = time.monotonic()
         self._slot_free.append(now)
-        record.overhead_s = max(0.0, now - self._began.pop(record.trial, now) - record.busy_s)
+        record.overhead_s = max(0.0, now - self._began.pop(record.key, now) - record.busy_s)
         if record.mlflow_run_id is not None:
             best = {} if record.best_value is None else {f"best_{self.objective}": record.best_value}
             tags = {"t5ray.state": record.state, **({"t5ray.reason": record.reason} if record.reason else {})}
@@ -127,11 +133,11 @@ class Observer(ray.tune.Callback):
         self.workspace.upload_state()
 
     def _delete_losers(self) -> None:
-        """Delete the checkpoints of ended trials but for the best of them; a running one may still fail."""
-        best = self.ledger.best
-        for record in self.ledger.ended:
-            if best is None or record.trial != best.trial:
-                self.workspace.drop_trial(record.trial)
+        """Delete the checkpoints of what has ended but for the best of it; a running one may still fail."""
+        keys = kept(self.ledger)
+        for record in (*self.ledger.ended, *self.ledger.confirm_runs):
+            if record.key not in keys:
+                self.workspace.drop_trial(record.key)
 
     def _save(self, record: TrialRecord) -> None:
         self.ledger.wall_s = self._wall_before + time.monotonic() - self._started

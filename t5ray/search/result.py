@@ -6,8 +6,9 @@ from typing import Any
 from t5ray.config import load_space
 from t5ray.model.card import write_json
 from t5ray.report import render_search
+from t5ray.search.confirm import weights_of_winner
 from t5ray.search.importance import importances
-from t5ray.search.ledger import Ledger
+from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.scheduler import rung_epochs
 from t5ray.training.outcome import public, versions
 from t5ray.training.prepare import Prepared
@@ -15,7 +16,7 @@ from t5ray.training.prepare import Prepared
 
 def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -> dict[str, Any]:
     """Return the content of search.json."""
-    config, best, default = prepared.config, ledger.best, ledger.trials.get(0)
+    config, best, default = prepared.config, weights_of_winner(ledger), ledger.trials.get(0)
     space = load_space(config.search.space)
     return {
         "name": config.name,
@@ -28,7 +29,7 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "max_epochs": config.training.max_epochs,
         "wall_s": round(ledger.wall_s, 3),
         "overhead_s": round(sum(record.overhead_s for record in ledger.ended), 3),
-        "best": {"trial": best.trial, "value": best.best_value, "epoch": best.best_epoch} if best else None,
+        "best": _best(best),
         "default": {"value": default.best_value if default else None},
         "confirm": ledger.confirm,
         "test": test,
@@ -39,6 +40,14 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "config": public(config).model_dump(mode="json"),
         "versions": versions(),
     }
+
+
+def _best(run: TrialRecord | None) -> dict[str, Any] | None:
+    """Return where the bundle's weights are from; with their seed where they are of a run that confirmed the winner."""
+    if run is None:
+        return None
+    found = {"trial": run.trial, "value": run.best_value, "epoch": run.best_epoch}
+    return found if run.seed is None else {**found, "seed": run.seed}
 
 
 def write_summary(folder: Path, content: dict[str, Any]) -> None:

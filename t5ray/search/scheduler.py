@@ -50,8 +50,12 @@ class Rule(Protocol):
 
 def build_scheduler(config: SchedulerConfig, ledger: Ledger, max_epochs: int) -> "EpochScheduler":
     """Make the scheduler; what the ledger's trials have reached counts as it did before."""
-    rules = {"asha": Asha, "median": MedianRule}
-    return EpochScheduler(rules[config.name](config, ledger, max_epochs) if config.name in rules else None, ledger)
+    rule: Rule | None = None
+    if config.name == "asha":
+        rule = Asha(config, ledger, max_epochs)
+    elif config.name == "median":
+        rule = MedianRule(config, ledger)
+    return EpochScheduler(rule, ledger)
 
 
 class EpochScheduler(ray.tune.schedulers.FIFOScheduler):
@@ -139,7 +143,7 @@ class Asha(ray.tune.schedulers.ASHAScheduler):
 class MedianRule:
     """Stop a trial whose best value so far is worse than the median of the other trials' means up to that epoch."""
 
-    def __init__(self, config: SchedulerConfig, ledger: Ledger, max_epochs: int) -> None:
+    def __init__(self, config: SchedulerConfig, ledger: Ledger) -> None:
         """Judge by the ledger, which holds every epoch but the one that is being judged."""
         self._config, self._ledger = config, ledger
         self._sign = 1 if ledger.mode == "max" else -1

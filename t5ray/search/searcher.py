@@ -1,42 +1,30 @@
 """Optuna behind Tune's searcher interface, told the truth about every trial.
 
 Ray's own `OptunaSearch` tells stopped trials as complete, with an early value; this one tells them as pruned, with all
-their intermediate values, and failures as failures. It also gives out again the trials that an interruption cut off.
+their intermediate values, and failures as failures. It gives out again what an interruption cut off, and, when the
+last trial has ended, the runs that confirm the best.
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
-import ray.tune.search.optuna
+import ray.tune.search
 from optuna.trial import TrialState
 
-from t5ray.config import SamplerConfig, SearchSpace
+from t5ray.config import SearchSpace
+from t5ray.search.confirm import Confirmation
 from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.samplers import build_sampler
 from t5ray.search.space import Params, point, suggest
 
 STATE_OF = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
+OUTSIDE, HISTORY = "outside_space", "trials of an earlier search"
 
 
-def build_sampler(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
-    """Make the sampler; `constant_liar` keeps parallel trials from proposing the same point."""
-    if config.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=config.startup_trials
-        )
-
-
-def open_storage(path: str) -> optuna.storages.BaseStorage:
-    """Open the study's journal: one file, one writer, every line a fact."""
-    backend = optuna.storages.journal.JournalFileBackend(path)
-    return optuna.storages.JournalStorage(backend)
-
-
-class StudySearch(ray.tune.search.optuna.OptunaSearch):
-    """Proposes `{"trial": number, "params": {...}}` and tells the study how each trial ended."""
+class StudySearch(ray.tune.search.Searcher):
+    """Proposes `{"trial": number, "params": {...}}`, with `seed` for a confirming run, and tells how trials ended."""
 
     def __init__(
         self,
@@ -44,89 +32,163 @@ class StudySearch(ray.tune.search.optuna.OptunaSearch):
         ledger: Ledger,
         *,
         storage: optuna.storages.BaseStorage,
-        first_points: list[Params],
+        first_points: Sequence[Params],
+        num_trials: int,
         seed: int,
+        confirmation: Confirmation | None = None,
+        history: Sequence[optuna.trial.FrozenTrial] = (),
     ) -> None:
-        """Open or create the study.
+        """Open or create the study, and set right what an interruption left half done.
 
         Args:
-            first_points: full settings of the trials to run before any is proposed; only for a new study.
+            first_points: full settings of the trials to run before any is proposed.
+            num_trials: trials in all, those of earlier sessions included.
             seed: with the trial's number, seeds the sampler, so that a resumed search proposes what it would have.
+            confirmation: what to run when the trials have ended.
+            history: trials of an earlier search over the same space, for a new study to learn from.
         """
+        super().__init__(metric="value", mode=ledger.mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space, self.ledger, self.seed_base = space, ledger, seed
-        super().__init__(
-            space=lambda trial: suggest(trial, space),
-            metric="value",
-            mode=ledger.mode,
-            sampler=build_sampler(space.sampler, seed),
+        self.space, self.ledger, self.num_trials = space, ledger, num_trials
+        self.confirmation = confirmation
+        self._seed, self._first_points = seed, first_points
+        self._study = optuna.create_study(
             study_name="t5ray",
             storage=storage,
+            direction="maximize" if ledger.mode == "max" else "minimize",
+            load_if_exists=True,
         )
+        self._offset = self._take_over(history)
         self._again = list(ledger.interrupted)
-        self._first = first_points[len(ledger.trials) :]
-        self._number_of: dict[str, int] = {}
+        self._trials: dict[str, optuna.Trial | None] = {}
+        self._settle()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Give out an interrupted trial, or a first point, or what the sampler proposes."""
-        record = self._again.pop(0) if self._again else self._new_trial(trial_id)
-        if trial_id not in self._ot_trials:
-            self._ot_trials[trial_id] = self._optuna_trial(record.trial)
-        self._number_of[trial_id] = record.trial
+    def _take_over(self, history: Sequence[optuna.trial.FrozenTrial]) -> int:
+        """Put an earlier search's trials before our own, once, and return how many there are."""
+        study = self._study
+        if HISTORY not in study.user_attrs:
+            study.set_user_attr(HISTORY, 0 if study.trials else len(history))
+        count = int(study.user_attrs[HISTORY])
+        if not self.ledger.trials:
+            study.add_trials(history[len(study.trials) : count])
+        return count
+
+    def _settle(self) -> None:
+        """Tell how trials ended whose end was noted in the ledger, but not told, when a search was killed."""
+        for record in self.ledger.ended:
+            told = self._study.trials[record.trial + self._offset]
+            if not told.state.is_finished():
+                trial = self._optuna_trial(record.trial)
+                for report in record.reports[len(told.intermediate_values) :]:
+                    trial.report(report["value"], report["epoch"])
+                self._tell(trial, record.state, record.best_value, record.reason)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Give out an interrupted trial, a new one, or a confirming run; None: ask again later."""
+        if self._again:
+            record = self._again.pop(0)
+            trial = self._unfinished(record.trial)
+        elif (new := self._new_trial()) is not None:
+            trial, record = new
+        else:
+            return self._confirm(trial_id)
+        self._trials[trial_id] = trial
         self.ledger.trials[record.trial] = record
         self.ledger.save()
         return {"trial": record.trial, "params": record.params}
 
-    def _new_trial(self, trial_id: str) -> TrialRecord:
-        first = self._first.pop(0) if self._first else None
+    def _confirm(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.confirmation is not None and (record := self.confirmation.next_run()) is not None:
+            self._trials[trial_id] = None
+            self.ledger.save()
+            return {"trial": record.trial, "params": record.params, "seed": record.seed}
+        waiting = self.confirmation is not None and bool(self.ledger.interrupted)
+        return None if waiting else str(ray.tune.search.Searcher.FINISHED)
+
+    def _new_trial(self) -> tuple[optuna.Trial, TrialRecord] | None:
+        """Make the next trial; None where there are enough.
+
+        A trial that a killed search had asked Optuna for, and not noted yet, is taken up under its number.
+        """
+        number = len(self.ledger.trials)
+        if number >= self.num_trials:
+            return None
+        first = self._first_points[number] if number < len(self._first_points) else None
         placed = point(self.space, first) if first is not None else None
-        if placed is not None:
-            self._ot_study.enqueue_trial(placed[1])
-        self._ot_study.sampler = build_sampler(self.space.sampler, self.seed_base + len(self.ledger.trials))
-        trial = self._ot_study.ask()
-        self._ot_trials[trial_id] = trial
+        self._study.sampler = build_sampler(self.space.sampler, self.space, self._seed + number)
+        known = self._study.trials[number + self._offset :]
+        if known and known[0].state == TrialState.RUNNING:
+            trial = self._asked_before(number)
+        else:
+            if placed is not None and not known:
+                self._study.enqueue_trial(placed[1])
+            trial = self._study.ask()
         if first is not None and placed is None:
-            trial.set_user_attr("outside_space", True)
-            return TrialRecord(trial.number, first)
-        return TrialRecord(trial.number, suggest(trial, self.space))
+            trial.set_user_attr(OUTSIDE, True)
+            return trial, TrialRecord(number, first)
+        return trial, TrialRecord(number, suggest(trial, self.space))
+
+    def _asked_before(self, number: int) -> optuna.Trial:
+        """Return a trial of which only some parameters may be on disk; the rest are what they would have been."""
+        trial = self._optuna_trial(number)
+        if "fixed_params" not in trial.system_attrs:
+            copy = optuna.create_study(sampler=self._study.sampler, direction=self._study.direction.name.lower())
+            copy.add_trials(self._study.trials[: number + self._offset])
+            again = copy.ask()
+            suggest(again, self.space)
+            trial._fixed_params = again.params
+            for name, value in again.system_attrs.items():
+                self._study._storage.set_trial_system_attr(trial._trial_id, name, value)
+        return trial
+
+    def _unfinished(self, number: int) -> optuna.Trial | None:
+        """Return the Optuna trial; None where it was told its end before a kill, and hears no more."""
+        finished = self._study.trials[number + self._offset].state.is_finished()
+        return None if finished else self._optuna_trial(number)
 
     def _optuna_trial(self, number: int) -> optuna.Trial:
-        study = self._ot_study
-        return optuna.Trial(study, study.trials[number]._trial_id)
+        study = self._study
+        return optuna.Trial(study, study.trials[number + self._offset]._trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an intermediate value on."""
-        self._report(trial_id, result)
+        trial = self._trials[trial_id]
+        if trial is not None and "value" in result:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a resumed trial repeats its epochs
+                trial.report(result["value"], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell how the trial ended. The observer has settled its state before."""
+        """Tell how the trial ended."""
         if result is not None and not error:
-            self._report(trial_id, result)
-        trial = self._ot_trials[trial_id]
-        state = STATE_OF[verdict(result, error)]
-        if trial.user_attrs.get("outside_space"):
-            state = TrialState.FAIL  # its parameters are not in the space, so nothing can be learned from its value
-        value = result.get("best_value") if result is not None else None
-        self._ot_study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
+            self.on_trial_result(trial_id, result)
+        trial = self._trials[trial_id]
+        if trial is not None:
+            cause = (result or {}).get("failure") or ("the trial's process died" if error else None)
+            self._tell(trial, verdict(result, error), (result or {}).get("best_value"), cause)
 
     def cut_off(self, record: TrialRecord) -> None:
         """Tell how a trial ended that Tune dropped without a word, as it does when the time budget is used up."""
-        trial = self._optuna_trial(record.trial)
-        self._ot_study.tell(trial, None, state=STATE_OF[record.state], skip_if_finished=True)
+        trial = self._unfinished(record.trial) if record.seed is None else None
+        if trial is not None:
+            self._tell(trial, record.state, record.best_value, record.reason)
+
+    def _tell(self, trial: optuna.Trial, state: str, value: float | None, cause: str | None) -> None:
+        outside = trial.user_attrs.get(OUTSIDE)  # its parameters are not in the space: nothing can be learned from it
+        told = TrialState.FAIL if outside else STATE_OF[state]
+        if told == TrialState.FAIL:
+            trial.set_user_attr("cause", "its parameters lie outside the space" if outside else cause)
+        self._study.tell(trial, value if told == TrialState.COMPLETE else None, state=told, skip_if_finished=True)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing through Tune: journal and ledger hold the state."""
 
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing through Tune."""
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave Tune nothing to pickle: its own restore is not used."""
         return {}
-
-    def _report(self, trial_id: str, result: dict[str, Any]) -> None:
-        if "value" not in result:
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a resumed trial repeats its epochs
-            self._ot_trials[trial_id].report(result["value"], result["epoch"])
 
 
 def verdict(result: dict[str, Any] | None, error: bool) -> str:

@@ -1,8 +1,9 @@
-"""A search space as Optuna's define-by-run sees it, and the point of the default settings in it."""
+"""A search space as Optuna's define-by-run sees it, the points in it, and the grid over it."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import optuna
 
 from t5ray.config import Range, SearchSpace, TrainingConfig
@@ -83,3 +84,31 @@ def _contains(values: Range, value: Any) -> bool:
 def default_settings(space: SearchSpace, training: TrainingConfig) -> Params:
     """Return what the training settings say for every parameter of the space."""
     return {name: getattr(training, name) for name in space.parameters}
+
+
+def grid(space: SearchSpace, seed: int) -> list[Params]:
+    """Return every combination of the grid's values once, in an order drawn by the seed; conditions hold.
+
+    Example:
+        {"optimizer": choice [a, b], "dropout": {fixed: 0.1, when: {optimizer: a}}} ->
+        [{"optimizer": "a", "dropout": 0.1}, {"optimizer": "b"}] or the other way round
+    """
+    points: list[Params] = [{}]
+    for name, ranges in space.parameters.items():
+        grown: list[Params] = []
+        for params in points:
+            fitting = next((values for values in ranges if holds(values.when, params)), None)
+            grown += [params] if fitting is None else [{**params, name: value} for value in _grid_values(fitting)]
+        points = grown
+    order = np.random.default_rng(seed).permutation(len(points))
+    return [points[i] for i in order]
+
+
+def _grid_values(values: Range) -> list[Any]:
+    """Return the values that a grid tries of one range, ascending."""
+    if values.kind in ("choice", "fixed"):
+        return list(values.bounds)
+    low, high = (float(bound) for bound in values.bounds)
+    spaced = np.geomspace if values.kind.startswith("log") else np.linspace
+    found = spaced(low, high, values.grid_size or 0).clip(low, high).tolist()  # rounding stays inside
+    return found if values.kind in ("uniform", "loguniform") else sorted({round(value) for value in found})

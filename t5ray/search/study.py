@@ -1,4 +1,4 @@
-"""The whole search: trials over warm slots until enough have ended, then the winner's bundle and its test."""
+"""The search itself: trials over warm slots until enough have ended, then the runs that confirm the best."""
 
 import os
 import tempfile
@@ -10,18 +10,19 @@ import ray
 import ray.tune
 
 from t5ray.cluster import Cluster, free_bytes
-from t5ray.config import ResourcesConfig, RunConfig, SearchSpace, dump_yaml
-from t5ray.errors import ClusterError, ConfigError, T5RayError
+from t5ray.config import ResourcesConfig, SearchSpace, dump_yaml
+from t5ray.errors import ClusterError, ConfigError
+from t5ray.search.confirm import BEST_OF, Confirmation, num_missing
+from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.observer import Observer
-from t5ray.search.result import summary, write_summary
+from t5ray.search.points import earlier_trials, first_points
 from t5ray.search.scheduler import build_scheduler
-from t5ray.search.searcher import StudySearch, open_storage
-from t5ray.search.space import Params, default_settings
+from t5ray.search.searcher import StudySearch
 from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
-from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, require_same
+from t5ray.training.outcome import identity_of, public, require_same
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
@@ -57,10 +58,8 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
         )
     if there:
         return Ledger.load(space.ledger)
-    try:
-        space.trials.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ClusterError(f"{space.folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
+    for folder in (space.trials, space.confirmed):
+        folder.mkdir(parents=True, exist_ok=True)
     return Ledger(space.ledger)
 
 
@@ -70,8 +69,10 @@ def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace
     Raises:
         ConfigError: the saved search had another objective, model, space or other data or training settings.
     """
-    identity = {**identity_of(prepared), "search space": space.model_dump_json()}
+    seed = prepared.config.search.seed
+    identity = {**identity_of(prepared), "search space": space.model_dump_json(), "search seed": str(seed)}
     require_same(ledger.identity, identity, ledger.path)
+    _settle_confirm_seeds(ledger, prepared)
     ledger.identity, ledger.mode, ledger.finished = identity, prepared.mode, False
     (workspace.folder / "config.yaml").write_text(dump_yaml(public(prepared.config)), encoding="utf-8")
     if ledger.study_run_id is None:
@@ -84,14 +85,16 @@ def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace
     ledger.save()
 
 
-def interrupt(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> None:
-    """Keep what there is when a search is cut off: the ledger and a search.json of what has ended."""
-    ledger.save()
-    write_summary(workspace.folder, summary(prepared, ledger, None))
-    workspace.upload()
-    for run_id in (*(record.mlflow_run_id for record in ledger.interrupted), ledger.study_run_id):
-        if run_id is not None:
-            tracker.end_run(run_id, "KILLED")
+def _settle_confirm_seeds(ledger: Ledger, prepared: Prepared) -> None:
+    """Choose the fresh seeds: the ones that follow the trials' own."""
+    wanted, first = prepared.config.search.confirm_seeds, prepared.config.training.seed + 1
+    seeds = list(range(first, first + wanted))
+    if ledger.confirm_runs and seeds != ledger.confirm_seeds:
+        raise ConfigError(
+            f"--confirm-seeds: must stay {len(ledger.confirm_seeds)}, with which the best were confirmed before, "
+            f"but got {wanted}. Give the same number, or begin a new search with another --name."
+        )
+    ledger.confirm_seeds = seeds
 
 
 def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None, num_trials: int) -> int:
@@ -145,22 +148,28 @@ def run_search(
     num_trials: int,
     announce: Callable[[TrialRecord], None],
 ) -> None:
-    """Run trials until `num_trials` have ended or the time is up; interrupted trials go first.
+    """Run trials until `num_trials` have ended, then what confirms the best; or until the time is up.
 
-    The ledger holds the outcome. Ctrl-C leaves everything in place for --resume.
+    What an interruption cut off goes first. The ledger holds the outcome. Ctrl-C leaves everything in place for
+    --resume.
     """
-    config = prepared.config
-    missing = num_trials - len(ledger.ended)
-    if missing <= 0:
+    config, points = prepared.config, first_points(space, prepared, ledger)
+    num_trials = min(num_trials, len(points)) if space.sampler.name == "grid" else num_trials
+    missing = max(num_trials - len(ledger.ended), 0)
+    if missing + num_missing(ledger) == 0:
         return
-    slots = concurrency(config.resources, cluster, config.search.max_concurrent, missing)
+    runs = missing + (BEST_OF + 1) * len(ledger.confirm_seeds)  # fewer where the default is among the best
+    slots = concurrency(config.resources, cluster, config.search.max_concurrent, missing or num_missing(ledger))
     require_disk(prepared.model, workspace.folder, slots)
     searcher = StudySearch(
         space,
         ledger,
-        storage=open_storage(str(workspace.journal)),
-        first_points=_first_points(space, prepared),
+        storage=open_storage(workspace.journal),
+        first_points=points,
+        num_trials=num_trials,
         seed=config.search.seed,
+        confirmation=Confirmation(ledger) if ledger.confirm_seeds else None,
+        history=earlier_trials(ledger, prepared, space),
     )
     observer = Observer(
         ledger,
@@ -178,7 +187,7 @@ def run_search(
             tune_config=ray.tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=build_scheduler(space.scheduler, ledger, config.training.max_epochs),
-                num_samples=missing,
+                num_samples=runs,
                 max_concurrent_trials=slots,
                 time_budget_s=config.search.time_budget_s,
                 reuse_actors=True,
@@ -194,12 +203,6 @@ def run_search(
         tuner.fit()
     for record in observer.cut_off("the time budget was used up"):
         searcher.cut_off(record)
-
-
-def _first_points(space: SearchSpace, prepared: Prepared) -> list[Params]:
-    """Return the settings of the first trials: the defaults, then the file's starting points upon them."""
-    defaults = default_settings(space, prepared.config.training)
-    return [defaults, *({**defaults, **point} for point in space.start_from)]
 
 
 def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
@@ -232,57 +235,3 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
         own = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     request = ray.tune.PlacementGroupFactory([{name: amount for name, amount in own.items() if amount}])
     return ray.tune.with_resources(ray.tune.with_parameters(SlotTrainable, spec=spec), request)
-
-
-def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> dict[str, Any]:
-    """Publish the winner, judge it on test, and write search.json and report.html.
-
-    Raises:
-        T5RayError: every trial failed; says why.
-    """
-    best = ledger.best
-    test = None
-    if best is not None:
-        workspace.fetch_trial(best.trial)
-        report = best.reports[(best.best_epoch or 1) - 1]
-        loaded = publish_best(prepared, best.params, report, workspace.trials / str(best.trial), workspace.best)
-        test = judge_on_test(prepared, loaded)
-    ledger.finished = best is not None
-    ledger.save()
-    content = summary(prepared, ledger, test)
-    write_summary(workspace.folder, content)
-    workspace.upload()
-    if ledger.study_run_id is not None:
-        _close_study(prepared.config, ledger, workspace, tracker, content)
-    if best is None:
-        raise T5RayError(why_all_failed(ledger))
-    return content
-
-
-def _close_study(
-    config: RunConfig, ledger: Ledger, workspace: Workspace, tracker: Tracker, content: dict[str, Any]
-) -> None:
-    best, run_id = ledger.best, str(ledger.study_run_id)
-    for name in ("report.html", "search.json"):
-        tracker.log_files(run_id, workspace.folder / name)
-    if best is None:
-        tracker.end_run(run_id, "FAILED")
-        return
-    if best.mlflow_run_id is not None:
-        columns = config.data.columns
-        tracker.log_model(best.mlflow_run_id, workspace.best, columns=columns, register=config.register_as)
-    metrics = {f"test_{name}": value for name, value in (content["test"] or {}).items()}
-    metrics[f"best_{content['metric']}"] = float(best.best_value or 0.0)
-    tracker.end_run(run_id, "FINISHED", metrics=metrics, tags={"t5ray.best_trial": str(best.trial)})
-
-
-def why_all_failed(ledger: Ledger) -> str:
-    """Return one paragraph on a search without a single good epoch."""
-    reasons: dict[str, list[int]] = {}
-    for record in ledger.ended:
-        reasons.setdefault(record.reason or "no reason known", []).append(record.trial)
-    causes = "; ".join(f"{reason} (trial {', '.join(map(str, trials))})" for reason, trials in reasons.items())
-    return (
-        f"At least one trial must finish an epoch, but all {len(ledger.ended)} failed: {causes}. "
-        "Lower the learning rates of the search space, or run python -m t5ray.doctor."
-    )

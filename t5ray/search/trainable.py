@@ -6,6 +6,8 @@ from typing import Any
 
 import ray.tune
 
+from t5ray.search.ledger import TrialRecord
+from t5ray.training.mailbox import Message
 from t5ray.training.plan import RunPlan
 from t5ray.training.slot import Slot, SlotSpec
 
@@ -18,11 +20,18 @@ class TrialSpec:
     plan: RunPlan
     """Plan of the default settings, with the folder that holds one folder per trial."""
 
-    def plan_for(self, trial: int, params: Mapping[str, Any]) -> RunPlan:
-        """Return the plan of one trial."""
-        config = self.plan.config.with_params(params)
-        remote = f"{self.plan.remote}/{trial}" if self.plan.remote else None
-        return replace(self.plan, trial=trial, config=config, folder=self.plan.folder / str(trial), remote=remote)
+    def plan_for(self, trial: int, params: Mapping[str, Any], seed: int | None = None) -> RunPlan:
+        """Return the plan of one trial, or of its run on a fresh seed."""
+        fresh = {} if seed is None else {"seed": seed}
+        key = TrialRecord(trial, {}, seed=seed).key
+        return replace(
+            self.plan,
+            trial=trial,
+            config=self.plan.config.with_params({**params, **fresh}),
+            folder=self.plan.folder / key,
+            remote=f"{self.plan.remote}/{key}" if self.plan.remote else None,
+            judge_rows=seed is not None,
+        )
 
 
 class SlotTrainable(ray.tune.Trainable):
@@ -35,7 +44,8 @@ class SlotTrainable(ray.tune.Trainable):
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.slot.start(self.spec.plan_for(config["trial"], config["params"]))
+        self.plan = self.spec.plan_for(config["trial"], config["params"], config.get("seed"))
+        self.slot.start(self.plan)
         self.reported: int | None = None
         self.over = False
 
@@ -45,10 +55,20 @@ class SlotTrainable(ray.tune.Trainable):
             self.slot.decide(self.reported, go_on=True)
         message = self.slot.next_message()
         if message.report is None:
-            self.over = True
-            return {"done": True, "failure": message.failure}
+            return self._fail(message)
         self.reported = message.report["epoch"]
-        return {**message.report, "done": message.report["final"]}
+        if not (self.plan.judge_rows and message.report["final"]):
+            return {**message.report, "done": message.report["final"]}
+        self.slot.decide(message.report["epoch"], go_on=True)
+        last = self.slot.next_message()
+        if last.rows is None:
+            return self._fail(last)
+        self.over = True
+        return {**message.report, "rows": last.rows, "done": True}
+
+    def _fail(self, message: Message) -> dict[str, Any]:
+        self.over = True
+        return {"done": True, "failure": message.failure}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the trial and begin another one in the same slot."""

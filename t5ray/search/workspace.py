@@ -2,6 +2,7 @@
 
     <storage>/<name>/search.json, report.html, config.yaml, best/
     <storage>/<name>/state/ledger.json, optuna.journal     what --resume needs
+    <storage>/<name>/state/confirm/<run>.json              predictions of runs that confirm the best
     <storage>/<name>/state/trials/<number>/best/, last.pt  checkpoints of one trial
     <storage>/cache/                                       tokenised data, shared by all runs
 
@@ -10,8 +11,10 @@ With a URI (`s3://bucket/runs`) the driver works in a local folder of the same n
 there themselves; the last state of a running trial stays on its worker.
 """
 
+import fcntl
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +69,15 @@ class Workspace:
         return self.folder / "state" / "optuna.journal"
 
     @property
+    def confirmed(self) -> Path:
+        """What runs that confirm the best predicted, one file each."""
+        return self.folder / "state" / "confirm"
+
+    def rows_of(self, key: str) -> Path:
+        """`RowScores` of one such run."""
+        return self.confirmed / f"{key}.json"
+
+    @property
     def outbox(self) -> Path:
         """What could not be sent to MLflow yet."""
         return self.folder / "state" / "mlflow_outbox.jsonl"
@@ -75,18 +87,41 @@ class Workspace:
         """The bundle."""
         return self.folder / "best"
 
-    def drop_trial(self, trial: int) -> None:
-        """Delete a trial's checkpoints."""
-        shutil.rmtree(self.trials / str(trial), ignore_errors=True)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process from searching in this folder; a killed one lets go of it by itself.
+
+        Raises:
+            ClusterError: another process searches here, or the folder cannot be written.
+        """
+        place = self.folder / "state" / "lock"
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file = place.open("w")
+        except OSError as exc:
+            raise ClusterError(f"{self.folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                raise ClusterError(
+                    f"{self.folder}: one process at a time must search here, but another one still does. "
+                    "Wait for its end, end it, or choose another --name."
+                ) from exc
+            yield
+
+    def drop_trial(self, key: str) -> None:
+        """Delete the checkpoints of a trial, or of a run that confirms one."""
+        shutil.rmtree(self.trials / key, ignore_errors=True)
         if self.remote_trials:
             with suppress(ClusterError):  # what is left there costs space; a search is not worth ending for it
-                remove_dir(f"{self.remote_trials}/{trial}")
+                remove_dir(f"{self.remote_trials}/{key}")
 
-    def fetch_trial(self, trial: int) -> None:
-        """Copy a trial's best weights here, where they are at the storage URI only."""
-        target = self.trials / str(trial) / BEST
+    def fetch_trial(self, key: str) -> None:
+        """Copy the best weights of a trial or run here, where they are at the storage URI only."""
+        target = self.trials / key / BEST
         if self.remote_trials and not target.exists():
-            download_dir(f"{self.remote_trials}/{trial}/{BEST}", target)
+            download_dir(f"{self.remote_trials}/{key}/{BEST}", target)
 
     def fetch_state(self) -> None:
         """Copy ledger and journal here from the storage URI, where it holds them; checkpoints stay there."""
@@ -98,6 +133,8 @@ class Workspace:
         for part in (self.ledger, self.journal):
             if self.remote and part.exists():
                 _upload_file(part, f"{self.remote}/saved")
+        if self.remote and self.confirmed.exists():
+            upload_dir(self.confirmed, f"{self.remote}/saved/confirm")
 
     def upload(self) -> None:
         """Copy results and state to the storage URI; checkpoints are there already."""

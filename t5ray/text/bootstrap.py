@@ -49,16 +49,27 @@ def intervals(
     """
     if samples == 0:
         return {}
+    found = resampled(statistics, num_rows, samples=samples, seed=seed)
+    return {metric: percentile_interval(values) for metric, values in found.items()}
+
+
+def resampled(statistics: Sequence[Statistic], num_rows: int, *, samples: int, seed: int) -> dict[MetricName, Floats]:
+    """Return metric -> its value in each resample [samples].
+
+    The same seed draws the same rows, so that two predictors of the same rows can be compared in pairs.
+    """
     blocks = [
         {name: values for s in statistics for name, values in s.estimate(weights).items()}
         for weights in _resamples(num_rows, samples, seed)
     ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def percentile_interval(values: Floats) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile."""
     tail = 100 * (1 - COVERED) / 2
-    found = {}
-    for name in blocks[0]:
-        low, high = np.percentile(np.concatenate([block[name] for block in blocks]), [tail, 100 - tail])
-        found[name] = (float(low), float(high))
-    return found
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _resamples(num_rows: int, samples: int, seed: int) -> Iterator[Floats]:

@@ -4,6 +4,7 @@
     loop.py        epochs, validation, checkpoints; plain PyTorch, no Ray
     step.py        one optimizer step over micro-batches and workers
     validation.py  loss and metrics on held-out rows, on real generations
+    rows.py        held-out rows one by one, for comparisons in pairs
     checkpoint.py  what is on disk of a run: best weights, last state
     mailbox.py     how a driver and a running group of workers talk
     worker.py      the function that Ray Train runs on every worker

@@ -32,6 +32,8 @@ class Message:
     """An epoch's report."""
     failure: str | None = None
     """The cause, where the run failed."""
+    rows: dict[str, Any] | None = None
+    """`RowScores` of the best epoch, where the plan asks for them."""
 
 
 @dataclass
@@ -146,6 +148,8 @@ class Mailbox:
         return self._job is not None and self._job.number == job
 
     def _has(self, message: Message) -> bool:
+        if message.rows is not None:
+            return any(m.rows is not None for m in self._talk.messages)
         if message.report is None:
             return False
         epoch = message.report["epoch"]

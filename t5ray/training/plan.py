@@ -27,6 +27,8 @@ class RunPlan:
     """Whether a larger objective is better."""
     folder: Path
     """Where checkpoints go."""
+    judge_rows: bool = False
+    """Whether the run ends with a `RowScores` message on its best epoch."""
     remote: str | None = None
     """URI that the best weights are copied to, where the driver cannot read this worker's disk."""
 

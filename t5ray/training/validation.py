@@ -59,7 +59,7 @@ def validate(
     model = loaded.model.eval()
     mine = rows[group.rank :: group.size]
     loss, tokens = group.sum(_loss(loaded, split, mine))
-    texts = _generate(loaded, split, mine, decode)
+    texts = generate_texts(loaded, split, mine, decode)
     everything = [item for part in group.gather(texts) for item in part]
     model.train()
     found = {row: (text, cut) for row, text, cut in everything}
@@ -87,10 +87,10 @@ def _loss(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[fl
     return total, tokens
 
 
-def _generate(
+def generate_texts(
     loaded: LoadedModel, split: TokenisedSplit, rows: Indices, decode: DecodeConfig
 ) -> list[tuple[int, str, bool]]:
-    """Return (row, text, cut at the cap) for each row."""
+    """Generate for each row; return (row, text, cut at the cap) in no certain order."""
     ids = [split.input_ids[split.input_offsets[i] : split.input_offsets[i + 1]].tolist() for i in rows]
     found = []
     for chosen in batches_by_tokens([len(row) for row in ids], EVAL_BATCH_TOKENS):

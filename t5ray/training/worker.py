@@ -5,7 +5,7 @@ Model, tokenizer and data stay between jobs; each job starts from a pristine cop
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
@@ -18,6 +18,7 @@ from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
 from t5ray.training.plan import RunFailed
+from t5ray.training.rows import judge_rows
 
 WAIT_S = 10.0
 """Longest single wait for the other side; waits are repeated."""
@@ -75,7 +76,7 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
 
     ticks = _Throttle(TICK_S)
     try:
-        fine_tune(
+        progress = fine_tune(
             loaded,
             data,
             job.plan,
@@ -83,6 +84,8 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
             report=report,
             tick=lambda done, total, loss: mailbox.tick(done, total, loss) if ticks.due(done, {total}) else None,
         )
+        if job.plan.judge_rows and group.rank == 0 and progress.reports[-1]["final"]:
+            mailbox.post(job.number, Message(rows=asdict(judge_rows(job.plan, data, group.device))))
     except RunFailed as exc:
         mailbox.post(job.number, Message(failure=str(exc)))
         if group.size > 1 and isinstance(exc.__cause__, torch.cuda.OutOfMemoryError):

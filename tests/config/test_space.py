@@ -109,7 +109,10 @@ GRID = {"sampler": {"name": "grid"}}
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
-        ({"name": "grid", "startup_trials": 3}, "`startup_trials` must be an option of grid, but is one of tpe, gp, cmaes"),
+        (
+            {"name": "grid", "startup_trials": 3},
+            "`startup_trials` must be an option of grid, but is one of tpe, gp, cmaes",
+        ),
         ({"name": "cmaes", "multivariate": False}, "`multivariate` must be an option of cmaes, but is one of tpe"),
         ({"name": "cmaes", "sigma": 0}, "greater than 0"),
         ({"name": "tpee"}, "'tpe', 'gp', 'cmaes', 'random' or 'grid'"),
@@ -134,7 +137,7 @@ def test_a_scheduler_takes_its_own_options_only(scheduler: dict[str, Any], messa
 
 
 def test_a_grid_over_a_continuous_range_says_how_to_mend_it() -> None:
-    with pytest.raises(ValidationError, match=r"learning_rate: a grid must know .* Add `points: 5`, or use `choice`"):
+    with pytest.raises(ValidationError, match=r"learning_rate: a grid must know .* Add `points: 5` or use `choice`"):
         space({"learning_rate": {"loguniform": [1e-4, 1e-2]}}, **GRID)
     found = space({"learning_rate": {"loguniform": [1e-4, 1e-2], "points": 3}, "batch_size": {"int": [8, 10]}}, **GRID)
     assert [r.grid_size for ranges in found.parameters.values() for r in ranges] == [3, 3]

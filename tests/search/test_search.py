@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def arguments(words: Path, model: Path, **flags: Any) -> list[str]:
     given = {"data": words, "task": "classify", "model": model, "search-space": "space.yaml", "num-trials": 5}
-    given |= {"max-epochs": 3, "name": "words", "storage": "runs", **flags}
+    given |= {"max-epochs": 3, "name": "words", "storage": "runs", "confirm-seeds": 0, **flags}
     return [word for flag, value in given.items() for word in (f"--{flag}", str(value))]
 
 

@@ -6,8 +6,9 @@ import optuna
 import pytest
 
 from t5ray.config import SearchSpace
+from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
-from t5ray.search.searcher import StudySearch, open_storage, verdict
+from t5ray.search.searcher import StudySearch, verdict
 from t5ray.search.space import Params
 
 SPACE = SearchSpace.model_validate(
@@ -18,7 +19,7 @@ DEFAULTS: Params = {"learning_rate": 3e-4, "batch_size": 32}
 
 def searcher(folder: Path, ledger: Ledger, seed: int = 0) -> StudySearch:
     storage = open_storage(str(folder / "journal"))
-    return StudySearch(SPACE, ledger, storage=storage, first_points=[DEFAULTS], seed=seed)
+    return StudySearch(SPACE, ledger, storage=storage, first_points=[DEFAULTS], num_trials=9, seed=seed)
 
 
 def told(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -63,7 +64,7 @@ def test_defaults_outside_the_space_are_run_but_teach_the_sampler_nothing(tmp_pa
     outside = {**DEFAULTS, "batch_size": 64}
     storage = open_storage(str(tmp_path / "journal"))
     ledger = Ledger(tmp_path / "l.json", "max")
-    search = StudySearch(SPACE, ledger, storage=storage, first_points=[outside], seed=0)
+    search = StudySearch(SPACE, ledger, storage=storage, first_points=[outside], num_trials=9, seed=0)
     assert search.suggest("a") == {"trial": 0, "params": outside}
     search.on_trial_complete("a", {"epoch": 1, "value": 0.9, "best_value": 0.9, "final": True})
     assert [(t.state.name, t.params) for t in told(tmp_path)] == [("FAIL", {})]

@@ -8,8 +8,9 @@ from t5ray.cluster import Cluster
 from t5ray.config import ResourcesConfig
 from t5ray.errors import ClusterError, ConfigError
 from t5ray.search import study
+from t5ray.search.conclude import why_all_failed
 from t5ray.search.ledger import Ledger, TrialRecord
-from t5ray.search.study import concurrency, open_ledger, require_disk, why_all_failed
+from t5ray.search.study import concurrency, open_ledger, require_disk
 from t5ray.search.workspace import Workspace
 
 

@@ -38,8 +38,8 @@ def test_results_and_state_go_to_a_uri_and_come_back(tmp_path: Path, monkeypatch
     assert (again.ledger.read_text(), again.journal.read_text()) == ("ledger", "journal")
 
     files.pipe("/bucket/runs/study/state/trials/3/best/model.safetensors", b"weights")
-    again.fetch_trial(3)
+    again.fetch_trial("3")
     assert (again.trials / "3" / "best" / "model.safetensors").read_bytes() == b"weights"
-    again.drop_trial(3)
+    again.drop_trial("3")
     assert not files.exists("/bucket/runs/study/state/trials/3")
     assert not (again.trials / "3").exists()

@@ -1,0 +1,129 @@
+"""The end of a search: the winner's bundle, one look at test, search.json and report.html."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from t5ray.config import RunConfig
+from t5ray.errors import T5RayError
+from t5ray.search.confirm import compare, means, weights_of_winner
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.result import summary, write_summary
+from t5ray.search.workspace import Workspace
+from t5ray.text.bootstrap import Floats, Statistic
+from t5ray.text.statistics import build_statistics
+from t5ray.text.tasks import read_prediction
+from t5ray.tracking import Tracker
+from t5ray.training.outcome import judge_on_test, publish_best
+from t5ray.training.prepare import Prepared
+from t5ray.training.validation import fixed_sample
+
+
+def interrupt(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> None:
+    """Keep what there is when a search is cut off: the ledger and a search.json of what has ended."""
+    ledger.save()
+    write_summary(workspace.folder, summary(prepared, ledger, None))
+    workspace.upload()
+    cut = (*ledger.interrupted, *(run for run in ledger.confirm_runs if run.state == "RUNNING"))
+    for run_id in (*(record.mlflow_run_id for record in cut), ledger.study_run_id):
+        if run_id is not None:
+            tracker.end_run(run_id, "KILLED")
+
+
+def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> dict[str, Any]:
+    """Publish the winner, judge it on test, and write search.json and report.html.
+
+    Raises:
+        T5RayError: every trial failed; says why.
+    """
+    source, test = weights_of_winner(ledger), None
+    if source is not None:
+        ledger.confirm = confirm(prepared, ledger, workspace)
+        workspace.fetch_trial(source.key)
+        report = source.reports[(source.best_epoch or 1) - 1]
+        params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
+        loaded = publish_best(prepared, params, report, workspace.trials / source.key, workspace.best)
+        test = judge_on_test(prepared, loaded)
+    ledger.finished = source is not None
+    ledger.save()
+    content = summary(prepared, ledger, test)
+    write_summary(workspace.folder, content)
+    workspace.upload()
+    if ledger.study_run_id is not None:
+        _close_study(prepared.config, ledger, source, workspace, tracker, content)
+    if source is None:
+        raise T5RayError(why_all_failed(ledger))
+    return content
+
+
+@dataclass(frozen=True, eq=False)
+class LossStatistic:
+    """Cross-entropy per target token."""
+
+    losses: Floats
+    """Summed over each row's tokens [N]."""
+    tokens: Floats
+    """[N]."""
+
+    def estimate(self, weights: Floats) -> Mapping[Any, Floats]:
+        """Return metric -> values [B]; weights are [B, N]."""
+        return {"validation_loss": (weights @ self.losses) / (weights @ self.tokens)}
+
+
+def confirm(prepared: Prepared, ledger: Ledger, workspace: Workspace) -> dict[str, Any] | None:
+    """Compare the candidates on the rows of the validation sample; None where there was nothing to compare."""
+    rows = fixed_sample(len(prepared.data.validation), prepared.config.training.validation_rows)
+    references = [prepared.data.validation_references[int(row)] for row in rows]
+    statistics = {
+        (trial, seed): _statistics(
+            prepared, workspace.rows_of(ledger.confirm_run(trial, seed).key).read_text(), references
+        )
+        for trial in means(ledger)
+        for seed in ledger.confirm_seeds
+    }
+    return compare(ledger, statistics, prepared.objective, len(rows))
+
+
+def _statistics(prepared: Prepared, text: str, references: Sequence[Sequence[str]]) -> Sequence[Statistic]:
+    rows, task = json.loads(text), prepared.task
+    if prepared.objective == "validation_loss":
+        return [LossStatistic(np.array(rows["losses"]), np.array(rows["tokens"], dtype=np.float64))]
+    predictions = [read_prediction(task, prediction) for prediction in rows["predictions"]]
+    return build_statistics(task.metrics, predictions, references, task.labels)
+
+
+def _close_study(
+    config: RunConfig,
+    ledger: Ledger,
+    source: TrialRecord | None,
+    workspace: Workspace,
+    tracker: Tracker,
+    content: dict[str, Any],
+) -> None:
+    run_id = str(ledger.study_run_id)
+    for name in ("report.html", "search.json"):
+        tracker.log_files(run_id, workspace.folder / name)
+    if source is None:
+        tracker.end_run(run_id, "FAILED")
+        return
+    if source.mlflow_run_id is not None:
+        columns = config.data.columns
+        tracker.log_model(source.mlflow_run_id, workspace.best, columns=columns, register=config.register_as)
+    metrics = {f"test_{name}": value for name, value in (content["test"] or {}).items()}
+    metrics[f"best_{content['metric']}"] = float(source.best_value or 0.0)
+    tracker.end_run(run_id, "FINISHED", metrics=metrics, tags={"t5ray.best_trial": str(source.trial)})
+
+
+def why_all_failed(ledger: Ledger) -> str:
+    """Return one paragraph on a search without a single good epoch."""
+    reasons: dict[str, list[int]] = {}
+    for record in ledger.ended:
+        reasons.setdefault(record.reason or "no reason known", []).append(record.trial)
+    causes = "; ".join(f"{reason} (trial {', '.join(map(str, trials))})" for reason, trials in reasons.items())
+    return (
+        f"At least one trial must finish an epoch, but all {len(ledger.ended)} failed: {causes}. "
+        "Lower the learning rates of the search space, or run python -m t5ray.doctor."
+    )

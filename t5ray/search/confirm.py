@@ -1,0 +1,163 @@
+"""Winner honesty: the best trials trained again on fresh seeds, and compared before one is called the winner.
+
+The best of many trials is partly the luckiest. So the best three and the default are trained again, as long as a full
+run, on seeds that no trial has seen, and judged on the validation sample. The winner is the one with the best mean over
+those seeds. The bundle is its run on the last of them: one whose seed was not chosen by its result. Only that run's
+weights need to be kept, so confirming takes no more disk than searching.
+
+Comes in: the ledger. Goes out: runs to do, then `confirm` of search.json. Must not know Tune.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.text.bootstrap import Floats, Statistic, percentile_interval, resampled
+
+BEST_OF = 3
+"""Trials that are confirmed, the default besides."""
+RESAMPLES = 2000
+
+
+def candidates(ledger: Ledger) -> list[int]:
+    """Return the trials to confirm, the best first: the best of the search, the default, and those begun already."""
+    scored = sorted((r for r in ledger.ended if r.best_value is not None and r.state != "FAIL"), key=ledger.rank)
+    different = [r for i, r in enumerate(scored) if all(r.params != other.params for other in scored[:i])]
+    begun = {run.trial for run in ledger.confirm_runs}
+    return [r.trial for i, r in enumerate(different) if i < BEST_OF or r.trial == 0 or r.trial in begun]
+
+
+def means(ledger: Ledger) -> dict[int, float]:
+    """Return candidate -> mean objective, for those whose runs have all come to their end."""
+    seeds = ledger.confirm_seeds
+    found: dict[int, dict[int, float]] = {}
+    for run in ledger.confirm_runs:
+        if run.state == "COMPLETE" and run.best_value is not None and run.seed in seeds:
+            found.setdefault(run.trial, {})[run.seed] = run.best_value
+    return {trial: fmean(values.values()) for trial, values in found.items() if seeds and len(values) == len(seeds)}
+
+
+def leader(ledger: Ledger) -> int | None:
+    """Return the candidate with the best mean; at a tie the one that the search ranked higher."""
+    sign = -1 if ledger.mode == "max" else 1
+    found = means(ledger)
+    return min(found, key=lambda trial: (sign * found[trial], ledger.rank(ledger.trials[trial])), default=None)
+
+
+def kept(ledger: Ledger) -> set[str]:
+    """Return whose weights are still needed: the best trial's until a candidate is confirmed, then the leader's."""
+    running = {r.key for r in (*ledger.interrupted, *ledger.confirm_runs) if r.state == "RUNNING"}
+    source = weights_of_winner(ledger)
+    complete, last = means(ledger), ledger.confirm_seeds[-1:]
+    undecided = {
+        run.key
+        for run in ledger.confirm_runs
+        if run.state == "COMPLETE" and run.seed in last and run.trial not in complete
+    }
+    return running | undecided | ({source.key} if source is not None else set())
+
+
+def weights_of_winner(ledger: Ledger) -> TrialRecord | None:
+    """Return the run whose best epoch is published: the leader's on the last seed, else the search's best trial."""
+    best = leader(ledger)
+    return ledger.best if best is None else ledger.confirm_run(best, ledger.confirm_seeds[-1])
+
+
+class Confirmation:
+    """Gives out one run after the other: interrupted ones first, then seed by seed, the best candidate first."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Begin, or go on after an interruption."""
+        self._ledger = ledger
+        self._again = [run for run in ledger.confirm_runs if run.state == "RUNNING"]
+
+    def next_run(self) -> TrialRecord | None:
+        """Return the next run, noted in the ledger; None where there is none, or none that is certain yet.
+
+        While trials are still running, only the default is sure to be a candidate; its runs fill idle slots, but for
+        the last, whose weights would have to be kept.
+        """
+        if self._again:
+            return self._again.pop(0)
+        ledger = self._ledger
+        chosen, seeds = candidates(ledger), ledger.confirm_seeds
+        if len(chosen) < 2:
+            return None
+        if ledger.interrupted:
+            chosen, seeds = [n for n in chosen if n == 0], seeds[:-1]
+        begun = {(run.trial, run.seed) for run in ledger.confirm_runs}
+        wanted = ((trial, seed) for seed in seeds for trial in chosen if (trial, seed) not in begun)
+        if (following := next(wanted, None)) is None:
+            return None
+        trial, seed = following
+        record = TrialRecord(trial, ledger.trials[trial].params, seed=seed)
+        ledger.confirm_runs.append(record)
+        return record
+
+
+def num_missing(ledger: Ledger) -> int:
+    """Return how many confirming runs are still to be done, as far as is known now."""
+    chosen = candidates(ledger)
+    ended = {(run.trial, run.seed) for run in ledger.confirm_runs if run.state != "RUNNING"}
+    wanted = {(trial, seed) for seed in ledger.confirm_seeds for trial in chosen}
+    return len(wanted - ended) if len(chosen) > 1 else 0
+
+
+def compare(
+    ledger: Ledger,
+    statistics: Mapping[tuple[int, int], Sequence[Statistic]],
+    metric: str,
+    rows: int,
+) -> dict[str, Any] | None:
+    """Return `confirm` of search.json; None where fewer than two candidates came to their end.
+
+    Intervals: 95 %, percentile bootstrap of the mean over seeds. Rows are drawn together for all candidates (paired),
+    seeds for each by itself. A tie: the interval of the difference to the winner holds 0.
+
+    Args:
+        statistics: (trial, seed) -> the objective over the validation sample's `rows` rows.
+    """
+    found, winner, seeds = means(ledger), leader(ledger), ledger.confirm_seeds
+    if winner is None or len(found) < 2:
+        return None
+    drawn = {trial: _means_over_resamples(trial, seeds, statistics, metric, rows) for trial in found}
+    order = [trial for trial in candidates(ledger) if trial in found]
+    ties = []
+    for trial in order:
+        low, high = percentile_interval(drawn[winner] - drawn[trial])
+        if trial != winner and low <= 0 <= high:
+            ties.append(trial)
+    return {
+        "seeds": list(seeds),
+        "rows": rows,
+        "candidates": [
+            {
+                "trial": trial,
+                "values": [ledger.confirm_run(trial, seed).best_value for seed in seeds],
+                "mean": found[trial],
+                "interval": list(percentile_interval(drawn[trial])),
+            }
+            for trial in order
+        ],
+        "winner": winner,
+        "tie_with": ties,
+    }
+
+
+def _means_over_resamples(
+    trial: int,
+    seeds: Sequence[int],
+    statistics: Mapping[tuple[int, int], Sequence[Statistic]],
+    metric: str,
+    rows: int,
+) -> Floats:
+    """Return the candidate's mean over seeds in each resample, [RESAMPLES]."""
+    values = np.stack(
+        [resampled(statistics[trial, seed], rows, samples=RESAMPLES, seed=0)[metric] for seed in seeds]  # type: ignore[index]
+    )
+    chosen = np.random.default_rng(trial + 1).integers(len(seeds), size=values.shape)
+    means: Floats = np.take_along_axis(values, chosen, axis=0).mean(axis=0)
+    return means

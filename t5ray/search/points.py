@@ -1,0 +1,103 @@
+"""What a search runs before its sampler proposes: the defaults, the file's points, an earlier search's best, a grid.
+
+Comes in: settings, space, ledger, and for `--warm-start` another search's folder. Goes out: full settings per trial,
+and the earlier search's trials for the sampler to learn from.
+"""
+
+import json
+from collections.abc import Sequence
+
+import optuna
+
+from t5ray.config import SearchSpace
+from t5ray.errors import ConfigError
+from t5ray.search.journal import open_storage
+from t5ray.search.ledger import Ledger
+from t5ray.search.space import Params, default_settings, grid, point
+from t5ray.search.workspace import Workspace
+from t5ray.training.outcome import identity_of
+from t5ray.training.prepare import Prepared
+
+WARM_POINTS = 3
+"""Trials of an earlier search that are run again first, at most."""
+SAME = ("objective", "data", "model")
+"""What must agree, besides the space, for an earlier search's values to mean the same."""
+
+
+def first_points(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> list[Params]:
+    """Return the settings of the first trials, in order; for a grid, of all of them."""
+    defaults = default_settings(space, prepared.config.training)
+    points = [defaults, *({**defaults, **given} for given in (*space.start_from, *(ledger.warm_points or ())))]
+    if space.sampler.name == "grid":
+        placed = [found[0] for given in points if (found := point(space, given)) is not None]
+        points += [params for params in grid(space, prepared.config.search.seed) if params not in placed]
+    return points
+
+
+def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -> list[str]:
+    """Note the best points of the earlier search in the ledger, once; return what to tell the user.
+
+    Raises:
+        ConfigError: there is no such search, or it has no trial with a value.
+    """
+    if ledger.warm_points is not None or prepared.config.search.warm_start is None:
+        return []
+    earlier = _earlier(prepared)
+    defaults = default_settings(space, prepared.config.training)
+    scored = sorted((r for r in earlier.ended if r.best_value is not None and r.state != "FAIL"), key=earlier.rank)
+    found: list[Params] = []
+    for record in scored:
+        known = {name: value for name, value in record.params.items() if name in space.parameters}
+        placed = point(space, {**defaults, **known})
+        if placed is not None and placed[0] not in found and len(found) < WARM_POINTS:
+            found.append(placed[0])
+    ledger.warm_points = found
+    name, differ = prepared.config.search.warm_start, differences(earlier, prepared, space)
+    learns = f"not its history: {', '.join(differ)} differ" if differ else "and all its trials' history"
+    return [f"warm start   {len(found)} best points of {name} within this space, {learns}"]
+
+
+def differences(earlier: Ledger, prepared: Prepared, space: SearchSpace) -> list[str]:
+    """Return why an earlier search's values cannot be learned from; empty where they can."""
+    now, before = identity_of(prepared), earlier.identity
+    differ = [name for name in SAME if before.get(name) != now[name]]
+    parameters = json.loads(before.get("search space", "{}")).get("parameters")
+    return differ if parameters == space.model_dump(mode="json")["parameters"] else [*differ, "search space"]
+
+
+def earlier_trials(ledger: Ledger, prepared: Prepared, space: SearchSpace) -> Sequence[optuna.trial.FrozenTrial]:
+    """Return the finished trials of the earlier search, for a study that has none of its own yet."""
+    if ledger.trials or prepared.config.search.warm_start is None:
+        return ()
+    if differences(_earlier(prepared), prepared, space):
+        return ()
+    study = optuna.load_study(study_name="t5ray", storage=open_storage(_workspace(prepared).journal))
+    told = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return [
+        optuna.trial.create_trial(
+            state=trial.state,
+            value=trial.value,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=trial.intermediate_values,
+            user_attrs={"from": str(prepared.config.search.warm_start)},
+        )
+        for trial in study.get_trials(deepcopy=False, states=told)
+    ]
+
+
+def _workspace(prepared: Prepared) -> Workspace:
+    return Workspace.of(prepared.config.model_copy(update={"name": prepared.config.search.warm_start}))
+
+
+def _earlier(prepared: Prepared) -> Ledger:
+    workspace = _workspace(prepared)
+    workspace.fetch_state()
+    found = Ledger.load(workspace.ledger) if workspace.ledger.exists() else None
+    if found is None or found.best is None:
+        raise ConfigError(
+            f"--warm-start: must name a search in {prepared.config.storage} that has a trial with a value, but "
+            f"{prepared.config.search.warm_start!r} {'does not exist' if found is None else 'has none'}. "
+            f"Look into {prepared.config.storage} for its name, or leave it out."
+        )
+    return found

@@ -1,0 +1,61 @@
+"""A model judged row by row, so that two of them can be compared on the same rows.
+
+Comes in: the weights of a run's best epoch. Goes out: `RowScores` over the validation sample. Knows no other worker.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from t5ray.data.batches import IGNORED, Indices, collate, micro_batches
+from t5ray.data.tokens import TokenisedData, TokenisedSplit
+from t5ray.model.loading import LoadedModel, load_model
+from t5ray.training.checkpoint import BEST
+from t5ray.training.plan import RunPlan
+from t5ray.training.validation import EVAL_BATCH_TOKENS, fixed_sample, generate_texts
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What a metric needs of each of N rows."""
+
+    predictions: list[str]
+    """Generated texts [N]; empty where the objective is the validation loss."""
+    losses: list[float]
+    """Cross-entropy summed over the row's target tokens [N]; empty where the objective is a metric."""
+    tokens: list[int]
+    """Target tokens [N], where there are losses."""
+
+
+def judge_rows(plan: RunPlan, data: TokenisedData, device: torch.device) -> RowScores:
+    """Judge the best epoch of a run on the validation sample, in fp32 as scoring computes."""
+    loaded = load_model(str(plan.folder / BEST))
+    loaded.model.to(device).eval()
+    rows = fixed_sample(len(data.validation), plan.config.validation_rows)
+    if plan.objective == "validation_loss":
+        return RowScores([], *_losses(loaded, data.validation, rows))
+    texts = {row: text for row, text, _ in generate_texts(loaded, data.validation, rows, plan.decode)}
+    return RowScores([texts[int(row)] for row in rows], [], [])
+
+
+@torch.inference_mode()
+def _losses(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[list[float], list[int]]:
+    """Return each row's summed cross-entropy and its number of target tokens, in the order of `rows`."""
+    lengths = np.asarray(split.input_lengths) + np.asarray(split.label_lengths)
+    ordered = rows[np.argsort(-lengths[rows], kind="stable")]
+    found: dict[int, tuple[float, int]] = {}
+    for chosen in micro_batches(ordered, lengths, None, EVAL_BATCH_TOKENS):
+        batch = collate(split, chosen, pad_id=int(loaded.model.config.pad_token_id)).to(loaded.model.device)
+        logits = loaded.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            decoder_input_ids=loaded.model.prepare_decoder_input_ids_from_labels(batch.labels),
+            use_cache=False,
+        ).logits
+        losses = cross_entropy(logits.transpose(1, 2).float(), batch.labels, reduction="none").sum(dim=1)
+        tokens = (batch.labels != IGNORED).sum(dim=1)
+        found |= {int(r): (float(v), int(n)) for r, v, n in zip(chosen, losses, tokens, strict=True)}
+    values = [found[int(row)] for row in rows]
+    return [value for value, _ in values], [n for _, n in values]
