@@ -1,0 +1,165 @@
+"""Which trials are trained again, on which seeds, what is kept, and who wins."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5ray.search.confirm import Confirmation, candidates, compare, kept, leader, num_missing
+from t5ray.search.ledger import Ledger, State, TrialRecord
+from t5ray.text.statistics import MeanStatistic
+
+SEEDS = [1, 2]
+
+
+def trial(number: int, value: float | None, state: State = "COMPLETE", seed: int | None = None) -> TrialRecord:
+    reports = [] if value is None else [{"value": value, "best_epoch": 1, "best_value": value}]
+    return TrialRecord(number, {"learning_rate": 0.1 * number}, state, reports=reports, seed=seed)
+
+
+def ledger(*values: float | None, mode: str = "max") -> Ledger:
+    found = Ledger(Path("ledger.json"), mode, confirm_seeds=SEEDS)  # type: ignore[arg-type]
+    found.trials = {n: trial(n, value, "FAIL" if value is None else "COMPLETE") for n, value in enumerate(values)}
+    return found
+
+
+def finish(run: TrialRecord, value: float | None) -> None:
+    run.reports = [] if value is None else [{"value": value, "best_epoch": 1, "best_value": value}]
+    run.state = "FAIL" if value is None else "COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "expected"),
+    [
+        ((0.1, 0.5, 0.9, 0.7, 0.6), "max", [2, 3, 4, 0]),  # the best three and the default
+        ((0.8, 0.5, 0.9, 0.7, 0.6), "max", [2, 0, 3]),  # the default is among them
+        ((0.1, 0.5, 0.9, 0.7, 0.6), "min", [0, 1, 4]),
+        ((None, 0.5, 0.9), "max", [2, 1]),  # the default failed
+        ((0.1, None), "max", [0]),
+    ],
+)
+def test_the_best_three_and_the_default_are_candidates(
+    values: tuple[float | None, ...], mode: str, expected: list[int]
+) -> None:
+    assert candidates(ledger(*values, mode=mode)) == expected
+
+
+def test_equal_settings_are_confirmed_once() -> None:
+    found = ledger(0.5, 0.5, 0.4)
+    found.trials[1].params = found.trials[0].params
+    assert candidates(found) == [0, 2]
+
+
+def test_runs_come_seed_by_seed_and_the_best_first() -> None:
+    confirmation = Confirmation(found := ledger(0.1, 0.9))
+    runs = []
+    while (run := confirmation.next_run()) is not None:
+        finish(run, 0.5)
+        runs.append(run.key)
+    assert runs == ["1-seed1", "0-seed1", "1-seed2", "0-seed2"]
+    assert num_missing(found) == 0
+
+
+def test_only_the_default_fills_idle_slots_while_trials_run() -> None:
+    found = ledger(0.1, 0.9, 0.5)
+    found.trials[3] = trial(3, 0.2, "RUNNING")
+    confirmation = Confirmation(found)
+    first = confirmation.next_run()
+    assert first is not None
+    assert first.key == "0-seed1"
+    assert confirmation.next_run() is None  # its last run, whose weights are kept, waits
+    found.trials[3].state = "COMPLETE"
+    second = confirmation.next_run()
+    assert second is not None
+    assert second.key == "1-seed1"
+
+
+def test_interrupted_runs_go_first_and_none_is_begun_twice() -> None:
+    found = ledger(0.1, 0.9)
+    cut = trial(1, None, "RUNNING", seed=1)
+    found.confirm_runs = [cut]
+    confirmation = Confirmation(found)
+    keys = [run.key for run in iter(confirmation.next_run, None)]
+    assert keys == ["1-seed1", "0-seed1", "1-seed2", "0-seed2"]
+    assert len(found.confirm_runs) == 4
+
+
+def test_one_candidate_needs_no_confirmation() -> None:
+    found = ledger(0.5, None)
+    assert Confirmation(found).next_run() is None
+    assert num_missing(found) == 0
+
+
+def test_a_failed_run_takes_its_candidate_out() -> None:
+    found = ledger(0.1, 0.9)
+    for run in iter(Confirmation(found).next_run, None):
+        finish(run, None if run.key == "1-seed1" else 0.5)
+    assert leader(found) == 0
+
+
+def test_no_more_is_kept_than_one_checkpoint_besides_the_running_ones() -> None:
+    found = ledger(0.1, 0.9, 0.8, 0.7)
+    assert kept(found) == {"1"}
+    values = {"1": (0.5, 0.5), "2": (0.6, 0.7), "3": (0.6, 0.6), "0": (0.1, 0.1)}
+    seen = []
+    for run in iter(Confirmation(found).next_run, None):
+        finish(run, values[str(run.trial)][SEEDS.index(run.seed or 0)])
+        seen.append(kept(found))
+    assert seen == [{"1"}] * 4 + [{"1-seed2"}] + [{"2-seed2"}] * 3
+    assert leader(found) == 2
+
+
+def confirmed(rows: dict[int, list[list[float]]], mode: str = "max") -> dict[str, object]:
+    """Confirm candidates by given row values, [seed][row]."""
+    found = ledger(*([0.5] * len(rows)), mode=mode)
+    for run in iter(Confirmation(found).next_run, None):
+        finish(run, float(np.mean(rows[run.trial][SEEDS.index(run.seed or 0)])))
+    statistics = {
+        (number, seed): [MeanStatistic(("exact_match",), np.array(values)[:, None])]
+        for number, by_seed in rows.items()
+        for seed, values in zip(SEEDS, by_seed, strict=True)
+    }
+    outcome = compare(found, statistics, "exact_match", len(rows[0][0]))
+    assert outcome is not None
+    return outcome
+
+
+def test_the_interval_is_that_of_the_binomial_and_a_clear_winner_has_no_tie() -> None:
+    generator = np.random.default_rng(0)
+    high, low = (generator.permutation(np.repeat([1.0, 0.0], [n, 400 - n])).tolist() for n in (320, 200))
+    outcome = confirmed({0: [low, low], 1: [high, high]})
+    assert (outcome["winner"], outcome["tie_with"], outcome["seeds"], outcome["rows"]) == (1, [], SEEDS, 400)
+    by_trial = {c["trial"]: c for c in outcome["candidates"]}  # type: ignore[attr-defined]
+    assert by_trial[1]["values"] == [0.8, 0.8]
+    assert by_trial[1]["mean"] == 0.8
+    # normal approximation of a share of 0.8 over 400 rows: 0.8 +- 1.96 * sqrt(0.8 * 0.2 / 400)
+    assert by_trial[1]["interval"] == pytest.approx([0.7608, 0.8392], abs=0.005)
+
+
+def test_rows_are_compared_in_pairs() -> None:
+    """One is right wherever the other is, and on 12 of 400 rows more: sure in pairs, though the intervals overlap."""
+    low = np.repeat([1.0, 0.0], [200, 200])
+    high = np.repeat([1.0, 0.0], [212, 188])
+    outcome = confirmed({0: [low.tolist()] * 2, 1: [high.tolist()] * 2})
+    (one, two) = sorted(c["interval"] for c in outcome["candidates"])  # type: ignore[attr-defined]
+    assert one[1] > two[0]
+    assert (outcome["winner"], outcome["tie_with"]) == (1, [])
+
+
+def test_a_difference_within_chance_is_a_tie() -> None:
+    one = np.repeat([1.0, 0.0], [201, 199])
+    outcome = confirmed({0: [one[::-1].tolist()] * 2, 1: [np.repeat([1.0, 0.0], [202, 198]).tolist()] * 2})
+    assert (outcome["winner"], outcome["tie_with"]) == (1, [0])
+
+
+def test_seeds_that_disagree_make_a_tie() -> None:
+    """Each row is sure, but one seed of the winner is below the other candidate's."""
+    base = np.repeat([1.0, 0.0], [300, 100])
+    better, worse = np.repeat([1.0, 0.0], [360, 40]), np.repeat([1.0, 0.0], [260, 140])
+    outcome = confirmed({0: [base.tolist()] * 2, 1: [better.tolist(), worse.tolist()]})
+    assert (outcome["winner"], outcome["tie_with"]) == (1, [0])
+
+
+def test_a_smaller_loss_wins() -> None:
+    outcome = confirmed({0: [[0.5] * 50] * 2, 1: [[0.2] * 50] * 2}, mode="min")
+    assert (outcome["winner"], outcome["tie_with"]) == (1, [])
