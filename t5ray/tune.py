@@ -1,6 +1,6 @@
 """Search hyperparameters over Ray workers: `python -m t5ray.tune`. Without flags, the embedded demo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -8,7 +8,9 @@ import typer
 from t5ray import cli
 
 if TYPE_CHECKING:
+    from t5ray.board import Board
     from t5ray.config import RunConfig
+    from t5ray.search.ledger import TrialRecord
 
 
 def command(
@@ -87,9 +89,8 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         try:
             open_study(ledger, prepared, space, workspace, tracker)
             with board(prepared.objective, wanted, settings.training.max_epochs, mode=prepared.mode) as shown:
-                run_search(
-                    prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
-                )
+                announce = _announcer(shown, prepared.objective)
+                run_search(prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=announce)
             content = conclude(prepared, ledger, workspace, tracker)
         except BaseException as exc:
             if not ledger.finished:
@@ -105,16 +106,47 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     return 0
 
 
+def _announcer(shown: "Board", objective: str) -> Callable[["TrialRecord"], None]:
+    """Return what tells the console of a change: trials on the board, the runs that confirm them as lines."""
+
+    def announce(record: "TrialRecord") -> None:
+        if record.seed is None:
+            shown.update(record)
+        elif record.state != "RUNNING":
+            value = "no value" if record.best_value is None else f"{objective} {record.best_value:.4f}"
+            cli.say(f"trial {record.trial:<3} again on seed {record.seed}: {record.state}, {value}")
+
+    return announce
+
+
+def outcome(content: Mapping[str, Any]) -> str:
+    """Say in one sentence what a search found."""
+    best, default, metric, confirm = content["best"], content["default"]["value"], content["metric"], content["confirm"]
+    test = f"; on test {content['test'][metric]:.4f}" if metric in (content["test"] or {}) else ""
+    if confirm is None:
+        against = "" if default is None else f" against {default:.4f} with the default settings"
+        place = f"trial {best['trial']}, epoch {best['epoch']}"
+        return f"Best: {place}, validation {metric} {best['value']:.4f}{against}{test}."
+    by_trial = {found["trial"]: found for found in confirm["candidates"]}
+    winner, other = by_trial[confirm["winner"]], by_trial.get(0)
+    against = "" if other is None or winner is other else f" against {_mean(other)} with the default settings"
+    ties = ", ".join(map(str, confirm["tie_with"]))
+    tie = f"; a tie with trial {ties}" if ties else ""
+    mean = f"validation {metric} {_mean(winner)} over {len(confirm['seeds'])} fresh seeds"
+    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}."
+
+
+def _mean(candidate: Mapping[str, Any]) -> str:
+    low, high = candidate["interval"]
+    return f"{candidate['mean']:.4f} ({low:.4f} to {high:.4f})"
+
+
 def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> None:
     from t5ray.tracking import ui_command
 
-    best, default, metric = content["best"], content["default"]["value"], content["metric"]
     bundle = f"{folder}/best"
-    against = "" if default is None else f" against {default:.4f} with the default settings"
-    test = f"; on test {content['test'][metric]:.4f}" if metric in (content["test"] or {}) else ""
     cli.close(
-        f"Best: trial {best['trial']}, epoch {best['epoch']}, validation {metric} {best['value']:.4f}{against}{test}. "
-        f"Bundle: {bundle}",
+        f"{outcome(content)} Bundle: {bundle}",
         {
             "judge it": cli.to_judge(bundle, str(settings.data.path), settings.data.columns),
             "score rows": cli.to_score(bundle),

@@ -9,7 +9,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,6 +63,11 @@ class TokenisedData:
     """Key of the cache entry: changes with examples, tokenizer and lengths."""
     reused: bool
     """True where an entry of the cache was opened and nothing was tokenised."""
+
+    def without_test(self) -> "TokenisedData":
+        """Return the same without test rows: what is handed to training, so that nothing can be chosen by them."""
+        ids, offsets = np.zeros(0, np.int32), np.zeros(1, np.int64)
+        return replace(self, test=TokenisedSplit(ids, offsets, ids, offsets), test_references=())
 
 
 def tokenise(

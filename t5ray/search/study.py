@@ -212,7 +212,7 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
     spec = TrialSpec(
         SlotSpec(
             model=prepared.model,
-            data=ray.put(prepared.data),
+            data=ray.put(prepared.data.without_test()),
             num_workers=resources.workers_per_trial,
             cpus_per_worker=resources.cpus_per_worker,
             gpus_per_worker=resources.gpus_per_worker,

@@ -18,6 +18,10 @@ import ray.util
 import torch
 from transformers import AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
+from t5ray.model.loading import LoadedModel
+from t5ray.search import conclude
+from t5ray.training.outcome import judge_on_test
+from t5ray.training.prepare import Prepared
 from t5ray.tune import main as tune
 from tests.tiny import make_tiny_t5
 
@@ -101,6 +105,36 @@ def test_a_search_from_data_to_bundle(local_ray: None, folder: Path, words: Path
     extended = result(folder)["trials"]
     assert extended[:5] == trials
     assert [t["trial"] for t in extended] == list(range(7))
+
+
+def test_the_best_are_trained_again_on_fresh_seeds_and_the_winner_of_those_is_published(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+
+    def judge(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
+        looks.append(prepared)
+        return judge_on_test(prepared, loaded)
+
+    monkeypatch.setattr(conclude, "judge_on_test", judge)
+    flags = {"num-trials": 2, "max-epochs": 2, "confirm-seeds": 2, "tracking-uri": "none"}
+    assert tune(arguments(words, tiny_t5, **flags)) == 0
+    assert len(looks) == 1  # the winner, once
+    found = result(folder)
+    confirm = found["confirm"]
+    assert (confirm["seeds"], {c["trial"] for c in confirm["candidates"]}) == ([1, 2], {0, 1})
+    best = max(confirm["candidates"], key=lambda c: (c["mean"], found["trials"][c["trial"]]["best_value"], -c["trial"]))
+    assert confirm["winner"] == best["trial"]
+    assert found["best"] | {"epoch": 0} == {"trial": best["trial"], "value": best["values"][1], "epoch": 0, "seed": 2}
+    assert all(c["interval"][0] <= c["mean"] <= c["interval"][1] for c in confirm["candidates"])
+
+    folder = folder / "runs/words"
+    assert [path.name for path in (folder / "state/trials").iterdir()] == [f"{best['trial']}-seed2"]
+    card = json.loads((folder / "best/t5ray.json").read_text())
+    assert card["training"] == card["training"] | found["trials"][best["trial"]]["params"] | {"seed": 2}
+    assert card["metrics"]["accuracy"] == best["values"][1]
+    rows = json.loads((folder / f"state/confirm/{best['trial']}-seed2.json").read_text())
+    assert len(rows["predictions"]) == confirm["rows"]
 
 
 def test_failed_trials_end_neither_the_search_nor_their_slot_and_the_end_says_why(
