@@ -66,7 +66,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
                     prepared,
                     folder,
                     tracker,
-                    on_tick=lambda done, total, loss: advance(done, f"loss {loss:.3f}", total),
+                    on_tick=lambda pulse: advance(pulse.step, pulse.shown, pulse.num_steps),
                 )
         except KeyboardInterrupt:
             cli.say(f"\nInterrupted. Go on with: {cli.again('train', name=settings.name, resume=True)}")

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from t5ray.config.base import Settings
-from t5ray.config.fields import Precision, refuse_fp16
+from t5ray.config.fields import Precision, Seconds, refuse_fp16
 
 
 class TrainingConfig(Settings):
@@ -62,6 +62,26 @@ class TrainingConfig(Settings):
     """Share of the target probability spread over the vocabulary."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global L2 norm. None: they are not."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Judge and keep an exponential moving average of the weights with this decay per step. 0: the weights."""
+    freeze_embeddings: bool = False
+    """Keep the token embeddings as they are."""
+    freeze_encoder: bool = False
+    """Keep the encoder as it is, but for the embeddings, which it shares with the decoder."""
+    freeze_layers: int = Field(default=0, ge=0)
+    """Keep the first blocks of the encoder and of the decoder as they are: this many of each."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor of the learning rate from each block to the one below it, in both stacks; embeddings come last."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Evaluations without gain after which a run ends. None: never."""
+    early_stopping_metric: str | None = None
+    """What must gain: a metric of the task, validation_loss or train_loss. None: the objective."""
+    early_stopping_min_gain: float = Field(default=0.0, ge=0)
+    """A gain must be larger than this."""
+    evaluate_every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between evaluations within an epoch; each epoch's end is always judged. None: only that."""
+    checkpoint_every_s: Seconds | None = Field(default=None, gt=0)
+    """Save the state to resume from this often within an epoch: seconds, or text such as 10m. None: after epochs."""
     precision: Precision = "auto"
     """bf16 runs matrix products in bfloat16 over fp32 weights; auto takes it where the hardware has it."""
     gradient_checkpointing: bool = False
@@ -102,7 +122,14 @@ class TrainingConfig(Settings):
         return set(cls.model_fields) - NOT_SEARCHABLE
 
 
-NOT_SEARCHABLE = {"max_epochs", "validation_rows", "seed", "micro_batch_tokens"}
+NOT_SEARCHABLE = {
+    "max_epochs",
+    "validation_rows",
+    "seed",
+    "micro_batch_tokens",
+    "checkpoint_every_s",
+    "evaluate_every_steps",
+}
 PRESETS: dict[str, dict[str, object]] = {
     "none": {},
     # transformers' advice for T5: "typically, 1e-4 and 3e-4 work well for most problems"

@@ -10,7 +10,7 @@ import ray
 import ray.tune
 
 from t5ray.cluster import Cluster, free_bytes
-from t5ray.config import ResourcesConfig, SearchSpace, dump_yaml
+from t5ray.config import ResourcesConfig, SearchSpace, TrainingConfig, dump_yaml
 from t5ray.errors import ClusterError, ConfigError
 from t5ray.search.confirm import BEST_OF, Confirmation, num_missing
 from t5ray.search.journal import open_storage
@@ -22,6 +22,7 @@ from t5ray.search.searcher import StudySearch
 from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
+from t5ray.training.checkpoint import weights_on_disk
 from t5ray.training.outcome import identity_of, public, require_same
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
@@ -119,17 +120,16 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
     return max(1, min(most, asked or most, num_trials))
 
 
-def require_disk(model: str, storage: Path, slots: int) -> None:
+def require_disk(model: str, training: TrainingConfig, storage: Path, slots: int) -> None:
     """Refuse a search whose checkpoints the disk cannot hold.
 
-    A running trial keeps its best weights and its last state (weights and two moments), each beside its successor while
-    that is written: 8 times the weights; the best trial so far keeps its weights.
+    A running trial keeps its best weights and its last two states; the best trial so far keeps its weights.
 
     Raises:
         ClusterError: there is less free space than that. Models that are not on this disk yet are not counted.
     """
-    weights = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
-    needed, free = (8 * slots + 1) * weights, free_bytes(storage)
+    size = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
+    needed, free = (weights_on_disk(training) * slots + 1) * size, free_bytes(storage)
     if free is not None and free < needed:
         raise ClusterError(
             f"{storage}: the disk must hold the checkpoints of {slots} trials at a time, {needed / 2**30:.1f} GiB, "
@@ -160,7 +160,7 @@ def run_search(
         return
     runs = missing + (BEST_OF + 1) * len(ledger.confirm_seeds)  # fewer where the default is among the best
     slots = concurrency(config.resources, cluster, config.search.max_concurrent, missing or num_missing(ledger))
-    require_disk(prepared.model, workspace.folder, slots)
+    require_disk(prepared.model, config.training, workspace.folder, slots)
     searcher = StudySearch(
         space,
         ledger,

@@ -2,7 +2,10 @@
 
     plan.py        what a run is told, and what it tells
     loop.py        epochs, validation, checkpoints; plain PyTorch, no Ray
+    trainee.py     a model made ready for one run, and its state
     step.py        one optimizer step over micro-batches and workers
+    course.py      what one epoch has gathered so far
+    stopping.py    early stopping
     validation.py  loss and metrics on held-out rows, on real generations
     rows.py        held-out rows one by one, for comparisons in pairs
     checkpoint.py  what is on disk of a run: best weights, last state

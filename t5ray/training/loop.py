@@ -1,4 +1,4 @@
-"""The training loop: epochs of optimizer steps, each followed by validation, a checkpoint and a report.
+"""The training loop: epochs of optimizer steps, judged, saved and reported.
 
 Plain PyTorch. It knows no Ray: it is handed a model, tokenised data, a group of workers and two callables.
 """
@@ -6,22 +6,34 @@ Plain PyTorch. It knows no Ray: it is handed a model, tokenised data, a group of
 import math
 import time
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from t5ray.cluster import upload_dir
 from t5ray.data.batches import epoch_steps, num_steps
-from t5ray.data.tokens import TokenisedData, TokenisedSplit
+from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel
-from t5ray.model.numeric import autocast, resolve_precision, set_dropout
-from t5ray.model.optim import build_optimizer, learning_rate_at, set_learning_rate
-from t5ray.training.checkpoint import BEST, Progress, drop_last, load_last, save_best, save_last
+from t5ray.model.numeric import autocast, resolve_precision
+from t5ray.model.optim import learning_rate_at, set_learning_rate
+from t5ray.training.checkpoint import (
+    BEST,
+    Progress,
+    drop_last,
+    load_last,
+    random_state,
+    save_best,
+    save_last,
+    set_random_state,
+)
+from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
-from t5ray.training.plan import EpochReport, Report, RunFailed, RunPlan, Tick
-from t5ray.training.step import EpochSums, optimizer_step
-from t5ray.training.validation import Validation, fixed_sample, validate
+from t5ray.training.plan import Evaluation, Pulse, Report, RunFailed, RunPlan, Tick
+from t5ray.training.step import optimizer_step
+from t5ray.training.stopping import should_stop
+from t5ray.training.trainee import Trainee, made_ready
+from t5ray.training.validation import fixed_sample, validate
 
 HISTORY_POINTS = 20
 """Points of the step curves that each epoch reports."""
@@ -36,7 +48,7 @@ def fine_tune(
     report: Report,
     tick: Tick,
 ) -> Progress:
-    """Train until the last epoch, or until `report` says stop.
+    """Train until the last epoch, until patience is over, or until `report` says stop.
 
     A run whose folder holds a state goes on from there, and first reports again what it had reported.
 
@@ -44,136 +56,166 @@ def fine_tune(
         loaded: pristine weights on this worker; trained in place.
         report: called on worker 0 only; its answer holds for the group.
     Raises:
-        RunFailed: the loss is not finite, or the GPU's memory does not hold one micro-batch.
+        RunFailed: the loss is not finite, the GPU's memory does not hold one micro-batch, or the settings do not fit
+            the model.
     """
     torch.manual_seed(plan.config.seed + group.rank)
-    set_dropout(loaded.model, plan.config.dropout)
-    model = loaded.model.to(group.device).train()
-    model.activation_checkpointing_disable()
-    if plan.config.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    optimizer = build_optimizer(model, plan.config)
-    progress = _restore(model, optimizer, plan, group)
-    for earlier in progress.reports:
-        if not group.broadcast(group.rank > 0 or report(earlier)):
-            return progress
-    forward = DistributedDataParallel(model) if group.size > 1 else model
     try:
-        for epoch in range(progress.epoch + 1, plan.config.max_epochs + 1):
-            trained = _train_epoch(forward, optimizer, data.train, plan, epoch, group, tick)
-            started = time.perf_counter()
-            validation = _validate(loaded, data, plan, group)
-            validated = time.perf_counter()
-            outcome = _note(progress, plan, epoch, trained, validation, validated - started)
-            if group.rank == 0:
-                _save(plan, loaded, optimizer, progress, last=not outcome["final"])
-            outcome["save_s"] = time.perf_counter() - validated
-            if not group.broadcast(group.rank > 0 or report(outcome)):
-                break
+        with made_ready(loaded, plan.config, group) as trainee:
+            return _Run(trainee, data, plan, group, report, tick).go()
     except torch.cuda.OutOfMemoryError as exc:
         raise RunFailed(f"out of GPU memory with micro_batch_tokens={plan.config.micro_batch_tokens}: {exc}") from exc
-    if group.rank == 0:
-        drop_last(plan.folder)
-    return progress
 
 
-def _save(
-    plan: RunPlan, loaded: LoadedModel, optimizer: torch.optim.Optimizer, progress: Progress, *, last: bool
-) -> None:
-    """Keep the weights where this epoch is the best, and the state to go on from where epochs are left."""
-    if progress.best_epoch == progress.epoch:
-        save_best(plan.folder, loaded)
-        if plan.remote is not None:
-            upload_dir(plan.folder / BEST, f"{plan.remote}/{BEST}")
-    if last:
-        save_last(plan.folder, loaded.model, optimizer, progress)
+class _Run:
+    """One run, on one worker. Every worker of the group goes through the same calls in the same order."""
 
+    def __init__(
+        self, trainee: Trainee, data: TokenisedData, plan: RunPlan, group: Group, report: Report, tick: Tick
+    ) -> None:
+        self.trainee, self.data, self.plan, self.config = trainee, data, plan, plan.config
+        self.group, self.report, self.tick = group, report, tick
+        self.per_epoch = num_steps(len(data.train), self.config.batch_size)
+        self.every = max(1, self.per_epoch // HISTORY_POINTS)
+        self.progress = self._restored()
+        self.saved_at = time.monotonic()
 
-def _restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, plan: RunPlan, group: Group) -> Progress:
-    """Go on from the folder's state where every worker can read the same one."""
-    if not all(group.gather((plan.folder / "last.pt").exists())):
-        return Progress()
-    progress = load_last(plan.folder, model, optimizer) or Progress()
-    if len(set(group.gather(progress.epoch))) > 1:
-        raise RunFailed(f"{plan.folder}: every worker must read the same state. Use storage that all nodes share.")
-    return progress
+    def go(self) -> Progress:
+        """Run from where the last state was saved."""
+        going = all(self._tell(earlier) for earlier in self.progress.reports)
+        while going:
+            outcome = self._epoch(self.progress.epoch + 1)
+            going = self._tell(outcome) and not outcome["final"]
+        if self.group.rank == 0:
+            drop_last(self.plan.folder)
+        return self.progress
 
+    def _tell(self, report: dict[str, Any]) -> bool:
+        return self.group.broadcast(self.group.rank > 0 or self.report(report))
 
-def _train_epoch(
-    forward: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    split: TokenisedSplit,
-    plan: RunPlan,
-    epoch: int,
-    group: Group,
-    tick: Tick,
-) -> EpochSums:
-    config = plan.config
-    per_epoch = num_steps(len(split), config.batch_size)
-    total = per_epoch * config.max_epochs
-    sums = EpochSums(step=(epoch - 1) * per_epoch, history=[])
-    every = max(1, per_epoch // HISTORY_POINTS)
-    started = time.perf_counter()
-    for step in epoch_steps(
-        split,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        micro_batch_tokens=config.micro_batch_tokens,
-        seed=config.seed,
-        epoch=epoch,
-        rank=group.rank,
-        world_size=group.size,
-    ):
-        rate = learning_rate_at(sums.step, per_epoch, config)
-        set_learning_rate(optimizer, rate)
-        loss, norm = optimizer_step(forward, optimizer, split, step, config, group, sums)
-        sums.step += 1
-        if sums.history is not None and sums.step % every == 0:
-            sums.history.append({"step": sums.step, "loss": loss, "learning_rate": rate, "grad_norm": norm})
-        if group.rank == 0:
-            tick(sums.step, total, loss)
-    sums.seconds = time.perf_counter() - started
-    return sums
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch, or the rest of one that was cut off, and return its report."""
+        course = EpochCourse.restored(self.progress.inside, self.group)
+        stopped = False
+        for step in islice(self._steps(epoch), self.progress.step - (epoch - 1) * self.per_epoch, None):
+            self._step(step, course)
+            done = self.progress.step - (epoch - 1) * self.per_epoch
+            within = done < self.per_epoch
+            if within and self.config.evaluate_every_steps and done % self.config.evaluate_every_steps == 0:
+                stopped = self._evaluate(epoch, course)
+                if stopped:
+                    break
+            if within and self._checkpoint_is_due():
+                self._save(course)
+        if not stopped:
+            stopped = self._evaluate(epoch, course)
+        self.progress.epoch = epoch
+        final = stopped or epoch == self.config.max_epochs
+        outcome = report_of(self.plan, self.progress, course, self.group, final=final, early_stopped=stopped)
+        self.progress.reports.append(outcome)
+        if not final:
+            outcome["save_s"] += self._save(None)
+        return outcome
 
-
-def _validate(loaded: LoadedModel, data: TokenisedData, plan: RunPlan, group: Group) -> Validation:
-    rows = fixed_sample(len(data.validation), plan.config.validation_rows)
-    with autocast(resolve_precision(plan.config.precision, group.device), group.device):
-        return validate(
-            loaded, data.validation, data.validation_references, plan.task, plan.decode, rows=rows, group=group
-        )
-
-
-def _note(
-    progress: Progress, plan: RunPlan, epoch: int, trained: EpochSums, validation: Validation, validate_s: float
-) -> dict[str, Any]:
-    """Put the epoch into the progress and return its report."""
-    value = validation.loss if plan.objective == "validation_loss" else validation.metrics[plan.objective]
-    sign = 1 if plan.mode == "max" else -1
-    if not math.isfinite(value) or not math.isfinite(validation.loss):
-        raise RunFailed(f"validation must be finite, but {plan.objective} is {value} and the loss {validation.loss}")
-    if progress.best_value is None or sign * value > sign * progress.best_value:
-        progress.best_epoch, progress.best_value = epoch, value
-    progress.epoch, progress.step = epoch, trained.step
-    report = asdict(
-        EpochReport(
+    def _steps(self, epoch: int) -> Any:
+        config, group = self.config, self.group
+        return epoch_steps(
+            self.data.train,
+            batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size,
+            micro_batch_tokens=config.micro_batch_tokens,
+            seed=config.seed,
             epoch=epoch,
-            step=trained.step,
-            value=value,
-            train_loss=trained.loss / max(1, trained.target_tokens),
-            validation_loss=validation.loss,
-            metrics=validation.metrics,
-            hit_cap=validation.hit_cap,
-            best_epoch=progress.best_epoch,
-            best_value=progress.best_value,
-            final=epoch == plan.config.max_epochs,
-            tokens_per_s=trained.real_tokens / max(trained.seconds, 1e-9),
-            padding_share=1 - trained.real_tokens / max(1, trained.padded_tokens),
-            train_s=trained.seconds,
-            validate_s=validate_s,
-            save_s=0.0,
-            history=trained.history or [],
+            rank=group.rank,
+            world_size=group.size,
         )
-    )
-    progress.reports.append(report)
-    return report
+
+    def _step(self, step: Any, course: EpochCourse) -> None:
+        """Make one optimizer step and note it."""
+        started = time.perf_counter()
+        trainee, sums = self.trainee, course.sums
+        rate = learning_rate_at(self.progress.step, self.per_epoch, self.config)
+        set_learning_rate(trainee.optimizer, rate)
+        loss, norm = optimizer_step(
+            trainee.forward, trainee.optimizer, self.data.train, step, self.config, self.group, sums
+        )
+        if trainee.average is not None:
+            trainee.average.update()
+        self.progress.step += 1
+        sums.step = self.progress.step
+        sums.seconds += time.perf_counter() - started
+        if sums.step % self.every == 0:
+            course.note(loss, rate, norm, self.group)
+        if self.group.rank == 0:
+            speed = self.group.size * sums.real_tokens / max(sums.seconds, 1e-9)
+            self.tick(Pulse(sums.step, self.per_epoch * self.config.max_epochs, loss, rate, speed))
+
+    def _evaluate(self, epoch: int, course: EpochCourse) -> bool:
+        """Judge the weights of this step, keep them if none were better, and say whether patience is over."""
+        started = time.perf_counter()
+        with self.trainee.as_published() as loaded:
+            found = self._validate(loaded, course)
+            judged = time.perf_counter()
+            if self._is_best(found):
+                self.progress.best_epoch, self.progress.best_step = epoch, found.step
+                self.progress.best_value = found.value
+                self._keep(loaded)
+        course.evaluations.append(asdict(found))
+        course.validate_s += judged - started
+        course.save_s += time.perf_counter() - judged
+        return should_stop(self.plan, [*self.progress.evaluations, *course.evaluations])
+
+    def _validate(self, loaded: LoadedModel, course: EpochCourse) -> Evaluation:
+        data, plan = self.data, self.plan
+        rows = fixed_sample(len(data.validation), plan.config.validation_rows)
+        with autocast(resolve_precision(plan.config.precision, self.group.device), self.group.device):
+            found = validate(
+                loaded, data.validation, data.validation_references, plan.task, plan.decode, rows=rows, group=self.group
+            )
+        value = found.loss if plan.objective == "validation_loss" else found.metrics[plan.objective]
+        if not math.isfinite(value) or not math.isfinite(found.loss):
+            raise RunFailed(f"validation must be finite, but {plan.objective} is {value} and the loss {found.loss}")
+        return Evaluation(self.progress.step, value, course.train_loss, found.loss, found.metrics, found.hit_cap)
+
+    def _is_best(self, found: Evaluation) -> bool:
+        sign, best = (1 if self.plan.mode == "max" else -1), self.progress.best_value
+        return best is None or sign * found.value > sign * best
+
+    def _keep(self, loaded: LoadedModel) -> None:
+        """Write the best weights, here and where the driver can read them."""
+        if self.group.rank > 0:
+            return
+        save_best(self.plan.folder, loaded)
+        if self.plan.remote is not None:
+            upload_dir(self.plan.folder / BEST, f"{self.plan.remote}/{BEST}")
+
+    def _checkpoint_is_due(self) -> bool:
+        """Say whether it is time to save a state within the epoch; worker 0's clock decides."""
+        every = self.config.checkpoint_every_s
+        return every is not None and self.group.broadcast(time.monotonic() - self.saved_at >= every)
+
+    def _save(self, course: EpochCourse | None) -> float:
+        """Save all that the rest of the run depends on, and return the seconds it took."""
+        started = time.perf_counter()
+        self.progress.inside = None if course is None else course.plain(self.group)
+        state = {**self.trainee.state(), "random": self.group.gather(random_state())}
+        if self.group.rank == 0:
+            save_last(self.plan.folder, state, self.progress)
+        self.saved_at = time.monotonic()
+        return time.perf_counter() - started
+
+    def _restored(self) -> Progress:
+        """Go on from the folder's state, which every worker must be able to read."""
+        found = load_last(self.plan.folder)
+        steps = self.group.gather(-1 if found is None else found[1].step)
+        if len(set(steps)) > 1:
+            raise RunFailed(
+                f"{self.plan.folder}: every worker must read the same state. Use storage that all nodes share."
+            )
+        if found is None:
+            return Progress()
+        state, progress = found
+        self.trainee.load_state(state)
+        if len(state["random"]) == self.group.size:  # with another number of workers, their seeds must do
+            set_random_state(state["random"][self.group.rank])
+        return progress

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from t5ray.training.plan import RunPlan
+from t5ray.training.plan import Pulse, RunPlan
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Talk:
     messages: list[Message] = field(default_factory=list)
     verdicts: dict[int, bool] = field(default_factory=dict)
     over: bool = False
-    tick: tuple[int, int, float] | None = None
+    pulse: Pulse | None = None
 
 
 class Mailbox:
@@ -89,9 +89,9 @@ class Mailbox:
         """Wait until the workers have left the job."""
         return bool(self._wait(lambda: True if self._talk.over or not self._is(job) else None, wait_s))
 
-    def last_tick(self) -> tuple[int, int, float] | None:
-        """Return (steps done, steps in all, loss) as last heard."""
-        return self._talk.tick
+    def last_pulse(self) -> Pulse | None:
+        """Return where the job is, as last heard."""
+        return self._talk.pulse
 
     def close(self) -> None:
         """Tell the workers that no job will come."""
@@ -140,9 +140,9 @@ class Mailbox:
                 self._talk.over = True
                 self._changed.notify_all()
 
-    def tick(self, done: int, total: int, loss: float) -> None:
+    def tick(self, pulse: Pulse) -> None:
         """Say how far the job is."""
-        self._talk.tick = (done, total, loss)
+        self._talk.pulse = pulse
 
     def _is(self, job: int) -> bool:
         return self._job is not None and self._job.number == job

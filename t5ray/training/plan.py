@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
 
@@ -34,8 +34,30 @@ class RunPlan:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What one look at the validation rows gave."""
+
+    step: int
+    """Optimizer steps so far."""
+    value: float
+    """The objective."""
+    train_loss: float
+    """Mean cross-entropy per target token over the epoch so far, label smoothing included."""
+    validation_loss: float
+    metrics: dict[str, float]
+    """The task's metrics on generations of the validation sample."""
+    hit_cap: float
+    """Share of those generations that were cut at the output cap."""
+
+
+@dataclass(frozen=True)
 class EpochReport:
-    """What one epoch gave."""
+    """What one epoch gave.
+
+    Reports are what a search compares: ASHA's rungs, `best_epoch` and search.json count epochs, however often an epoch
+    is judged. With `evaluate_every_steps`, `value`, `validation_loss`, `metrics` and `hit_cap` are those of the best
+    evaluation of the epoch, whose weights are the ones kept; `evaluations` has them all.
+    """
 
     epoch: int
     """Counted from 1."""
@@ -52,8 +74,14 @@ class EpochReport:
     """Share of those generations that were cut at the output cap."""
     best_epoch: int
     best_value: float
+    best_step: int
+    """Optimizer steps behind the weights that are kept."""
     final: bool
     """True for the last epoch of the run."""
+    early_stopped: bool
+    """Whether it is the last because the patience of early stopping is over; it may then be cut short."""
+    evaluations: list[dict[str, Any]]
+    """Every `Evaluation` of the epoch, as a dict."""
     tokens_per_s: float
     """Real (non-padding) input and target tokens per second of training, over all workers."""
     padding_share: float
@@ -62,10 +90,30 @@ class EpochReport:
     validate_s: float
     save_s: float
     history: list[dict[str, float]]
-    """step, loss, learning_rate and grad_norm at some steps of the epoch."""
+    """step, loss, learning_rate, grad_norm, tokens_per_s, padding_share and memory_bytes at some steps of the epoch."""
 
 
 Report = Callable[[dict[str, Any]], bool]
 """Takes an `EpochReport` as a dict on worker 0; returns whether to go on."""
-Tick = Callable[[int, int, float], None]
-"""Takes steps done, steps in all, and the loss, after each step on worker 0."""
+
+
+class Pulse(NamedTuple):
+    """Where a run is, after a step."""
+
+    step: int
+    """Optimizer steps done."""
+    num_steps: int
+    """Optimizer steps in all."""
+    loss: float
+    learning_rate: float
+    tokens_per_s: float
+    """Real tokens per second of training in this epoch, over all workers."""
+
+    @property
+    def shown(self) -> str:
+        """What a progress bar says."""
+        return f"loss {self.loss:.3f}, learning rate {self.learning_rate:.2e}, {self.tokens_per_s:,.0f} tokens/s"
+
+
+Tick = Callable[[Pulse], None]
+"""Called after each step on worker 0."""

@@ -22,6 +22,7 @@ from t5ray.model.loading import (
 )
 from t5ray.text.lint import lint_task
 from t5ray.text.tasks import resolve_task
+from t5ray.training.stopping import LOSSES
 
 HEAD_ROOM = 1.25
 """Output cap over the longest target that training sees."""
@@ -58,6 +59,7 @@ def prepare(config: RunConfig, cache: Path) -> Prepared:
     path, task_name, model = _required(config)
     task = resolve_task(task_name, source_language=config.source_language, target_language=config.target_language)
     objective, mode = choose_objective(config.search.metric, task)
+    check_stopping(config.training.early_stopping_metric, task)
     splits = read_splits(config.data.model_copy(update={"path": path}), task)
     if is_bare(model):
         model = str(initialise(model, cache, seed=config.training.seed))
@@ -105,6 +107,20 @@ def choose_objective(asked: str | None, task: TaskConfig) -> tuple[str, Literal[
             f"search.metric: must be a metric of task {task.name}, but got {asked!r}. {did_you_mean(asked, known)}"
         )
     return asked or task.metrics[0], "max"
+
+
+def check_stopping(metric: str | None, task: TaskConfig) -> None:
+    """Check that early stopping watches something that is recorded.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    known = (*LOSSES, *task.metrics)
+    if metric is not None and metric not in known:
+        raise ConfigError(
+            f"training.early_stopping_metric: must be a loss or a metric of task {task.name}, but got {metric!r}. "
+            f"{did_you_mean(metric, known)}"
+        )
 
 
 def _skipped(lines: Sequence[str]) -> list[str]:

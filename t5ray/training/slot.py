@@ -84,7 +84,7 @@ class Slot:
         """Wait for the next epoch's report, or the failure of the run.
 
         Args:
-            on_tick: called about once a second with the running job's steps done, steps in all, and loss.
+            on_tick: called about once a second with where the running job is.
         Raises:
             ClusterError: the group has died more often than it may be restarted.
         """
@@ -95,9 +95,9 @@ class Slot:
                 self._heard += 1
                 return message
             self._raise_if_dead()
-            tick = self.mailbox.last_tick() if on_tick else None
-            if on_tick and tick:
-                on_tick(*tick)
+            pulse = self.mailbox.last_pulse() if on_tick else None
+            if on_tick and pulse:
+                on_tick(pulse)
 
     def decide(self, epoch: int, *, go_on: bool) -> None:
         """Answer the report of an epoch."""

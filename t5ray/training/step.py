@@ -27,7 +27,6 @@ class EpochSums:
     real_tokens: int = 0
     padded_tokens: int = 0
     seconds: float = 0.0
-    history: list[dict[str, float]] | None = None
 
 
 def optimizer_step(

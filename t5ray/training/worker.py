@@ -46,7 +46,7 @@ def serve(setup: WorkerSetup) -> None:
     data: TokenisedData = ray.get(setup.data)
     device = default_device()
     loaded.model.to(device)
-    pristine = {name: value.detach().clone() for name, value in loaded.model.state_dict().items()}
+    warm = WarmModel(loaded)
     group = Group(device)
     done = 0
     while True:
@@ -54,16 +54,24 @@ def serve(setup: WorkerSetup) -> None:
         if job == "closed":
             return
         if isinstance(job, Job):
-            _restore_weights(loaded.model, pristine)
-            _do(job, loaded, data, group, setup.mailbox)
+            _do(job, warm.pristine(), data, group, setup.mailbox)
             done = job.number
 
 
-@torch.no_grad()
-def _restore_weights(model: torch.nn.Module, pristine: dict[str, torch.Tensor]) -> None:
-    for name, value in model.state_dict().items():
-        value.copy_(pristine[name])
-    model.zero_grad(set_to_none=True)
+class WarmModel:
+    """A loaded model that is as it was loaded whenever it is asked for."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._weights = {name: value.detach().clone() for name, value in loaded.model.state_dict().items()}
+
+    @torch.no_grad()
+    def pristine(self) -> LoadedModel:
+        """Return the model with the weights it came with."""
+        for name, value in self._loaded.model.state_dict().items():
+            value.copy_(self._weights[name])
+        self._loaded.model.zero_grad(set_to_none=True)
+        return self._loaded
 
 
 def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbox: Mailbox | RemoteMailbox) -> None:
@@ -82,7 +90,7 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
             job.plan,
             group=group,
             report=report,
-            tick=lambda done, total, loss: mailbox.tick(done, total, loss) if ticks.due(done, {total}) else None,
+            tick=lambda pulse: mailbox.tick(pulse) if ticks.due(pulse.step, {pulse.num_steps}) else None,
         )
         if job.plan.judge_rows and group.rank == 0 and progress.reports[-1]["final"]:
             mailbox.post(job.number, Message(rows=asdict(judge_rows(job.plan, data, group.device))))

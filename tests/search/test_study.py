@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t5ray.cluster import Cluster
-from t5ray.config import ResourcesConfig
+from t5ray.config import ResourcesConfig, TrainingConfig
 from t5ray.errors import ClusterError, ConfigError
 from t5ray.search import study
 from t5ray.search.conclude import why_all_failed
@@ -45,9 +45,9 @@ def test_a_trial_larger_than_the_cluster_is_refused() -> None:
 def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     monkeypatch.setattr(study, "free_bytes", lambda path: 17_000)
-    require_disk(str(tmp_path), tmp_path, slots=2)
+    require_disk(str(tmp_path), TrainingConfig(), tmp_path, slots=2)
     with pytest.raises(ClusterError, match="must hold the checkpoints of 3 trials at a time"):
-        require_disk(str(tmp_path), tmp_path, slots=3)
+        require_disk(str(tmp_path), TrainingConfig(), tmp_path, slots=3)
 
 
 def test_folders_are_not_mixed_up(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The loop learns, repeats itself bit by bit, survives interruption, and does not depend on memory."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,7 @@ from t5ray.model.loading import LoadedModel, load_model
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.plan import RunFailed, RunPlan
-
-Weights = dict[str, torch.Tensor]
-
-
-def go_on(_: dict[str, Any]) -> bool:
-    return True
-
-
-def run(
-    model: Path, data: TokenisedData, plan: RunPlan, report: Callable[[dict[str, Any]], bool] = go_on
-) -> tuple[list[dict[str, Any]], Weights]:
-    torch.manual_seed(99)  # what the process did before must not matter
-    loaded = load_model(str(model))
-    reports: list[dict[str, Any]] = []
-
-    def note(epoch_report: dict[str, Any]) -> bool:
-        reports.append(epoch_report)
-        return report(epoch_report)
-
-    fine_tune(loaded, data, plan, group=Group(), report=note, tick=lambda done, total, loss: None)
-    return reports, {k: v.clone() for k, v in loaded.model.state_dict().items()}
-
-
-def curves(reports: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
-    return [(r["train_loss"], r["validation_loss"], r["value"]) for r in reports]
+from tests.training.running import Weights, curves, go_on, run
 
 
 def test_the_loss_falls_below_guessing(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
@@ -68,44 +43,6 @@ def test_the_same_plan_gives_the_same_bits(tiny_t5: Path, data: TokenisedData, p
     one, weights = run(tiny_t5, data, plan)
     two, again = run(tiny_t5, data, replace(plan, folder=tmp_path / "second"))
     assert curves(one) == curves(two)
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-
-
-def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
-) -> None:
-    undisturbed, weights = run(tiny_t5, data, plan)
-    cut_off = replace(plan, folder=tmp_path / "cut-off")
-
-    def crash(report: dict[str, Any]) -> bool:
-        if report["epoch"] == 2:
-            raise KeyboardInterrupt
-        return True
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny_t5, data, cut_off, crash)
-    resumed, again = run(tiny_t5, data, cut_off)
-    assert curves(resumed) == curves(undisturbed)  # the first epochs are told again, not trained again
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-
-
-def test_a_half_written_state_falls_back_to_the_one_before(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
-) -> None:
-    undisturbed, weights = run(tiny_t5, data, plan)
-    cut_off = replace(plan, folder=tmp_path / "cut-off")
-
-    def crash_and_keep(report: dict[str, Any]) -> bool:
-        if report["epoch"] == 1:
-            (cut_off.folder / "last-but-one.pt").write_bytes((cut_off.folder / "last.pt").read_bytes())
-            (cut_off.folder / "last.pt").write_bytes(b"half")
-            raise KeyboardInterrupt
-        return True
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny_t5, data, cut_off, crash_and_keep)
-    resumed, again = run(tiny_t5, data, cut_off)
-    assert curves(resumed) == curves(undisturbed)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
@@ -138,7 +75,7 @@ def test_best_holds_the_weights_of_the_best_epoch(tiny_t5: Path, data: Tokenised
         snapshots.append({k: v.clone() for k, v in loaded.model.state_dict().items()})
         return True
 
-    progress = fine_tune(loaded, data, plan, group=Group(), report=snapshot, tick=lambda *_: None)
+    progress = fine_tune(loaded, data, plan, group=Group(), report=snapshot, tick=lambda pulse: None)
     best = AutoModelForSeq2SeqLM.from_pretrained(plan.folder / "best").state_dict()
     expected = snapshots[progress.best_epoch - 1]
     assert all(torch.equal(best[name], expected[name]) for name in best)
@@ -158,7 +95,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_cause(
     with torch.no_grad():
         loaded.model.shared.weight.fill_(math.inf)
     with pytest.raises(RunFailed, match="the loss must be finite, but is nan at step 1"):
-        fine_tune(loaded, data, plan, group=Group(), report=go_on, tick=lambda *_: None)
+        fine_tune(loaded, data, plan, group=Group(), report=go_on, tick=lambda pulse: None)
 
 
 def test_the_objective_may_be_the_validation_loss(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:

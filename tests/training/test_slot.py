@@ -1,5 +1,6 @@
 """Warm slots on a real Ray: as clean as a fresh process, and the same however many workers share a run."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import ray
 
 from t5ray.data.tokens import TokenisedData
+from t5ray.training.checkpoint import load_last
 from t5ray.training.plan import RunPlan
 from t5ray.training.slot import Slot, SlotSpec
 
@@ -54,19 +56,24 @@ def test_a_warm_slot_is_as_clean_as_a_fresh_process_and_survives_the_loss_of_its
         assert losses(follow(slot, replace(plan, folder=tmp_path / "fresh"))) == expected
         follow(slot, replace(plan, folder=tmp_path / "other", config=rough))
         assert losses(follow(slot, replace(plan, folder=tmp_path / "warm"))) == expected
-        assert losses(_with_a_kill(slot, replace(plan, folder=tmp_path / "killed"))) == expected
+        often = plan.config.model_copy(update={"checkpoint_every_s": 1e-3})
+        assert losses(_with_a_kill(slot, replace(plan, folder=tmp_path / "killed", config=often))) == expected
+    killed, undisturbed = (tmp_path / name / "best" / "model.safetensors" for name in ("killed", "here"))
+    assert killed.read_bytes() == undisturbed.read_bytes()
 
 
 def _with_a_kill(slot: Slot, plan: RunPlan) -> list[dict[str, Any]]:
-    """Follow a run whose worker is killed after its first epoch."""
+    """Follow a run whose worker is killed (SIGKILL) in its second epoch."""
     slot.start(plan)
     first = slot.next_message()
     assert first.report is not None
+    slot.decide(1, go_on=True)
+    while (saved := load_last(plan.folder)) is None or saved[1].step < 11:
+        time.sleep(0.001)
     workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
     assert len(workers) == 1
     workers[0].kill()
     reports = [first.report]
-    slot.decide(1, go_on=True)
     while not reports[-1]["final"]:
         message = slot.next_message()
         assert message.report is not None

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.optimization import Adafactor
 
 from t5ray.config import TrainingConfig
-from t5ray.model.optim.layers import decays
+from t5ray.model.optim.layers import decays, depth_below_top, num_blocks
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -30,17 +30,22 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Sort trained parameters by whether they decay."""
-    groups: dict[bool, dict[str, Any]] = {}
+    """Sort trained parameters by whether they decay and by how their learning rate is scaled (`lr_scale`).
+
+    Source: Howard & Ruder 2018 (discriminative fine-tuning); Clark et al. 2020 (ELECTRA's layer-wise decay).
+    """
+    blocks = num_blocks(model)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = config.weight_decay if decays(name) else 0.0
-            group = groups.setdefault(decays(name), {"params": [], "weight_decay": decay})
+            scale = config.layer_decay ** depth_below_top(name, blocks)
+            group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
             group["params"].append(parameter)
     return list(groups.values())
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group to its share of a value."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group["lr_scale"]

@@ -1,0 +1,80 @@
+"""A model made ready for one run, what updates it, and its state. When the run ends, the model is as it came."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from t5ray.config import TrainingConfig
+from t5ray.model.loading import LoadedModel
+from t5ray.model.numeric import set_dropout
+from t5ray.model.optim import WeightAverage, build_optimizer, frozen
+from t5ray.training.group import Group
+from t5ray.training.plan import RunFailed
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What the loop trains."""
+
+    loaded: LoadedModel
+    forward: torch.nn.Module
+    """The model, or what spreads it over workers."""
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    """The moving average that is judged and kept in the place of the weights."""
+
+    @contextmanager
+    def as_published(self) -> Iterator[LoadedModel]:
+        """Show the model with the weights that are judged and kept."""
+        with self.average.in_place() if self.average else nullcontext():
+            yield self.loaded
+
+    def state(self) -> dict[str, Any]:
+        """Return what changes while it trains: frozen weights are not part of it."""
+        average = self.average
+        return {
+            "weights": {name: weight.detach() for name, weight in self._trained()},
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if average is None else {"values": average.values, "steps": average.steps},
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take such a state on."""
+        for name, weight in self._trained():
+            weight.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.steps = state["average"]["steps"]
+            for mine, saved in zip(self.average.values, state["average"]["values"], strict=True):
+                mine.copy_(saved)
+
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((name, weight) for name, weight in self.loaded.model.named_parameters() if weight.requires_grad)
+
+
+@contextmanager
+def made_ready(loaded: LoadedModel, config: TrainingConfig, group: Group) -> Iterator[Trainee]:
+    """Set dropout, freeze, spread over workers and build what updates the model.
+
+    Args:
+        loaded: pristine weights on this worker; trained in place.
+    Raises:
+        RunFailed: the settings do not fit the model.
+    """
+    model = loaded.model.to(group.device).train()
+    set_dropout(model, config.dropout)
+    model.activation_checkpointing_disable()
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        with frozen(model, config):
+            forward = DistributedDataParallel(model) if group.size > 1 else model
+            average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+            yield Trainee(loaded, forward, build_optimizer(model, config), average)
+    except ValueError as exc:
+        raise RunFailed(str(exc)) from exc

@@ -1,0 +1,127 @@
+"""A run that is cut off anywhere goes on from its last whole state and ends with the bits of an undisturbed one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from t5ray.data.tokens import TokenisedData
+from t5ray.training.checkpoint import BEFORE_LAST, LAST, load_last
+from t5ray.training.plan import Pulse, RunPlan
+from tests.training.running import Weights, curves, go_on, run
+
+EVERYTHING = {
+    "optimizer": "adafactor",
+    "ema_decay": 0.9,
+    "freeze_embeddings": True,
+    "layer_decay": 0.8,
+    "evaluate_every_steps": 3,
+    "label_smoothing": 0.1,
+    "schedule": "cosine",
+    "warmup_steps": 4,
+}
+
+
+def cut_off_at(step: int) -> Callable[[Pulse], None]:
+    def pull_the_plug(pulse: Pulse) -> None:
+        if pulse.step == step:
+            raise KeyboardInterrupt
+
+    return pull_the_plug
+
+
+def told(reports: list[dict[str, Any]]) -> list[Any]:
+    """What must come out the same: all but seconds and memory."""
+    fields = ("epoch", "step", "value", "best_step", "best_value", "final", "evaluations")
+    points = [[(p["step"], p["loss"], p["grad_norm"], p["learning_rate"]) for p in r["history"]] for r in reports]
+    return [[r[name] for name in fields] for r in reports] + points + curves(reports)
+
+
+def same(one: Weights, other: Weights) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_cut_off_at_any_step_a_run_ends_with_the_bits_of_an_undisturbed_one(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    plan = replace(plan, config=plan.config.model_copy(update={"max_epochs": 2, **settings}))
+    undisturbed, weights = run(tiny_t5, data, plan)
+    often = replace(
+        plan, folder=tmp_path / "cut-off", config=plan.config.model_copy(update={"checkpoint_every_s": 1e-9})
+    )
+    for step in (1, 5, 8, 9, 14):
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_t5, data, often, tick=cut_off_at(step))
+    saved = load_last(often.folder)
+    assert saved is not None
+    assert saved[1].step == 13  # the step that was cut off is not in it
+    resumed, again = run(tiny_t5, data, often)
+    assert told(resumed) == told(undisturbed)
+    assert same(weights, again)
+    assert (often.folder / "best" / "model.safetensors").read_bytes() == (
+        plan.folder / "best" / "model.safetensors"
+    ).read_bytes()
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def lost(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [half, flipped, lost])
+def test_a_damaged_state_falls_back_to_the_one_before(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    undisturbed, weights = run(tiny_t5, data, plan)
+    cut_off = replace(plan, folder=tmp_path / "cut-off")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, cut_off, tick=cut_off_at(20))
+    assert {LAST, BEFORE_LAST} <= {path.name for path in cut_off.folder.iterdir()}
+    damage(cut_off.folder / LAST)
+    saved = load_last(cut_off.folder)
+    assert saved is not None
+    assert saved[1].epoch == 1
+    resumed, again = run(tiny_t5, data, cut_off)
+    assert told(resumed) == told(undisturbed)
+    assert same(weights, again)
+
+
+def test_with_both_states_damaged_a_run_begins_anew(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
+) -> None:
+    cut_off = replace(plan, folder=tmp_path / "cut-off")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, cut_off, tick=cut_off_at(20))
+    for name in (LAST, BEFORE_LAST):
+        half(cut_off.folder / name)
+    assert load_last(cut_off.folder) is None
+    assert told(run(tiny_t5, data, cut_off)[0]) == told(run(tiny_t5, data, plan)[0])
+
+
+def test_what_was_told_before_is_told_again_and_not_trained_again(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan
+) -> None:
+    def crash(report: dict[str, Any]) -> bool:
+        if report["epoch"] == 2:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, plan, crash)
+    steps: list[int] = []
+    reports, _ = run(tiny_t5, data, plan, go_on, lambda pulse: steps.append(pulse.step))
+    assert [report["epoch"] for report in reports] == [1, 2, 3]
+    assert steps == list(range(17, 25))
