@@ -10,6 +10,9 @@ from t5ray import cli
 if TYPE_CHECKING:
     from t5ray.config import RunConfig
 
+OUTBOX = "mlflow_outbox.jsonl"
+"""What could not be sent to MLflow yet, in the run's folder."""
+
 
 def command(
     ctx: typer.Context,
@@ -51,6 +54,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.training.prepare import prepare
     from t5ray.training.run import describe, open_folder, require_room, run_once
 
+    if resume and (sent := _send_rest(settings)) is not None:
+        return sent
     folder = open_folder(settings, resume=resume)
     prepared = prepare(settings, folder.parent / "cache")
     cli.tell(prepared.notes)
@@ -59,7 +64,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         return 0
     with connect(settings.address) as cluster:
         cli.tell(require_room(settings, cluster))
-        tracker = open_tracker(settings.tracking, outbox=folder / "mlflow_outbox.jsonl")
+        tracker = open_tracker(settings.tracking, outbox=folder / OUTBOX)
         try:
             with cli.progress("training", None) as advance:
                 outcome = run_once(
@@ -81,6 +86,19 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
             "compare runs": ui_command(settings.tracking.uri),
         },
     )
+    return 0
+
+
+def _send_rest(settings: "RunConfig") -> int | None:
+    """End a run that was resumed though it is finished: all that may be left is for MLflow. None: it is not."""
+    from t5ray.cluster import local_path
+    from t5ray.tracking import send_rest
+
+    folder = local_path(settings.storage) / str(settings.name)
+    if not (folder / "train.json").exists():
+        return None
+    cli.say(f"{folder}: this run is finished; nothing was trained again.")
+    cli.tell(send_rest(settings.tracking, folder / OUTBOX))
     return 0
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from t5ray.board import Board
     from t5ray.config import RunConfig
     from t5ray.search.ledger import TrialRecord
+=======
+    from t5ray.search.workspace import Workspace
 
 
 def command(
@@ -76,6 +78,8 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     space = load_space(settings.search.space)
     workspace = Workspace.of(settings)
     ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
+    if ledger is not None and ledger.finished and not extend and settings.search.num_trials <= len(ledger.trials):
+        return _send_rest(settings, workspace)
     prepared = prepare(settings, workspace.cache)
     cli.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
@@ -139,6 +143,15 @@ def outcome(content: Mapping[str, Any]) -> str:
 def _mean(candidate: Mapping[str, Any]) -> str:
     low, high = candidate["interval"]
     return f"{candidate['mean']:.4f} ({low:.4f} to {high:.4f})"
+
+
+def _send_rest(settings: "RunConfig", workspace: "Workspace") -> int:
+    """End a search that was resumed though it is finished: all that may be left is for MLflow."""
+    from t5ray.tracking import send_rest
+
+    cli.say(f"{workspace.shown}: this search is finished; nothing was trained again. --extend N adds trials.")
+    cli.tell(send_rest(settings.tracking, workspace.outbox))
+    return 0
 
 
 def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t5ray.errors import TrackingError
-from t5ray.tracking.outbox import Event, Kind, Outbox, read_events, write_events
+from t5ray.tracking.outbox import Event, Kind, Outbox, read_events
 from t5ray.tracking.store import HANDLE_PREFIX, MlflowStore
 from t5ray.tracking.tracker import NO_METRICS, NO_TAGS, NOTHING, Status
 from t5ray.tracking.uri import runs_url, shown
@@ -22,13 +22,12 @@ class MlflowTracker:
     """Writes to one MLflow experiment. One process, the driver, holds it; any of its threads may call."""
 
     def __init__(self, uri: str, store: MlflowStore, outbox_path: Path | None) -> None:
-        unsent = read_events(outbox_path)
         self._uri = uri
         self._store = store
         self._outbox_path = outbox_path
-        self._names = {event.run: event.body["name"] for event in unsent if event.kind == "start"}
         self._has_begun = False
-        self._outbox = Outbox(store.send, unsent)
+        self._names = {event.run: event.body["name"] for event in read_events(outbox_path) if event.kind == "start"}
+        self._outbox = Outbox(store.send, outbox_path)
 
     @classmethod
     def open(cls, uri: str, experiment: str, outbox_path: Path | None) -> "MlflowTracker":
@@ -43,7 +42,7 @@ class MlflowTracker:
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
     ) -> str:
-        """Begin a run.
+        """Begin a run. A name under a parent is one run, however often it is begun: a killed driver may have forgotten.
 
         Returns:
             MLflow's run id; while the server is away, a handle `unsent-…` that works in its place. The run carries
@@ -52,7 +51,7 @@ class MlflowTracker:
             TrackingError: MLflow refuses the tracker's first run, when nothing is lost yet. Later refusals are told
                 by `close`.
         """
-        handle = HANDLE_PREFIX + uuid.uuid4().hex
+        handle = HANDLE_PREFIX + (uuid.uuid5(uuid.NAMESPACE_OID, f"{parent}/{name}") if parent else uuid.uuid4()).hex
         texts = {key: str(value) for key, value in params.items()}
         event = self._add("start", handle, name=name, parent=parent, params=texts, tags=dict(tags))
         if (reason := self._refusal_of_first(event)) is not None:
@@ -105,18 +104,16 @@ class MlflowTracker:
 
     def close(self) -> list[str]:
         """Send what is left, keep the rest in the outbox file, and say what is missing."""
-        try:
-            self._outbox.close(CLOSE_PATIENCE_S)
-        finally:
-            unsent = self._outbox.unsent
-            if self._outbox_path is not None:
-                write_events(self._outbox_path, unsent)
+        self._outbox.close(CLOSE_PATIENCE_S)
+        unsent = self._outbox.unsent
         lines = [f"MLflow refused {reason}" for reason in self._refusals()]
         if unsent:
             reason = self._outbox.away_reason or "no answer"
             lines.append(f"MLflow at {shown(self._uri)} did not answer ({reason}). Not sent: {self._list(unsent)}.")
             if self._outbox_path is not None:
-                lines.append(f"It is kept in {self._outbox_path} and sent when the run goes on with --resume.")
+                lines.append(f"It is kept in {self._outbox_path}. The same command with --resume sends it.")
+            else:
+                lines.append("It is not kept. Run the command again to record it.")
         return lines
 
     def _add(self, kind: Kind, run: str, **body: Any) -> Event:

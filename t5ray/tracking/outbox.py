@@ -1,7 +1,8 @@
 """Events in order, sent by one background thread, kept while the server is away.
 
-Comes in: events from any thread, which never wait. Goes out: calls of `send`, one at a time, in order. Must not know
-what an event means to MLflow.
+Comes in: events from any thread, which never wait for the server. Goes out: calls of `send`, one at a time, in order.
+Each event is on disk before it is sent, so that a killed driver loses none. Must not know what an event means to
+MLflow.
 """
 
 import contextlib
@@ -45,17 +46,21 @@ class Event:
 class Outbox:
     """Hands events to `send` in order and goes on with the next only when one is sent or refused."""
 
-    def __init__(self, send: Callable[[Event], None], first: Iterable[Event] = ()) -> None:
+    def __init__(self, send: Callable[[Event], None], journal: Path | None = None) -> None:
         """Start sending.
 
         Args:
-            send: delivers one event; raises Away or Refused. May see an event twice, when an answer got lost.
-            first: events that an earlier outbox left.
+            send: delivers one event; raises Away or Refused. May see an event twice: when an answer got lost, or when
+                the process died before the journal was cleared.
+            journal: JSON-lines file that holds what is not sent yet. What an earlier outbox left there is sent first.
+        Raises:
+            TrackingError: a line of the journal is not an event.
         """
         self.refused: list[tuple[Event, str]] = []
         self.away_reason: str | None = None
         self._send = send
-        self._queue = deque(first)
+        self._journal = journal
+        self._queue = deque(read_events(journal))
         self._closing = False
         self._abandoned = False
         self._last_sent_s = time.monotonic()
@@ -69,6 +74,8 @@ class Outbox:
             if self._closing:
                 raise RuntimeError("a closed tracker takes no events")
             self._queue.append(event)
+            if self._journal is not None:
+                _append(self._journal, event)
             self._changed.notify_all()
 
     def settle(self, event: Event, timeout_s: float) -> None:
@@ -102,6 +109,8 @@ class Outbox:
             finally:
                 self._abandoned = True
                 self._changed.notify_all()
+                if self._journal is not None:
+                    write_events(self._journal, self._queue)
 
     def _has_patience(self, patience_s: float) -> bool:
         uploading = self._queue[0].kind in UPLOADS and self.away_reason is None
@@ -130,6 +139,8 @@ class Outbox:
         with self._changed:
             if not self._abandoned:
                 self._queue.popleft()
+                if not self._queue and self._journal is not None:
+                    self._journal.unlink(missing_ok=True)
             self.away_reason = None
             self._last_sent_s = time.monotonic()
             self._changed.notify_all()
@@ -145,7 +156,7 @@ class Outbox:
 
 
 def read_events(path: Path | None) -> list[Event]:
-    """Read the events that an earlier tracker left.
+    """Read the events that an earlier tracker left. A last line without its end was cut off in writing: it is no event.
 
     Raises:
         TrackingError: a line is not an event.
@@ -153,7 +164,8 @@ def read_events(path: Path | None) -> list[Event]:
     if path is None or not path.exists():
         return []
     events = []
-    for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), start=1):
+    whole, _, _ = path.read_text(encoding="ascii", errors="replace").rpartition("\n")
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
             events.append(Event(**json.loads(line)))
         except (ValueError, TypeError) as exc:
@@ -166,7 +178,7 @@ def read_events(path: Path | None) -> list[Event]:
 
 def write_events(path: Path, events: Iterable[Event]) -> None:
     """Write events for a later tracker, all or none; no events remove the file."""
-    lines = [json.dumps(asdict(event)) + "\n" for event in events]
+    lines = [_line(event) for event in events]
     if not lines:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
@@ -175,3 +187,13 @@ def write_events(path: Path, events: Iterable[Event]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(lines), encoding="ascii")
     temporary.replace(path)
+
+
+def _append(path: Path, event: Event) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="ascii") as file:
+        file.write(_line(event))
+
+
+def _line(event: Event) -> str:
+    return json.dumps(asdict(event)) + "\n"

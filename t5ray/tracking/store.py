@@ -110,6 +110,8 @@ class MlflowStore:
                 tags[PARENT_TAG] = self._id(body["parent"])
             run = self._client.create_run(self._experiment_id, event.time_ms, tags, body["name"])
             self._ids[event.run] = run_id = run.info.run_id
+        else:
+            self._client.update_run(run_id, status="RUNNING")
         params = [Param(name, value) for name, value in body["params"].items()]
         self._client.log_batch(run_id, params=params, synchronous=True)
 

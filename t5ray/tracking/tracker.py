@@ -26,7 +26,7 @@ class Tracker(Protocol):
         """Begin a run and return the id that the other methods, and a later tracker's `reopen_run`, take.
 
         Args:
-            parent: id of the run that this one is shown under.
+            parent: id of the run that this one is shown under; there it is the only one of its name.
             params: written now and never again.
         """
         ...

@@ -57,7 +57,9 @@ def study_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return list(optuna.load_study(study_name="t5ray", storage=optuna.storages.JournalStorage(backend)).trials)
 
 
-def test_a_search_from_data_to_bundle(local_ray: None, folder: Path, words: Path, tiny_t5: Path) -> None:
+def test_a_search_from_data_to_bundle(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert tune(arguments(words, tiny_t5, register="kinds")) == 0
     found = result(folder)
     trials = found["trials"]
@@ -101,6 +103,9 @@ def test_a_search_from_data_to_bundle(local_ray: None, folder: Path, words: Path
     assert {file.path for file in client.list_artifacts(study)} == {"report.html", "search.json"}
 
     assert tune(arguments(words, tiny_t5)) == 2  # the folder is taken
+    capsys.readouterr()
+    assert tune([*arguments(words, tiny_t5), "--resume"]) == 0
+    assert "this search is finished; nothing was trained again" in capsys.readouterr().out
     assert tune([*arguments(words, tiny_t5), "--extend", "2"]) == 0
     extended = result(folder)["trials"]
     assert extended[:5] == trials

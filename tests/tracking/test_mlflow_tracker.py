@@ -94,6 +94,24 @@ def test_a_later_tracker_goes_on_with_the_same_run(config: Config) -> None:
     assert only.data.params == {"learning_rate": "0.1"}
 
 
+def test_a_trial_that_a_killed_driver_forgot_is_taken_up_not_doubled(config: Config) -> None:
+    first = open_tracker(config())
+    study = first.start_run("study")
+    run = first.start_run("trial 3", parent=study, params={"dropout": 0.1})
+    first.log_metrics(run, {"accuracy": 0.5}, step=1)
+    first.end_run(run, "KILLED")
+    assert first.close() == []
+    second = open_tracker(config())
+    second.reopen_run(study)
+    assert second.start_run("trial 3", parent=study, params={"dropout": 0.1}) == run
+    assert second.start_run("trial 4", parent=study) != run
+    assert second.close() == []
+    runs = runs_of(config())
+    assert set(runs) == {"study", "trial 3", "trial 4"}
+    assert runs["trial 3"].info.status == "RUNNING"
+    assert runs["trial 3"].data.metrics == {"accuracy": 0.5}
+
+
 def test_reopening_a_run_that_is_gone_says_so(config: Config) -> None:
     tracker = open_tracker(config())
     with pytest.raises(TrackingError, match=r"must still have the run 0123 .* Give the --tracking-uri"):

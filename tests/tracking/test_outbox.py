@@ -39,14 +39,39 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_events_arrive_in_order() -> None:
+def test_events_arrive_in_order_those_of_an_earlier_outbox_first(tmp_path: Path) -> None:
     server = Server()
-    outbox = Outbox(server, [event(0), event(1)])
+    write_events(tmp_path / "journal", [event(0), event(1)])
+    outbox = Outbox(server, tmp_path / "journal")
     for number in range(2, 100):
         outbox.add(event(number))
     outbox.close(patience_s=5)
     assert server.taken == [event(number) for number in range(100)]
     assert outbox.unsent == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_sent_is_on_disk_at_once_and_gone_when_sent(tmp_path: Path) -> None:
+    journal = tmp_path / "state" / "journal"
+    server = Server()
+    server.away = True
+    outbox = Outbox(server, journal)
+    for number in range(3):
+        outbox.add(event(number))
+        assert read_events(journal) == [event(n) for n in range(number + 1)]  # whatever kills us now
+    server.away = False
+    wait_until(lambda: len(server.taken) == 3 and not journal.exists())
+    server.away = True
+    outbox.add(event(3))
+    outbox.close(patience_s=0.2)
+    assert read_events(journal) == [event(3)]
+
+
+def test_a_line_that_was_cut_off_is_no_event(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    write_events(journal, [event(0), event(1)])
+    journal.write_text(journal.read_text()[:-5])
+    assert read_events(journal) == [event(0)]
 
 
 def test_events_wait_in_order_until_the_server_is_back() -> None:
