@@ -9,9 +9,8 @@ from t5ray import cli
 
 if TYPE_CHECKING:
     from t5ray.board import Board
-    from t5ray.config import RunConfig
-    from t5ray.search.ledger import TrialRecord
-=======
+    from t5ray.config import RunConfig, SearchConfig
+    from t5ray.search.ledger import Ledger, TrialRecord
     from t5ray.search.workspace import Workspace
 
 
@@ -78,7 +77,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     space = load_space(settings.search.space)
     workspace = Workspace.of(settings)
     ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
-    if ledger is not None and ledger.finished and not extend and settings.search.num_trials <= len(ledger.trials):
+    if ledger is not None and not extend and _is_done(settings.search, ledger):
         return _send_rest(settings, workspace)
     prepared = prepare(settings, workspace.cache)
     cli.tell([*prepared.notes, *notes(space)])
@@ -143,6 +142,12 @@ def outcome(content: Mapping[str, Any]) -> str:
 def _mean(candidate: Mapping[str, Any]) -> str:
     low, high = candidate["interval"]
     return f"{candidate['mean']:.4f} ({low:.4f} to {high:.4f})"
+
+
+def _is_done(search: "SearchConfig", ledger: "Ledger") -> bool:
+    """Say whether a search has nothing left to train."""
+    is_confirmed = search.confirm_seeds == len(ledger.confirm_seeds)
+    return ledger.finished and search.num_trials <= len(ledger.trials) and is_confirmed
 
 
 def _send_rest(settings: "RunConfig", workspace: "Workspace") -> int:

@@ -199,7 +199,13 @@ def test_a_trial_that_was_cut_off() -> None:
 
 
 def test_a_confirmed_winner_is_shown_with_its_interval() -> None:
-    shown = Page(render_search(full_search()))
+    best = {"trial": 7, "value": 0.91, "epoch": 4, "seed": 103}
+    shown = Page(render_search(full_search() | {"best": best}))
+    assert (
+        "Trial 7 reached a validation accuracy of 0.9060 over 3 fresh seeds, with learning_rate 0.0022" in shown.words
+    )
+    assert "The default settings reached 0.8400. The bundle is the winner's run on seed 103" in shown.words
+    assert "which no result has chosen: 0.9100 after epoch 4." in shown.words
     assert "Winner, mean of 3 fresh seeds 0.9060 validation accuracy, 95 % interval 0.8900 to 0.9210" in shown.words
     assert "Default settings, the same seeds 0.8400 95 % interval 0.8200 to 0.8600" in shown.words
     assert "What the search gained +0.0660 winner minus default" in shown.words  # over the seeds, not 0.9131 - 0.8412
