@@ -72,6 +72,14 @@ class TrainingConfig(Settings):
     """Keep the first blocks of the encoder and of the decoder as they are: this many of each."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Factor of the learning rate from each block to the one below it, in both stacks; embeddings come last."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Train adapters of this rank instead of the weights (LoRA); the bundle has them merged. 0: train the weights."""
+    lora_alpha: float = Field(default=16.0, gt=0)
+    """Adapters are multiplied by this over their rank."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+    lora_targets: Literal["qv", "attention", "feed_forward", "all"] = "attention"
+    """Which matrices get adapters: queries and values, all of attention, feed-forward, or all of these."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Evaluations without gain after which a run ends. None: never."""
     early_stopping_metric: str | None = None

@@ -59,9 +59,10 @@ def fine_tune(
         RunFailed: the loss is not finite, the GPU's memory does not hold one micro-batch, or the settings do not fit
             the model.
     """
-    torch.manual_seed(plan.config.seed + group.rank)
+    torch.manual_seed(plan.config.seed)  # adapters begin alike on all workers
     try:
         with made_ready(loaded, plan.config, group) as trainee:
+            torch.manual_seed(plan.config.seed + group.rank)  # dropout differs
             return _Run(trainee, data, plan, group, report, tick).go()
     except torch.cuda.OutOfMemoryError as exc:
         raise RunFailed(f"out of GPU memory with micro_batch_tokens={plan.config.micro_batch_tokens}: {exc}") from exc

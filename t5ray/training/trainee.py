@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from t5ray.config import TrainingConfig
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import set_dropout
-from t5ray.model.optim import WeightAverage, build_optimizer, frozen
+from t5ray.model.optim import WeightAverage, adapted, build_optimizer, frozen, merged
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
 
@@ -30,7 +30,7 @@ class Trainee:
     @contextmanager
     def as_published(self) -> Iterator[LoadedModel]:
         """Show the model with the weights that are judged and kept."""
-        with self.average.in_place() if self.average else nullcontext():
+        with self.average.in_place() if self.average else nullcontext(), merged(self.loaded.model):
             yield self.loaded
 
     def state(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Trainee:
 
 @contextmanager
 def made_ready(loaded: LoadedModel, config: TrainingConfig, group: Group) -> Iterator[Trainee]:
-    """Set dropout, freeze, spread over workers and build what updates the model.
+    """Set dropout, put adapters in, freeze, spread over workers and build what updates the model.
 
     Args:
         loaded: pristine weights on this worker; trained in place.
@@ -72,7 +72,7 @@ def made_ready(loaded: LoadedModel, config: TrainingConfig, group: Group) -> Ite
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     try:
-        with frozen(model, config):
+        with adapted(model, config), frozen(model, config):
             forward = DistributedDataParallel(model) if group.size > 1 else model
             average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
             yield Trainee(loaded, forward, build_optimizer(model, config), average)

@@ -44,7 +44,10 @@ def same(one: Weights, other: Weights) -> bool:
     return all(torch.equal(one[name], other[name]) for name in other)
 
 
-@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+ADAPTED = {"lora_rank": 4, "lora_dropout": 0.2, "ema_decay": 0.5, "freeze_layers": 1}
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING, ADAPTED], ids=["plain", "everything", "adapted"])
 def test_cut_off_at_any_step_a_run_ends_with_the_bits_of_an_undisturbed_one(
     tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path, settings: dict[str, Any]
 ) -> None:

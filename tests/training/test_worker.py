@@ -18,6 +18,7 @@ from tests.training.running import curves, run
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "frozen": {"freeze_embeddings": True, "freeze_layers": 1},
     "averaged": {"ema_decay": 0.9, "layer_decay": 0.5},
+    "adapted": {"lora_rank": 4, "lora_targets": "all", "lora_dropout": 0.1},
     "checkpointed": {"gradient_checkpointing": True, "dropout": 0.3},
 }
 
@@ -53,7 +54,9 @@ def test_a_technique_leaves_no_trace(
 
 def test_a_technique_whose_run_fails_leaves_no_trace(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
     warm = WarmModel(load_model(str(tiny_t5)))
-    bad = plan.config.model_copy(update={"freeze_layers": 9, "freeze_encoder": True})
+    bad = plan.config.model_copy(update={"freeze_layers": 9, "lora_rank": 2})
     with pytest.raises(RunFailed, match="`freeze_layers <= 2` must hold for this model, but got 9"):
         train(warm.pristine(), data, replace(plan, config=bad))
-    assert all(parameter.requires_grad for parameter in warm.pristine().model.parameters())
+    model = warm.pristine().model
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert list(model.state_dict()) == list(load_model(str(tiny_t5)).model.state_dict())

@@ -3,6 +3,7 @@
     optimizers.py  update rules
     schedules.py   the learning rate of each step
     layers.py      which parameter is what: its block, whether it decays, whether it is frozen
+    lora.py        low-rank adapters
     averaging.py   a moving average of the weights
 
 Comes in: a T5 and a TrainingConfig. Goes out: torch optimizers, numbers. Must not know data, workers or files.
@@ -10,7 +11,16 @@ Comes in: a T5 and a TrainingConfig. Goes out: torch optimizers, numbers. Must n
 
 from t5ray.model.optim.averaging import WeightAverage
 from t5ray.model.optim.layers import frozen
+from t5ray.model.optim.lora import adapted, merged
 from t5ray.model.optim.optimizers import build_optimizer, set_learning_rate
 from t5ray.model.optim.schedules import learning_rate_at
 
-__all__ = ["WeightAverage", "build_optimizer", "frozen", "learning_rate_at", "set_learning_rate"]
+__all__ = [
+    "WeightAverage",
+    "adapted",
+    "build_optimizer",
+    "frozen",
+    "learning_rate_at",
+    "merged",
+    "set_learning_rate",
+]
