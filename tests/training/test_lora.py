@@ -63,7 +63,7 @@ def test_the_first_loss_and_the_learning_are_those_of_peft(tiny_t5: Path, data: 
     settings = peft.LoraConfig(r=4, lora_alpha=8.0, target_modules=["q", "v"])
     model = peft.get_peft_model(load_model(str(tiny_t5)).model, settings)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
-    _loss(model, data.train).backward()
+    _loss(model, data.train).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     expected = _loss(model.merge_and_unload(), data.validation).item()
     assert seen[0]["validation_loss"] == pytest.approx(expected, rel=1e-4)
