@@ -107,6 +107,7 @@ def _run_alone(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
     total = _total(job)
     forget_all(ledger.folder)
     drop_copy(ledger.folder)
+    ledger.sweep()
     workers = pool_for(job.config, cluster, job.spec.input.num_shards).most
     record |= {"state": "done", **_counts(total, workers)}
     ledger.write_job(record)
@@ -176,14 +177,14 @@ class Pace:
     def __init__(self, done: int) -> None:
         """Start with the rows of earlier runs."""
         self.done = self._before = done
-        self._first: tuple[float, int] | None = None
+        self._first_s: float | None = None
 
     def note(self, at_s: float, done: int) -> str:
         """Take a count, which may fall when a worker dies but is shown never to, and return the rate as text."""
-        if self._first is None or self.done == self._before:
-            self._first = (at_s, self.done)
         self.done = max(self.done, done)
-        took, rows = at_s - self._first[0], self.done - self._first[1]
+        if self._first_s is None or self.done == self._before:
+            self._first_s = at_s
+        took, rows = at_s - self._first_s, self.done - self._before
         return f"{rows / took:.1f} rows/s" if took > 0 and rows > 0 else ""
 
 

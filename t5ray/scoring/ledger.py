@@ -111,7 +111,7 @@ class Ledger:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other drivers off the folder, and remove what a killed writer left half-written.
+        """Keep other drivers off the folder, and sweep it.
 
         The kernel frees the lock with the process, however it ends. File systems without locks go unguarded.
 
@@ -128,9 +128,13 @@ class Ledger:
                         f"{self.folder}: one command at a time may work on an output, but another one does. "
                         "Wait for it, or stop it."
                     )
-                for leftover in [*self.folder.glob(".*.tmp"), *self.entry_file(0).parent.glob(".*.tmp")]:
-                    leftover.unlink(missing_ok=True)
+                self.sweep()
             yield
+
+    def sweep(self) -> None:
+        """Remove what killed writers left half-written."""
+        for leftover in [*self.folder.glob(".*.tmp"), *self.entry_file(0).parent.glob(".*.tmp")]:
+            leftover.unlink(missing_ok=True)
 
     def commit(self, index: int, part: bytes, entry: Entry) -> None:
         """Publish a part and then its entry.

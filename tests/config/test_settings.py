@@ -33,6 +33,27 @@ def test_time_budget_must_be_a_positive_time(text: object) -> None:
         SearchConfig.model_validate({"time_budget_s": text})
 
 
+@pytest.mark.parametrize(("given", "workers"), [("4", 4), (4, 4), ("2,8", (2, 8)), ("2, 2", (2, 2)), ([1, 3], (1, 3))])
+def test_workers_are_a_number_or_the_fewest_and_the_most(given: object, workers: object) -> None:
+    required = {"model": "m", "input": "i", "output": "o"}
+    assert PredictConfig.model_validate({**required, "workers": given}).workers == workers
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("many", "must be a number, such as 4, or the fewest and the most, such as 2,8, but got 'many'"),
+        ("1,2,3", "must be a number, such as 4"),
+        ("8,2", "the fewest must come before the most, but got 8,2"),
+        (0, "greater than or equal to 1"),
+        ("0,2", "greater than or equal to 1"),
+    ],
+)
+def test_workers_that_make_no_pool_are_refused(given: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EvaluateConfig.model_validate({"output": "o", "workers": given})
+
+
 @pytest.mark.parametrize("precision", ["fp16", "FP16", "float16", "half"])
 @pytest.mark.parametrize(
     ("model", "required"),

@@ -102,3 +102,11 @@ class SlowSpec(EngineSpec):
 
     def load(self) -> SlowEngine:
         return SlowEngine(folder=Path(self.source))
+
+
+@dataclass(frozen=True)
+class ShoutingSpec(EngineSpec):
+    """Makes `ShoutingEngine`s."""
+
+    def load(self) -> ShoutingEngine:
+        return ShoutingEngine()

@@ -1,5 +1,6 @@
 """Jobs on a real local Ray, undisturbed and disturbed."""
 
+import hashlib
 import json
 import os
 import signal
@@ -14,12 +15,13 @@ import pytest
 from t5ray.cluster import Cluster, connect
 from t5ray.config import DecodeConfig, PredictConfig
 from t5ray.errors import ClusterError, DataError, ModelError
+from t5ray.model.card import fingerprint
 from t5ray.scoring.inputs import Shard
-from t5ray.scoring.job import Pool, _opening_record, pool_for, run
+from t5ray.scoring.job import Pace, Pool, _opening_record, pool_for, run
 from t5ray.scoring.ledger import read_job
 from t5ray.scoring.plan import Job, prepare
-from t5ray.scoring.scorer import Scorer, ScorerSpec
-from tests.scoring.doubles import ShoutingEngine, SlowSpec, spec_for
+from t5ray.scoring.scorer import DEADLY, Scorer, ScorerSpec
+from tests.scoring.doubles import ShoutingEngine, ShoutingSpec, SlowSpec, spec_for
 
 
 def small(**have: float) -> Cluster:
@@ -46,6 +48,55 @@ def test_a_pool_that_cannot_fit_is_refused_where_nothing_can_join() -> None:
         pool_for(settings(workers=3, gpus_per_worker=1), small(num_gpus=2.0), 100)
     joined = replace(small(), started_here=False)
     assert pool_for(settings(workers=3, gpus_per_worker=1), joined, 100) == Pool(3, 3, 2.0, 1.0)
+
+
+def test_a_pool_may_scale_and_share_cpus() -> None:
+    assert pool_for(settings(workers="2,8"), small(), 100) == Pool(2, 8, 1.0, 0.0)
+    assert pool_for(settings(workers=[2, 8]), small(), 4) == Pool(2, 4, 2.0, 0.0)
+    assert pool_for(settings(workers=2, cpus_per_worker=0.5), small(), 100) == Pool(2, 2, 0.5, 0.0)
+    assert pool_for(settings(cpus_per_worker=4), small(), 100) == Pool(2, 2, 4.0, 0.0)
+    assert pool_for(settings(workers=7), small(num_cpus=2.0), 100).cpus * 7 <= 2
+    with pytest.raises(ClusterError, match="--workers 3: all scorers must fit, but they need 12 CPUs and there are 8"):
+        pool_for(settings(workers=3, cpus_per_worker=4), small(), 100)
+    strategy = pool_for(settings(workers="2,8"), small(), 100).strategy
+    assert (strategy.min_size, strategy.max_size, strategy.max_tasks_in_flight_per_actor) == (2, 8, 1)
+
+
+def test_the_pace_leaves_start_up_out_and_never_falls() -> None:
+    pace = Pace(100)
+    assert pace.note(0.0, 100) == ""
+    assert pace.note(50.0, 100) == ""  # the model loads
+    assert pace.note(60.0, 300) == "20.0 rows/s"
+    assert pace.note(70.0, 250) == "10.0 rows/s"  # a worker died, and its rows are scored again
+    assert pace.done == 300
+    assert pace.note(80.0, 700) == "20.0 rows/s"
+
+
+def test_the_job_file_says_what_decides_the_output(tiny_t5: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", 3)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    decode = DecodeConfig(num_beams=2, max_new_tokens=5)
+    given = {"model": str(tiny_t5), "input": str(path), "output": str(tmp_path / "o")}
+    job = prepare(settings(**given, task="classify", format="csv", decode=decode))
+    assert isinstance(job, Job)
+    record = json.loads(json.dumps(_opening_record(job)))
+    assert record["fingerprint"]["model"] == fingerprint(tiny_t5)
+    assert record["fingerprint"]["task"]["inputs"] == "classify: {text}"
+    assert record["fingerprint"]["decode"] == decode.model_dump(mode="json")
+    assert record["fingerprint"]["format"] == "csv"
+    assert record["fingerprint"]["input"] == [["rows.jsonl", hashlib.sha256(path.read_bytes()).hexdigest()]]
+    size = path.stat().st_size
+    assert record["stamps"] == [["rows.jsonl", f"{size} bytes, changed 2023-11-14T22:13:20+00:00"]]
+
+
+def test_a_finished_part_that_goes_missing_is_told(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "rows.jsonl", 8), tmp_path / "out", shard_rows=4)
+    undisturbed(replace(spec, output=tmp_path / "other"))
+    for file in (tmp_path / "undisturbed").rglob("part-00000*"):
+        file.rename(tmp_path / "out" / file.relative_to(tmp_path / "undisturbed"))
+    job = Job(settings(output=str(tmp_path / "out")), spec, {}, {}, (), 0.0)
+    with pytest.raises(DataError, match="out: finished parts must stay, but 1 went missing while the job ran"):
+        run(job, small(), quiet)
 
 
 def test_no_password_is_written_into_the_job(tiny_t5: Path, tmp_path: Path) -> None:
@@ -195,3 +246,26 @@ def test_predictions_are_those_of_the_engine_alone(cluster: Cluster, tmp_path: P
     assert summary.capped_share == pytest.approx(sum(prediction.hit_cap for prediction in expected) / 60)
     assert 0 <= summary.padding_share < 0.5
     assert asdict(Shard(**asdict(job.pending[0]))) == asdict(job.pending[0])
+
+
+@pytest.mark.integration
+def test_a_fault_in_native_code_costs_its_own_row_only(cluster: Cluster, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "fault"}\n{"text": "b"}\n')
+    spec = replace(spec_for(path, tmp_path / "out"), engine=ShoutingSpec("", None, "fp32", 1024))
+    summary = run(Job(settings(output=str(tmp_path / "out")), spec, {}, {}, spec.input.shards, 0.0), cluster, quiet)
+    assert summary.num_errors == 1
+    assert parts(tmp_path / "out")["part-00000.jsonl"].decode().splitlines() == [
+        '{"text": "a", "prediction": "A", "error": null}',
+        f'{{"text": "fault", "prediction": null, "error": "{DEADLY}"}}',
+        '{"text": "b", "prediction": "B", "error": null}',
+    ]
+
+
+@pytest.mark.integration
+@pytest.mark.long
+def test_a_pool_grows_while_shards_wait(cluster: Cluster, tmp_path: Path) -> None:
+    job = slow_job(tmp_path, 200, "jsonl", workers="1,2", cpus_per_worker=1)
+    assert run(job, cluster, quiet).num_rows == 200
+    assert len(list((tmp_path / "pids").iterdir())) == 2
+    assert parts(tmp_path / "out") == undisturbed(job.spec)

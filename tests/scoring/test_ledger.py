@@ -1,14 +1,13 @@
 import json
 import os
 import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from t5ray.errors import ConfigError, DataError
 from t5ray.scoring.ledger import Entry, Ledger, read_job, write_atomically
+from tests.scoring.conftest import Remount
 
 
 def test_parts_sort_in_input_order_however_many_there_are(tmp_path: Path) -> None:
@@ -116,40 +115,27 @@ def test_a_file_where_the_folder_should_be_is_a_data_error(tmp_path: Path) -> No
         Ledger(tmp_path / "out", "csv", 1).open()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
-def remount(disk: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
-
-
-def test_a_full_disk_is_told_and_what_is_finished_stays(small_disk: Path) -> None:
-    ledger = Ledger(small_disk / "out", "csv", 5)
+def test_a_full_disk_is_told_and_what_is_finished_stays(small_disk: tuple[Path, Remount]) -> None:
+    disk, remount = small_disk
+    ledger = Ledger(disk / "out", "csv", 5)
     ledger.open()
     for index in range(2):
         ledger.commit(index, b"x" * 20_000, Entry(rows=1))
     with pytest.raises(DataError, match=r"out: the output must be writable, but: .*No space left.*free space"):
         ledger.commit(2, b"x" * 20_000, Entry(rows=1))
     assert ledger.finished().keys() == {0, 1}
-    remount(small_disk, "size=1m")
+    remount("size=1m")
     with ledger.held():
         for index in range(2, 5):
             ledger.commit(index, b"x" * 20_000, Entry(rows=1))
     assert len(ledger.finished()) == 5
-    assert [path.stat().st_size for path in sorted((small_disk / "out").glob("*part*"))] == [20_000] * 5
+    assert [path.stat().st_size for path in sorted((disk / "out").glob("*part*"))] == [20_000] * 5
 
 
-def test_an_output_that_cannot_be_written_is_told_before_anything_runs(small_disk: Path) -> None:
-    ledger = Ledger(small_disk / "out", "csv", 1)
+def test_an_output_that_cannot_be_written_is_told_before_anything_runs(small_disk: tuple[Path, Remount]) -> None:
+    disk, remount = small_disk
+    ledger = Ledger(disk / "out", "csv", 1)
     ledger.open()
-    remount(small_disk, "ro")
+    remount("ro")
     with pytest.raises(DataError, match=r"out: the output must be writable, but: .*Read-only file system"):
         ledger.open()

@@ -11,6 +11,7 @@ from t5ray.scoring import scorer as scorer_module
 from t5ray.scoring.journal import Journal, journal_file
 from t5ray.scoring.ledger import Entry
 from t5ray.scoring.scorer import DEADLY, HOPELESS, Outcome, Scorer, ScorerSpec
+from tests.scoring.conftest import Remount
 from tests.scoring.doubles import ShoutingEngine, spec_for
 
 
@@ -182,3 +183,28 @@ def test_a_shard_on_which_all_workers_die_ends_the_job(tmp_path: Path) -> None:
         Journal(journal_file(spec.output, spec.ledger.part(0))).begin((number, number + 1))
     with pytest.raises(ClusterError, match=r"part-00000\.jsonl: a worker must live through a shard, but 21 died on it"):
         score_all(spec)
+
+
+def test_a_full_disk_stops_the_job_and_with_more_space_it_goes_on(
+    tmp_path: Path, small_disk: tuple[Path, Remount]
+) -> None:
+    disk, remount = small_disk
+    path = write_rows(tmp_path / "a.jsonl", [f"{number} " + "x" * 2000 for number in range(24)])
+    spec = spec_for(path, disk / "out")
+    with pytest.raises(
+        DataError, match=r"out: the output must be writable, but: .*No space left.*What was finished is"
+    ):
+        score_all(spec)
+    kept = spec.ledger.finished().keys()
+    assert 0 < len(kept) < 6
+    remount("size=1m")
+    engine = ShoutingEngine()
+    rows = score_all(spec, engine)
+    assert [row["prediction"] for row in rows] == [row["text"].upper() for row in rows]
+    assert len(rows) == 24
+    assert len(engine.batches) == 6 - len(kept)
+    whole = spec_for(path, tmp_path / "whole")
+    score_all(whole)
+    assert [p.read_bytes() for p in sorted(spec.output.glob("part-*"))] == [
+        p.read_bytes() for p in sorted(whole.output.glob("part-*"))
+    ]

@@ -1,0 +1,108 @@
+"""What one shard costs, stage by stage, and what the driver pays per shard, for `benchmarks.scoring_job costs`."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from t5ray.config import DecodeConfig
+from t5ray.scoring.inputs import Input, list_sources, recall, remembered
+from t5ray.scoring.ledger import Entry, Ledger
+from t5ray.scoring.reading import RangeReader, read_shard
+from t5ray.scoring.scanning import scan
+from t5ray.scoring.scorer import render_row
+from t5ray.scoring.writing import Results, encode
+from t5ray.text.tasks import resolve_task
+
+T = TypeVar("T")
+NUM_EMPTY = 400
+"""Shards whose scoring does nothing, to see what Ray Data adds to each."""
+NUM_ENTRIES = 24_415
+"""Shards of a job of 100,000,000 rows at 4,096 each."""
+
+
+def print_costs(rows: Path, given: argparse.Namespace) -> None:
+    """Print seconds per shard of each stage, then what grows with the number of shards."""
+    found, scan_s = timed(lambda: scan(str(rows), given.shard_rows))
+    per_shard = _stages(found, given)
+    total = sum(per_shard.values())
+    print(f"one shard of {given.shard_rows} rows, medians of {found.num_shards} shards:")
+    for name, seconds in per_shard.items():
+        print(f"  {name:<10}{seconds:>10.4f} s{seconds / total:>8.1%}")
+    print(f"scan: {found.num_rows / scan_s:,.0f} rows/s, once a job")
+    print(f"Ray Data: {_ray_per_shard():.4f} s per shard, over {NUM_EMPTY} shards that do nothing, 2 workers")
+    _driver_costs(found, given)
+
+
+def timed(action: Callable[[], T]) -> tuple[T, float]:
+    started = time.perf_counter()
+    result = action()
+    return result, time.perf_counter() - started
+
+
+def _stages(found: Input, given: argparse.Namespace) -> dict[str, float]:
+    from t5ray.model.engine import Engine
+
+    engine = Engine(given.model, decode=DecodeConfig(max_new_tokens=given.max_new_tokens), precision="fp32")
+    task, ranges = resolve_task(given.task), RangeReader()
+    ledger = Ledger(given.folder / "costs", given.format, found.num_shards)
+    ledger.open()
+    columns = ["text"] if given.format == "parquet" else None
+    seconds: dict[str, list[float]] = {}
+    for shard in found.shards:
+        rows, read_s = timed(lambda s=shard: read_shard(found.files[s.file], s, columns, ranges))  # type: ignore[misc]
+        texts = [render_row(task, {}, record) for record in rows.records]
+        _, tokenise_s = timed(lambda t=texts: engine.tokenizer(t, verbose=False))  # type: ignore[misc]
+        said, score_s = timed(lambda t=texts: engine.predict(t))  # type: ignore[misc]
+        results = Results([one.text for one in said], None, [None] * len(texts))
+        part, encode_s = timed(lambda r=rows, x=results: encode(given.format, r, x, found.schema))  # type: ignore[misc]
+        _, commit_s = timed(lambda s=shard, p=part: ledger.commit(s.index, p, Entry(rows=s.num_rows)))  # type: ignore[misc]
+        stages = {"read": read_s, "tokenise": tokenise_s, "score": score_s - tokenise_s, "encode": encode_s}
+        for name, value in (stages | {"commit": commit_s}).items():
+            seconds.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+class Nothing:
+    """A scorer that does nothing."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return what a scorer would."""
+        return {"index": row["index"], "failure_kind": "", "failure": "", "at": time.time()}
+
+
+def _ray_per_shard() -> float:
+    """Return the median time from one shard's end to the next one's, with nothing in between."""
+    import ray
+    import ray.data
+
+    from t5ray.cluster import connect
+    from t5ray.scoring.inputs import Shard
+
+    with connect("local", num_cpus=2):
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        shards = [asdict(Shard(number, 0, 0, 0, 0, 0)) for number in range(NUM_EMPTY)]
+        pool = ray.data.ActorPoolStrategy(size=2, max_tasks_in_flight_per_actor=1)
+        rows = ray.data.from_items(shards, override_num_blocks=NUM_EMPTY).map(Nothing, compute=pool, num_cpus=1)
+        ends = sorted(row["at"] for row in rows.iter_rows())
+    return float(ends[-1] - ends[0]) / (NUM_EMPTY - 1) * 2
+
+
+def _driver_costs(found: Input, given: argparse.Namespace) -> None:
+    """Print what starting and going on cost where there are as many shards as 100,000,000 rows make."""
+    ledger = Ledger(given.folder / "many", given.format, NUM_ENTRIES)
+    ledger.open()
+    text = json.dumps(asdict(Entry(rows=4096)))
+    for index in range(NUM_ENTRIES):
+        ledger.part(index).touch()
+        ledger.entry_file(index).write_text(text)
+    entries, read_s = timed(ledger.finished)
+    assert len(entries) == NUM_ENTRIES
+    print(f"ledger: {NUM_ENTRIES:,} entries are read in {read_s:.2f} s, at each start and at the end")
+    record = remembered(found)
+    _, recall_s = timed(lambda: recall(record, list_sources(str(given.folder / f"rows-{given.rows}.{given.format}"))))
+    print(f"going on: the remembered scan of {found.num_shards} shards is back in {recall_s:.4f} s")

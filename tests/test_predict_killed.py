@@ -1,0 +1,72 @@
+"""kill -9 of anything at any moment: the same command goes on, and the result is what an undisturbed run gives."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.test_predict import arguments, score_without_ray, start, write_rows
+
+NUM_KILLS = 12
+NUM_ROWS = 1500
+VICTIMS = {"worker": "ray::MapWorker", "driver": "", "raylet": "raylet", "gcs": "gcs_server"}
+
+
+def victims(driver: int, name: str) -> list[psutil.Process]:
+    """Return the driver itself, or its descendants of a name."""
+    if not name:
+        return [psutil.Process(driver)]
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        try:
+            if name in (process.cmdline() or [""])[0]:
+                found.append(process)
+        except psutil.Error:
+            continue  # gone meanwhile
+    return found
+
+
+def strike(driver: int, rng: random.Random) -> str:
+    """Kill something and say what."""
+    kind = rng.choice(list(VICTIMS))
+    try:
+        found = victims(driver, VICTIMS[kind])
+        if found:
+            rng.choice(found).send_signal(signal.SIGKILL)
+            return kind
+    except psutil.NoSuchProcess:
+        pass
+    return ""
+
+
+@pytest.mark.integration
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kill_nine_of_anything_at_random_moments_changes_nothing(tiny_t5: Path, tmp_path: Path, seed: int) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", NUM_ROWS)
+    given = arguments(tiny_t5, rows, tmp_path / "out", "--set", "shard_rows=10", "--format", "jsonl", "--workers", "2")
+    rng, killed, codes = random.Random(seed), list[str](), list[int]()
+    while 0 not in codes:
+        process = start(given)
+        while process.poll() is None:
+            time.sleep(rng.uniform(0.5, 15) if len(killed) < NUM_KILLS else 1)
+            if len(killed) < NUM_KILLS and process.poll() is None and (victim := strike(process.pid, rng)):
+                killed.append(victim)
+        shown = process.communicate(timeout=60)[0]
+        codes.append(process.returncode)
+        assert process.returncode in (0, 6, -signal.SIGKILL), shown
+        assert "Traceback" not in shown, shown
+    assert len(killed) >= 3
+    resumed = sorted((tmp_path / "out").glob("part-*"))
+    whole = score_without_ray(given, tmp_path / "whole")
+    assert [path.name for path in resumed] == [path.name for path in whole]
+    assert [path.read_bytes() for path in resumed] == [path.read_bytes() for path in whole]
+    ids = [json.loads(line)["id"] for path in resumed for line in path.read_text().splitlines()]
+    assert ids == list(range(NUM_ROWS))
+    assert not list((tmp_path / "out").glob(".*")), os.listdir(tmp_path / "out")
