@@ -249,6 +249,7 @@ def test_predictions_are_those_of_the_engine_alone(cluster: Cluster, tmp_path: P
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_a_fault_in_native_code_costs_its_own_row_only(cluster: Cluster, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n{"text": "fault"}\n{"text": "b"}\n')
