@@ -94,6 +94,8 @@ class TrainingConfig(Settings):
     """bf16 runs matrix products in bfloat16 over fp32 weights; auto takes it where the hardware has it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Several workers hold copies of the model (ddp) or parts of it (fsdp). auto: fsdp where a copy does not fit."""
     validation_rows: int = Field(default=1000, ge=1)
     """Validation rows that are generated after each epoch for the objective: a fixed sample."""
     seed: int = 0
@@ -116,6 +118,12 @@ class TrainingConfig(Settings):
             raise ValueError("; ".join(problems))
         return self
 
+    @model_validator(mode="after")
+    def _shards_what_can_be_sharded(self) -> Self:
+        if self.parallel == "fsdp" and self.optimizer == "adafactor":
+            raise ValueError("parallel=fsdp cannot shard Adafactor's factored state. Use adamw, or parallel=ddp")
+        return self
+
     def with_params(self, params: Mapping[str, object]) -> Self:
         """Return these settings with some replaced, as a search replaces them; a preset among them counts.
 
@@ -136,6 +144,7 @@ NOT_SEARCHABLE = {
     "seed",
     "micro_batch_tokens",
     "checkpoint_every_s",
+    "parallel",
     "evaluate_every_steps",
 }
 PRESETS: dict[str, dict[str, object]] = {

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,12 +20,16 @@ from t5ray.model.card import CARD, BundleCard
 from t5ray.model.loading import LoadedModel, load_model
 
 
-def save_weights(loaded: LoadedModel, target: Path) -> None:
-    """Write model and tokenizer as a Hugging Face directory, whole or not at all; replaces an older one."""
+def save_weights(loaded: LoadedModel, target: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write model and tokenizer as a Hugging Face directory, whole or not at all; replaces an older one.
+
+    Args:
+        weights: what to write in the place of the model's own weights, by their names.
+    """
     temporary = _beside(target)
     temporary.mkdir(parents=True)
     try:
-        _write(loaded, temporary)
+        _write(loaded, temporary, weights)
         _sync(temporary)
         _replace(temporary, target)
     finally:
@@ -52,13 +57,13 @@ def publish(loaded: LoadedModel, card: BundleCard, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(loaded: LoadedModel, folder: Path) -> None:
+def _write(loaded: LoadedModel, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write weights, configuration and tokenizer.
 
     transformers 5 notes `tie_word_embeddings: true` even for flan-T5 models, whose head is not tied; what it writes
     would be tied again, and ruined, by transformers 4. The truth goes into the file.
     """
-    loaded.model.save_pretrained(folder)
+    loaded.model.save_pretrained(folder, state_dict=weights)
     loaded.tokenizer.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

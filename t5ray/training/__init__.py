@@ -3,6 +3,7 @@
     plan.py        what a run is told, and what it tells
     loop.py        epochs, validation, checkpoints; plain PyTorch, no Ray
     trainee.py     a model made ready for one run, and its state
+    sharding.py    one model over many workers: copies or parts
     step.py        one optimizer step over micro-batches and workers
     course.py      what one epoch has gathered so far
     stopping.py    early stopping

@@ -54,10 +54,10 @@ class Progress:
         return [found for report in self.reports for found in report["evaluations"]]
 
 
-def save_best(folder: Path, loaded: LoadedModel) -> None:
-    """Write the weights of the best epoch."""
+def save_best(folder: Path, loaded: LoadedModel, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the weights of the best epoch: the model's own, or those given."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(loaded, folder / BEST)
+    save_weights(loaded, folder / BEST, weights)
 
 
 def save_last(folder: Path, state: dict[str, Any], progress: Progress) -> None:

@@ -53,7 +53,7 @@ def fine_tune(
     A run whose folder holds a state goes on from there, and first reports again what it had reported.
 
     Args:
-        loaded: pristine weights on this worker; trained in place.
+        loaded: pristine weights; trained in place, and spent where they are sharded.
         report: called on worker 0 only; its answer holds for the group.
     Raises:
         RunFailed: the loss is not finite, the GPU's memory does not hold one micro-batch, or the settings do not fit
@@ -155,7 +155,8 @@ class _Run:
         """Judge the weights of this step, keep them if none were better, and say whether patience is over."""
         started = time.perf_counter()
         with self.trainee.as_published() as loaded:
-            found = self._validate(loaded, course)
+            with self.trainee.whole():
+                found = self._validate(loaded, course)
             judged = time.perf_counter()
             if self._is_best(found):
                 self.progress.best_epoch, self.progress.best_step = epoch, found.step
@@ -184,9 +185,10 @@ class _Run:
 
     def _keep(self, loaded: LoadedModel) -> None:
         """Write the best weights, here and where the driver can read them."""
+        weights = self.trainee.full_weights()
         if self.group.rank > 0:
             return
-        save_best(self.plan.folder, loaded)
+        save_best(self.plan.folder, loaded, weights)
         if self.plan.remote is not None:
             upload_dir(self.plan.folder / BEST, f"{self.plan.remote}/{BEST}")
 

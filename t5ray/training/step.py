@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -44,8 +46,11 @@ def optimizer_step(
     groups: Sequence[Sequence[int] | Indices] = step.micro_batches or (
         [0],
     )  # an idle worker forwards one row, weightless, to join the reduction
-    weight = group.size / step.target_tokens if step.micro_batches else 0.0
-    for i, rows in enumerate(groups):
+    weights = [group.size / step.target_tokens if step.micro_batches else 0.0] * len(groups)
+    if isinstance(forward, FSDPModule):  # all workers forward equally often, for each forward gathers the weights
+        idle = max(group.gather(len(groups))) - len(groups)
+        groups, weights = [*groups, *[[0]] * idle], [*weights, *[0.0] * idle]
+    for i, (rows, weight) in enumerate(zip(groups, weights, strict=True)):
         batch = collate(split, rows, pad_id=_config_of(forward).pad_token_id)
         sums.padded_tokens += batch.input_ids.numel() + batch.labels.numel()
         sums.real_tokens += int(batch.attention_mask.sum()) + int((batch.labels >= 0).sum())
@@ -59,6 +64,8 @@ def optimizer_step(
     if not math.isfinite(loss_per_token):
         raise RunFailed(f"the loss must be finite, but is {loss_per_token} at step {sums.step + 1}")
     norm = torch.nn.utils.clip_grad_norm_(forward.parameters(), config.max_grad_norm or math.inf)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     sums.loss += summed

@@ -1,19 +1,20 @@
 """A model made ready for one run, what updates it, and its state. When the run ends, the model is as it came."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.fsdp import FSDPModule
 
 from t5ray.config import TrainingConfig
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import set_dropout
-from t5ray.model.optim import WeightAverage, adapted, build_optimizer, frozen, merged
+from t5ray.model.optim import WeightAverage, adapted, build_optimizer, frozen, merged, merged_weights
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
+from t5ray.training.sharding import gathered, placed_like, placed_optimizer_state, spread, whole
 
 
 @dataclass(frozen=True)
@@ -21,37 +22,57 @@ class Trainee:
     """What the loop trains."""
 
     loaded: LoadedModel
+    config: TrainingConfig
     forward: torch.nn.Module
     """The model, or what spreads it over workers."""
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     """The moving average that is judged and kept in the place of the weights."""
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each worker holds a part of the model only."""
+        return isinstance(self.forward, FSDPModule)
+
     @contextmanager
     def as_published(self) -> Iterator[LoadedModel]:
         """Show the model with the weights that are judged and kept."""
-        with self.average.in_place() if self.average else nullcontext(), merged(self.loaded.model):
+        with (
+            self.average.in_place() if self.average else nullcontext(),
+            nullcontext() if self.sharded else merged(self.loaded.model),
+        ):
             yield self.loaded
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Let each worker call the model alone."""
+        return whole(self.loaded.model)
+
+    def full_weights(self) -> dict[str, torch.Tensor] | None:
+        """Return the weights of a sharded model, adapters merged; None where the model itself has them."""
+        if not self.sharded:
+            return None
+        return merged_weights(gathered(dict(self.loaded.model.named_parameters())), self.config)
 
     def state(self) -> dict[str, Any]:
         """Return what changes while it trains: frozen weights are not part of it."""
         average = self.average
-        return {
+        state = {
             "weights": {name: weight.detach() for name, weight in self._trained()},
             "optimizer": self.optimizer.state_dict(),
             "average": None if average is None else {"values": average.values, "steps": average.steps},
         }
+        return dict(gathered(state)) if self.sharded else state
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
         """Take such a state on."""
         for name, weight in self._trained():
-            weight.copy_(state["weights"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+            weight.copy_(placed_like(state["weights"][name], weight))
+        self.optimizer.load_state_dict(placed_optimizer_state(state["optimizer"], self.optimizer))
         if self.average is not None:
             self.average.steps = state["average"]["steps"]
             for mine, saved in zip(self.average.values, state["average"]["values"], strict=True):
-                mine.copy_(saved)
+                mine.copy_(placed_like(saved, mine))
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, weight) for name, weight in self.loaded.model.named_parameters() if weight.requires_grad)
@@ -62,19 +83,19 @@ def made_ready(loaded: LoadedModel, config: TrainingConfig, group: Group) -> Ite
     """Set dropout, put adapters in, freeze, spread over workers and build what updates the model.
 
     Args:
-        loaded: pristine weights on this worker; trained in place.
+        loaded: pristine weights; trained in place, and spent where they are sharded.
     Raises:
         RunFailed: the settings do not fit the model.
     """
-    model = loaded.model.to(group.device).train()
+    model = loaded.model.train()
     set_dropout(model, config.dropout)
     model.activation_checkpointing_disable()
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     try:
         with adapted(model, config), frozen(model, config):
-            forward = DistributedDataParallel(model) if group.size > 1 else model
+            forward = spread(model, config, group)
             average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
-            yield Trainee(loaded, forward, build_optimizer(model, config), average)
+            yield Trainee(loaded, config, forward, build_optimizer(model, config), average)
     except ValueError as exc:
         raise RunFailed(str(exc)) from exc

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 
+from t5ray.config import TrainingConfig
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
@@ -19,6 +20,7 @@ from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
 from t5ray.training.plan import RunFailed
 from t5ray.training.rows import judge_rows
+from t5ray.training.sharding import is_sharded
 
 WAIT_S = 10.0
 """Longest single wait for the other side; waits are repeated."""
@@ -42,36 +44,42 @@ class WorkerSetup:
 def serve(setup: WorkerSetup) -> None:
     """Do jobs until the mailbox is closed."""
     torch.set_num_threads(setup.threads)
-    loaded = load_model(setup.model)
+    warm = WarmModel(setup.model)
     data: TokenisedData = ray.get(setup.data)
-    device = default_device()
-    loaded.model.to(device)
-    warm = WarmModel(loaded)
-    group = Group(device)
+    group = Group(default_device())
     done = 0
     while True:
         job = setup.mailbox.next_job(done, WAIT_S)
         if job == "closed":
             return
         if isinstance(job, Job):
-            _do(job, warm.pristine(), data, group, setup.mailbox)
+            _do(job, warm.pristine(job.plan.config, group), data, group, setup.mailbox)
             done = job.number
 
 
 class WarmModel:
     """A loaded model that is as it was loaded whenever it is asked for."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._loaded = loaded
-        self._weights = {name: value.detach().clone() for name, value in loaded.model.state_dict().items()}
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._loaded: LoadedModel | None = load_model(source)
+        self._weights: dict[str, torch.Tensor] | None = None
 
     @torch.no_grad()
-    def pristine(self) -> LoadedModel:
-        """Return the model with the weights it came with."""
-        for name, value in self._loaded.model.state_dict().items():
+    def pristine(self, config: TrainingConfig, group: Group) -> LoadedModel:
+        """Return the model with the weights it came with; one that the run will shard is given away."""
+        loaded = self._loaded or load_model(self._source)
+        self._loaded = None if is_sharded(config, loaded.model, group) else loaded
+        if self._loaded is None:
+            self._weights = None
+            return loaded
+        weights = loaded.model.state_dict()
+        if self._weights is None:
+            self._weights = {name: value.detach().clone() for name, value in weights.items()}
+        for name, value in weights.items():
             value.copy_(self._weights[name])
-        self._loaded.model.zero_grad(set_to_none=True)
-        return self._loaded
+        loaded.model.zero_grad(set_to_none=True)
+        return loaded
 
 
 def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbox: Mailbox | RemoteMailbox) -> None:

@@ -1,6 +1,7 @@
 """A small run: a task that a tiny T5 learns in seconds."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,17 +35,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenisedData:
     )
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> RunPlan:
-    config = TrainingConfig(
-        learning_rate=3e-3, batch_size=16, max_epochs=3, dropout=0.1, precision="fp32", warmup_share=0.0
-    )
+def plan_in(folder: Path, **settings: Any) -> RunPlan:
+    """A plan of three epochs of eight steps."""
+    values = {"learning_rate": 3e-3, "batch_size": 16, "max_epochs": 3, "dropout": 0.1, "precision": "fp32"}
     return RunPlan(
         trial=0,
-        config=config,
+        config=TrainingConfig.model_validate({**values, "warmup_share": 0.0, **settings}),
         decode=DecodeConfig(max_new_tokens=4),
         task=TASK,
         objective="exact_match",
         mode="max",
-        folder=tmp_path / "run",
+        folder=folder,
     )
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunPlan:
+    return plan_in(tmp_path / "run")

@@ -42,10 +42,10 @@ def test_a_technique_leaves_no_trace(
     plan = replace(plan, config=short)
     expected, weights = run(tiny_t5, data, replace(plan, folder=tmp_path / "fresh"))
     rough = replace(plan, config=short.model_copy(update=TECHNIQUES[technique]), folder=tmp_path / "other")
-    warm = WarmModel(load_model(str(tiny_t5)))
-    other = train(warm.pristine(), data, rough)
+    warm = WarmModel(str(tiny_t5))
+    other = train(warm.pristine(rough.config, Group()), data, rough)
     assert curves(other) != curves(expected)  # it does something
-    loaded = warm.pristine()
+    loaded = warm.pristine(plan.config, Group())
     assert curves(train(loaded, data, replace(plan, folder=tmp_path / "warm"))) == curves(expected)
     again = loaded.model.state_dict()
     assert list(again) == list(weights)
@@ -53,10 +53,10 @@ def test_a_technique_leaves_no_trace(
 
 
 def test_a_technique_whose_run_fails_leaves_no_trace(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
-    warm = WarmModel(load_model(str(tiny_t5)))
+    warm = WarmModel(str(tiny_t5))
     bad = plan.config.model_copy(update={"freeze_layers": 9, "lora_rank": 2})
     with pytest.raises(RunFailed, match="`freeze_layers <= 2` must hold for this model, but got 9"):
-        train(warm.pristine(), data, replace(plan, config=bad))
-    model = warm.pristine().model
+        train(warm.pristine(bad, Group()), data, replace(plan, config=bad))
+    model = warm.pristine(plan.config, Group()).model
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert list(model.state_dict()) == list(load_model(str(tiny_t5)).model.state_dict())

@@ -11,7 +11,7 @@ Comes in: a T5 and a TrainingConfig. Goes out: torch optimizers, numbers. Must n
 
 from t5ray.model.optim.averaging import WeightAverage
 from t5ray.model.optim.layers import frozen
-from t5ray.model.optim.lora import adapted, merged
+from t5ray.model.optim.lora import adapted, merged, merged_weights
 from t5ray.model.optim.optimizers import build_optimizer, set_learning_rate
 from t5ray.model.optim.schedules import learning_rate_at
 
@@ -22,5 +22,6 @@ __all__ = [
     "frozen",
     "learning_rate_at",
     "merged",
+    "merged_weights",
     "set_learning_rate",
 ]

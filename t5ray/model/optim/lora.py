@@ -4,7 +4,7 @@ Each chosen matrix W becomes W + alpha / rank * B A, of which only A and B are t
 plain T5 with the sum as its matrix. Source: Hu et al. 2021, LoRA.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,6 +61,18 @@ def merged(model: nn.Module) -> Iterator[None]:
     finally:
         for parent, name, layer in found:
             setattr(parent, name, layer)
+
+
+def merged_weights(weights: Mapping[str, torch.Tensor], config: TrainingConfig) -> dict[str, torch.Tensor]:
+    """Return named weights with adapters added to their matrices, under the names of a plain T5."""
+    plain: dict[str, torch.Tensor] = {}
+    for name, weight in weights.items():
+        if ".base_layer." in name:
+            low, high = (weights[name.replace("base_layer", f"lora_{x}.{ADAPTER}")] for x in "AB")
+            plain[name.replace(".base_layer", "")] = weight + config.lora_alpha / config.lora_rank * high @ low
+        elif ".lora_" not in name:
+            plain[name] = weight
+    return plain
 
 
 def _plain(layer: Any) -> nn.Linear:
