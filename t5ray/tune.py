@@ -67,7 +67,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.config import load_space
     from t5ray.search.conclude import conclude, interrupt
     from t5ray.search.points import look_up_warm_start
-    from t5ray.search.preview import describe
+    from t5ray.search.preview import describe, foresee
     from t5ray.search.samplers import notes
     from t5ray.search.study import open_ledger, open_study, run_search
     from t5ray.search.workspace import Workspace
@@ -86,6 +86,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     with connect(settings.address) as cluster:
         cli.tell(describe(prepared, space, cluster))
         if ledger is None:
+            cli.tell(foresee(prepared, space, cluster))
             return 0
         wanted = len(ledger.trials) + extend if extend else max(settings.search.num_trials, len(ledger.trials))
         tracker = open_tracker(settings.tracking, outbox=workspace.outbox)

@@ -1,11 +1,27 @@
-"""What a search would do, in words, before anything runs."""
+"""What a search would do, and how long it would take, in words, before anything runs."""
 
-from t5ray.cluster import Cluster
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import ray
+
+from t5ray.cluster import Cluster, free_bytes
 from t5ray.config import SearchSpace
+from t5ray.data.batches import num_steps
+from t5ray.report.words import seconds
+from t5ray.search.confirm import BEST_OF
 from t5ray.search.scheduler import rung_epochs
-from t5ray.search.study import concurrency
+from t5ray.search.study import checkpoint_bytes, concurrency
+from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared
+from t5ray.training.probe import Probe, ProbeSpec, measure
 from t5ray.training.run import describe as describe_run
+
+MOST_PROBES = 8
+"""Probes at a time, at most: as many as trials would run, since trials that share a machine slow each other down."""
+PROBE_WITHIN_S = 600.0
+"""How long the probe may take, or wait for room in the cluster, in seconds."""
 
 
 def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[str]:
@@ -13,20 +29,164 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[s
     config = prepared.config
     training, resources = config.training, config.resources
     slots = concurrency(resources, cluster, config.search.max_concurrent, config.search.num_trials)
+    steps = num_steps(len(prepared.data.train), training.batch_size) * training.max_epochs
     lines = [
-        f"trials       {config.search.num_trials} ({slots} at a time), up to {training.max_epochs} epochs each",
+        f"trials       {config.search.num_trials} ({slots} at a time: {_room(prepared, cluster)}), "
+        f"up to {training.max_epochs} epochs each",
         f"objective    {prepared.objective} ({prepared.mode}) on {_sample(prepared)} validation rows",
-        f"per trial    {resources.workers_per_trial} workers, {resources.cpus_per_worker} CPUs and "
-        f"{resources.gpus_per_worker:g} GPUs each",
         *describe_run(prepared),
+        f"per trial    {steps:,} steps and {prepared.data.train.num_tokens * training.max_epochs:,} tokens, "
+        "where it runs to its end",
         f"sampler      {space.sampler.name}, {len(space.parameters)} parameters: {', '.join(space.parameters)}",
     ]
-    left = float(config.search.num_trials)
-    for epoch in rung_epochs(space.scheduler, training.max_epochs):
-        lines.append(f"rung         after epoch {epoch}: about {left:.0f} trials arrive")
-        left = max(1.0, left / space.scheduler.reduction_factor)
-    return lines
+    for epoch, arrive in expected_rungs(space, config.search.num_trials, training.max_epochs):
+        lines.append(f"rung         after epoch {epoch}: about {arrive} trials arrive")
+    if config.search.confirm_seeds:
+        lines.append(
+            f"confirm      the best {BEST_OF} and the default again on {config.search.confirm_seeds} fresh seeds: "
+            f"{_confirming_runs(prepared)} full runs at most"
+        )
+    return [*lines, *_disk(prepared, slots)]
+
+
+def _room(prepared: Prepared, cluster: Cluster) -> str:
+    """Say what one trial needs and what there is."""
+    resources = prepared.config.resources
+    workers, gpus = resources.workers_per_trial, resources.gpus_per_worker
+    needs = f"{workers * resources.cpus_per_worker} CPUs" + (f" and {workers * gpus:g} GPUs" if gpus else "")
+    has = f"{cluster.num_cpus:g} CPUs" + (f" and {cluster.num_gpus:g} GPUs" if gpus or cluster.num_gpus else "")
+    return f"each needs {needs} for {workers} workers, the cluster has {has}"
 
 
 def _sample(prepared: Prepared) -> int:
     return min(prepared.config.training.validation_rows, len(prepared.data.validation))
+
+
+def _confirming_runs(prepared: Prepared) -> int:
+    search = prepared.config.search
+    return min(BEST_OF + 1, search.num_trials) * search.confirm_seeds if search.num_trials > 1 else 0
+
+
+def _disk(prepared: Prepared, slots: int) -> list[str]:
+    config, storage = prepared.config, prepared.config.storage
+    needed, free = checkpoint_bytes(prepared.model, config.training, slots), free_bytes(storage)
+    if not needed:
+        return ["disk         not known before the model is on this disk"]
+    has = "" if free is None else f", of {_bytes(free)} free"
+    return [f"disk         {_bytes(needed)} for checkpoints at most{has}"]
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def expected_rungs(space: SearchSpace, num_trials: int, max_epochs: int) -> list[tuple[int, int]]:
+    """Return (epoch, trials that arrive there) for each rung, when the best 1 in `reduction_factor` goes on at each.
+
+    Example:
+        9 trials, rungs after epochs 1 and 3, factor 3 -> [(1, 9), (3, 3)]
+    """
+    found, left = [], float(num_trials)
+    for epoch in rung_epochs(space.scheduler, max_epochs):
+        found.append((epoch, max(1, round(left))))
+        left = max(1.0, left / space.scheduler.reduction_factor)
+    return found
+
+
+def expected_epochs(space: SearchSpace, num_trials: int, max_epochs: int) -> int:
+    """Return the epochs of all trials together, at those rungs.
+
+    Example:
+        9 trials of up to 9 epochs, rungs after epochs 1 and 3, factor 3 -> 9 * 1 + 3 * 2 + 1 * 6 = 21
+    """
+    rungs = expected_rungs(space, num_trials, max_epochs)
+    if not rungs:
+        return num_trials * max_epochs
+    beyond = max(1, round(rungs[-1][1] / space.scheduler.reduction_factor))
+    total, before = 0, 0
+    for epoch, trials in (*rungs, (max_epochs, beyond)):
+        total += trials * (epoch - before)
+        before = epoch
+    return total
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that a search would take."""
+
+    epoch_s: float
+    """One epoch of one trial: training and validation."""
+    search_s: float
+    confirm_s: float
+
+
+def estimate(prepared: Prepared, space: SearchSpace, slots: int, probe: Probe) -> Estimate:
+    """Work out how long a search takes whose runs are like the probed one, the default settings."""
+    config, training = prepared.config, prepared.config.training
+    steps = num_steps(len(prepared.data.train), training.batch_size)
+    looks = -(-steps // training.evaluate_every_steps) if training.evaluate_every_steps else 1
+    validate_s = probe.validate_row_s * _sample(prepared) / config.resources.workers_per_trial
+    epoch_s = steps * probe.step_s + looks * validate_s
+    epochs = expected_epochs(space, config.search.num_trials, training.max_epochs)
+    confirming = _confirming_runs(prepared) * training.max_epochs
+    longest = training.max_epochs  # one run after the other: no number of slots makes a search shorter than that
+    return Estimate(
+        epoch_s,
+        search_s=probe.load_s + epoch_s * max(epochs / slots, longest),
+        confirm_s=epoch_s * max(confirming / slots, longest) if confirming else 0.0,
+    )
+
+
+def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[str]:
+    """Measure a few steps of the default settings where trials would run; return what a search would take."""
+    config = prepared.config
+    slots = concurrency(config.resources, cluster, config.search.max_concurrent, config.search.num_trials)
+    together = min(slots, MOST_PROBES)
+    try:
+        probes = _measure(prepared, together)
+    except RunFailed as exc:
+        return [f"probe        the default settings cannot train: {exc}"]
+    if not probes:
+        return [f"probe        none: the cluster had no room for it within {seconds(PROBE_WITHIN_S)}"]
+    probe = Probe(*(fmean(getattr(p, name) for p in probes) for name in ("load_s", "step_s", "validate_row_s")))
+    found = estimate(prepared, space, slots, probe)
+    epochs = expected_epochs(space, config.search.num_trials, config.training.max_epochs)
+    confirming = f", {seconds(found.confirm_s)} to confirm the best" if found.confirm_s else ""
+    return [
+        f"probe        {probe.step_s:.3g} s a step, {probe.validate_row_s:.2g} s a validation row, "
+        f"{probe.load_s:.1f} s to load the model; {together} at a time",
+        f"estimate     about {seconds(found.search_s + found.confirm_s)}: {seconds(found.epoch_s)} an epoch; "
+        f"{seconds(found.search_s)} for some {epochs} of {config.search.num_trials * config.training.max_epochs} epochs"
+        f"{confirming}",
+    ]
+
+
+def _measure(prepared: Prepared, together: int) -> Sequence[Probe]:
+    """Run probes side by side with the resources of a worker each; none where they find no room in time.
+
+    Raises:
+        RunFailed: the settings cannot train.
+    """
+    config, resources = prepared.config, prepared.config.resources
+    spec = ProbeSpec(
+        prepared.model,
+        config.training,
+        prepared.task,
+        prepared.decode,
+        num_workers=resources.workers_per_trial,
+        threads=resources.cpus_per_worker,
+    )
+    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(measure)
+    data = ray.put(prepared.data)
+    running = [task.remote(spec, data) for _ in range(together)]
+    done, waiting = ray.wait(running, num_returns=together, timeout=PROBE_WITHIN_S)
+    for reference in waiting:
+        ray.cancel(reference, force=True)
+    try:
+        return ray.get(done)  # type: ignore[no-any-return]
+    except ray.exceptions.RayTaskError as exc:
+        if isinstance(exc.cause, RunFailed):
+            raise exc.cause from exc
+        raise
+    except ray.exceptions.WorkerCrashedError as exc:  # the operating system ends a process that takes all memory
+        raise RunFailed(f"its process died, as it does where memory runs out: {exc}") from exc

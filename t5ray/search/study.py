@@ -120,16 +120,22 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
     return max(1, min(most, asked or most, num_trials))
 
 
+def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
+    """Return what a search may have on disk at once. 0 for a model that is not on this disk yet: its size is not known.
+
+    A running trial keeps its best weights and its last two states; the best trial so far keeps its weights.
+    """
+    size = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
+    return (weights_on_disk(training) * slots + 1) * size
+
+
 def require_disk(model: str, training: TrainingConfig, storage: Path, slots: int) -> None:
     """Refuse a search whose checkpoints the disk cannot hold.
 
-    A running trial keeps its best weights and its last two states; the best trial so far keeps its weights.
-
     Raises:
-        ClusterError: there is less free space than that. Models that are not on this disk yet are not counted.
+        ClusterError: there is less free space than that.
     """
-    size = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
-    needed, free = (weights_on_disk(training) * slots + 1) * size, free_bytes(storage)
+    needed, free = checkpoint_bytes(model, training, slots), free_bytes(storage)
     if free is not None and free < needed:
         raise ClusterError(
             f"{storage}: the disk must hold the checkpoints of {slots} trials at a time, {needed / 2**30:.1f} GiB, "

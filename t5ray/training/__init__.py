@@ -12,6 +12,7 @@
     checkpoint.py  what is on disk of a run: best weights, last state
     mailbox.py     how a driver and a running group of workers talk
     worker.py      the function that Ray Train runs on every worker
+    probe.py       a few timed steps, for an estimate
     slot.py        a worker group that lives on and runs job after job
 
 Comes in: a model, tokenised data, a TrainingConfig. Goes out: epoch reports and a directory with the best weights.

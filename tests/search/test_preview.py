@@ -1,0 +1,128 @@
+"""Estimates against sums done by hand; the probe on a real Ray is in `test_probe_*`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from t5ray.cluster import Cluster
+from t5ray.config import RunConfig, SearchSpace
+from t5ray.search import preview
+from t5ray.search.preview import describe, estimate, expected_epochs, expected_rungs, foresee
+from t5ray.training.plan import RunFailed
+from t5ray.training.prepare import Prepared, prepare
+from t5ray.training.probe import Probe
+from t5ray.tune import main as tune
+
+CLUSTER = Cluster(1, 2.0, 0.0, 0, None, started_here=True)
+Plan = Callable[..., Prepared]
+
+
+def space(**scheduler: object) -> SearchSpace:
+    parameters = {"learning_rate": {"loguniform": [1e-5, 1e-2]}}
+    return SearchSpace.model_validate({"parameters": parameters, "scheduler": {"name": "asha", **scheduler}})
+
+
+@pytest.fixture
+def plan(words: Path, tiny_t5: Path, tmp_path: Path) -> Plan:
+    """128 training and 16 validation rows of words."""
+
+    def make(**settings: object) -> Prepared:
+        given = {"data": {"path": str(words)}, "task": "classify", "model": str(tiny_t5), "storage": str(tmp_path)}
+        return prepare(RunConfig.model_validate({**given, **settings}), tmp_path / "cache")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("num_trials", "max_epochs", "rungs", "epochs"),
+    [
+        (9, 9, [(1, 9), (3, 3)], 9 * 1 + 3 * 2 + 1 * 6),
+        (27, 9, [(1, 27), (3, 9)], 27 * 1 + 9 * 2 + 3 * 6),
+        (1, 9, [(1, 1), (3, 1)], 9),
+        (5, 1, [], 5),
+    ],
+)
+def test_expected_trials_and_epochs(
+    num_trials: int, max_epochs: int, rungs: list[tuple[int, int]], epochs: int
+) -> None:
+    assert expected_rungs(space(), num_trials, max_epochs) == rungs
+    assert expected_epochs(space(), num_trials, max_epochs) == epochs
+
+
+def test_without_stopping_every_trial_runs_every_epoch() -> None:
+    assert expected_epochs(space(name="none"), 7, 5) == 35
+
+
+def test_an_estimate_is_the_sum_of_its_parts(plan: Plan) -> None:
+    search = {"num_trials": 9, "confirm_seeds": 2}
+    prepared = plan(training={"max_epochs": 9, "batch_size": 16}, search=search)
+    rows = len(prepared.data.train)
+    found = estimate(prepared, space(), 2, Probe(load_s=5.0, step_s=0.5, validate_row_s=0.25))
+    epoch_s = 0.5 * -(-rows // 16) + 0.25 * len(prepared.data.validation)
+    assert found.epoch_s == pytest.approx(epoch_s)
+    assert found.search_s == pytest.approx(5 + epoch_s * 21 / 2)
+    assert found.confirm_s == pytest.approx(epoch_s * 9 * (4 * 2) / 2)  # the best three and the default, two seeds
+
+
+def test_no_search_is_shorter_than_its_longest_trial(plan: Plan) -> None:
+    prepared = plan(training={"max_epochs": 9}, search={"num_trials": 3, "confirm_seeds": 0})
+    found = estimate(prepared, space(), 64, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
+    assert found.search_s == pytest.approx(9 * found.epoch_s)
+    assert found.confirm_s == 0
+
+
+def test_evaluations_within_epochs_and_shared_validation_count(plan: Plan) -> None:
+    training = {"batch_size": 16, "evaluate_every_steps": 3, "max_epochs": 1}
+    prepared = plan(training=training, resources={"workers_per_trial": 2}, search={"num_trials": 1})
+    steps = -(-len(prepared.data.train) // 16)
+    found = estimate(prepared, space(), 1, Probe(load_s=0.0, step_s=0.0, validate_row_s=1.0))
+    assert found.epoch_s == pytest.approx(-(-steps // 3) * len(prepared.data.validation) / 2)
+
+
+def test_the_plan_says_what_would_run(plan: Plan, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview, "free_bytes", lambda path: 3 * 2**30)
+    prepared = plan(training={"max_epochs": 9, "batch_size": 16}, search={"num_trials": 9})
+    lines = describe(prepared, space(), CLUSTER)
+    assert lines[0] == (
+        "trials       9 (2 at a time: each needs 1 CPUs for 1 workers, the cluster has 2 CPUs), up to 9 epochs each"
+    )
+    steps = 9 * -(-len(prepared.data.train) // 16)
+    assert (
+        f"per trial    {steps} steps and {9 * prepared.data.train.num_tokens:,} tokens, where it runs to its end"
+        in lines
+    )
+    assert "rung         after epoch 3: about 3 trials arrive" in lines
+    assert "confirm      the best 3 and the default again on 3 fresh seeds: 12 full runs at most" in lines
+    # 2 slots of 2 best weights and 2 states of weights and 2 moments, and the winner's: 17 times the weights
+    needed = 17 * (tiny_t5 / "model.safetensors").stat().st_size / 2**20
+    assert lines[-1] == f"disk         {needed:.1f} MiB for checkpoints at most, of 3.0 GiB free"
+
+
+def test_a_probe_that_fails_or_finds_no_room_is_told(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(prepared: Prepared, together: int) -> list[Probe]:
+        raise RunFailed("out of GPU memory with micro_batch_tokens=16384")
+
+    monkeypatch.setattr(preview, "_measure", fails)
+    prepared = plan()
+    (line,) = foresee(prepared, space(), CLUSTER)
+    assert line == "probe        the default settings cannot train: out of GPU memory with micro_batch_tokens=16384"
+    monkeypatch.setattr(preview, "_measure", lambda prepared, together: [])
+    assert foresee(prepared, space(), CLUSTER) == [
+        "probe        none: the cluster had no room for it within 10 min 00 s"
+    ]
+
+
+@pytest.mark.integration
+def test_preview_measures_and_leaves_nothing(
+    local_ray: None, words: Path, tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "space.yaml").write_text("parameters: {learning_rate: {loguniform: [1.0e-4, 1.0e-2]}}\n")
+    flags = {"data": words, "task": "classify", "model": tiny_t5, "search-space": tmp_path / "space.yaml"}
+    flags |= {"storage": tmp_path / "runs", "tracking-uri": "none", "name": "words"}
+    assert tune([*(w for k, v in flags.items() for w in (f"--{k}", str(v))), "--preview"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("probe        ")
+    assert lines[-2].endswith("; 2 at a time")
+    assert lines[-1].startswith("estimate     about ")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cache"]
