@@ -1,6 +1,6 @@
 """Search hyperparameters over Ray workers: `python -m t5ray.tune`. Without flags, the embedded demo."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -8,9 +8,8 @@ import typer
 from t5ray import cli
 
 if TYPE_CHECKING:
-    from t5ray.board import Board
     from t5ray.config import RunConfig, SearchConfig
-    from t5ray.search.ledger import Ledger, TrialRecord
+    from t5ray.search.ledger import Ledger
     from t5ray.search.workspace import Workspace
 
 
@@ -93,8 +92,9 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         try:
             open_study(ledger, prepared, space, workspace, tracker)
             with board(prepared.objective, wanted, settings.training.max_epochs, mode=prepared.mode) as shown:
-                announce = _announcer(shown, prepared.objective)
-                run_search(prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=announce)
+                run_search(
+                    prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
+                )
             content = conclude(prepared, ledger, workspace, tracker)
         except BaseException as exc:
             if not ledger.finished:
@@ -108,19 +108,6 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             cli.tell(tracker.close())
     _close(settings, workspace.shown, content)
     return 0
-
-
-def _announcer(shown: "Board", objective: str) -> Callable[["TrialRecord"], None]:
-    """Return what tells the console of a change: trials on the board, the runs that confirm them as lines."""
-
-    def announce(record: "TrialRecord") -> None:
-        if record.seed is None:
-            shown.update(record)
-        elif record.state != "RUNNING":
-            value = "no value" if record.best_value is None else f"{objective} {record.best_value:.4f}"
-            cli.say(f"trial {record.trial:<3} again on seed {record.seed}: {record.state}, {value}")
-
-    return announce
 
 
 def outcome(content: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
 import io
+import time
 from typing import Any
 
 import pytest
@@ -64,13 +65,71 @@ def test_the_table_has_every_trial_in_order_with_its_latest_state() -> None:
     for trial in (record(2, [0.5], dropout=0.1), record(0, [0.25, 0.75, 0.5, 0.5], "COMPLETE"), record(1, [], "FAIL")):
         found.update(trial)
     found.update(record(2, [0.5, 0.625], dropout=0.1))
-    title, *lines = shown(found.table())
-    assert title[:4] == ["2", "of", "5", "trials,"]
-    assert [line for line in lines if line and line[0].isdigit()] == [
-        ["0", "COMPLETE", "4/4", "0.5000", "0.7500", "12"],
-        ["1", "FAIL", "0/4", "0"],
-        ["2", "RUNNING", "2/4", "0.6250", "0.6250", "6", "dropout=0.1"],
+    assert [line for line in shown(found.table()) if line and line[0].isdigit()] == [
+        ["0", "COMPLETE", "4/4", "0.5000", "0.7500", "12.0", "s"],
+        ["1", "FAIL", "0/4", "0.0", "s"],
+        ["2", "RUNNING", "2/4", "0.6250", "0.6250", "6.0", "s", "dropout=0.1"],
     ]
+
+
+def headline(found: Board) -> str:
+    (line,) = shown(found.headline())
+    return " ".join(line[1:] if line[0].startswith("━") else line)
+
+
+def test_the_headline_says_how_far_the_search_is_and_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    found = Board("accuracy", num_trials=5, max_epochs=4)
+    found.update(record(0, []))
+    now[0] = 160.0
+    found.update(record(0, [0.1, 0.2, 0.3, 0.4], "COMPLETE"))
+    found.update(record(1, []))
+    found.update(record(1, [0.1, 0.2], "PRUNED"))
+    found.update(record(2, []))
+    found.update(record(2, [0.1]))
+    # 7 epochs in 60 s; 3 more trials of 3 epochs on average, 1 of which is run: 8 epochs
+    assert headline(found).endswith("2 of 5 trials, 7 epochs, 1 min 00 s, about 1 min 09 s left")
+
+
+def test_epochs_of_an_earlier_session_are_not_this_ones_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    found = Board("accuracy", num_trials=2, max_epochs=4)
+    found.update(record(0, [0.1, 0.2, 0.3]))  # resumed
+    assert found.left_s() is None
+    now[0] = 10.0
+    found.update(record(0, [0.1, 0.2, 0.3, 0.4], "COMPLETE"))
+    assert found.left_s() == pytest.approx(40)  # 4 epochs at 10 s each
+
+
+def test_runs_that_confirm_stand_behind_the_trials(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Board("accuracy", num_trials=1, max_epochs=2)
+    found.update(record(0, [0.25, 0.5], "COMPLETE"))
+    again = record(0, [0.25, 0.375], "COMPLETE")
+    again.seed = 7
+    found.update(again)
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "trial 0   again on seed 7 COMPLETE  after 2 epochs, accuracy 0.3750"
+    )
+    rows = [line for line in shown(found.table()) if line and line[0][0].isdigit()]
+    assert [line[:3] for line in rows] == [["0", "COMPLETE", "2/2"], ["0,", "seed", "7"]]
+    assert "1 of 1 trials" in headline(found)
+    assert "now training the best again on fresh seeds" in headline(found)
+
+
+def test_a_low_terminal_shows_running_trials_the_best_the_default_and_the_latest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "console", Console(file=io.StringIO(), width=120, height=13))
+    found = Board("accuracy", 40, 4)
+    found.is_live = True
+    for number in range(30):
+        value = 0.9 if number == 5 else 0.5
+        found.update(record(number, [value], "RUNNING" if number in (11, 12) else "PRUNED"))
+    rows = [line[0] for line in shown(found.table()) if line and line[0].isdigit() and line[1] in ("RUNNING", "PRUNED")]
+    assert rows == ["0", "5", "11", "12", "28", "29"]
+    assert "24 ended trials are not shown" in " ".join(" ".join(line) for line in shown(found.table()))
 
 
 def bold_cells(found: Board) -> list[str]:
