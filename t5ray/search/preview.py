@@ -53,9 +53,14 @@ def _room(prepared: Prepared, cluster: Cluster) -> str:
     """Say what one trial needs and what there is."""
     resources = prepared.config.resources
     workers, gpus = resources.workers_per_trial, resources.gpus_per_worker
-    needs = f"{workers * resources.cpus_per_worker} CPUs" + (f" and {workers * gpus:g} GPUs" if gpus else "")
-    has = f"{cluster.num_cpus:g} CPUs" + (f" and {cluster.num_gpus:g} GPUs" if gpus or cluster.num_gpus else "")
-    return f"each needs {needs} for {workers} workers, the cluster has {has}"
+    needs, has = _count(workers * resources.cpus_per_worker, "CPU"), _count(cluster.num_cpus, "CPU")
+    if gpus or cluster.num_gpus:
+        needs, has = f"{needs} and {_count(workers * gpus, 'GPU')}", f"{has} and {_count(cluster.num_gpus, 'GPU')}"
+    return f"each needs {needs} for {_count(workers, 'worker')}, the cluster has {has}"
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 def _sample(prepared: Prepared) -> int:

@@ -85,7 +85,7 @@ def test_the_plan_says_what_would_run(plan: Plan, tiny_t5: Path, monkeypatch: py
     prepared = plan(training={"max_epochs": 9, "batch_size": 16}, search={"num_trials": 9})
     lines = describe(prepared, space(), CLUSTER)
     assert lines[0] == (
-        "trials       9 (2 at a time: each needs 1 CPUs for 1 workers, the cluster has 2 CPUs), up to 9 epochs each"
+        "trials       9 (2 at a time: each needs 1 CPU for 1 worker, the cluster has 2 CPUs), up to 9 epochs each"
     )
     steps = 9 * -(-len(prepared.data.train) // 16)
     assert (
