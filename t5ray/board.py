@@ -127,7 +127,7 @@ class Board:
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         for column in ("trial", "state", "epoch", self.objective, "best", "time"):
             table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
-        table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column("settings")  # the only column that may be narrowed, and so is where others would be cut
         best = self.better((t.best_value for t in self.trials.values() if t.best_value is not None), default=None)
         keys = self._shown(best)
         for key in keys:
@@ -155,7 +155,7 @@ class Board:
             f"{trial.values[-1]:.4f}" if trial.values else "",
             f"[bold]{shown}[/]" if shown and trial.best_value == best else shown,
             seconds(trial.busy_s),
-            Text(short(trial.params)),
+            Text(short(trial.params), no_wrap=True, overflow="ellipsis"),
             style=STYLE_OF[trial.state],
         )
 

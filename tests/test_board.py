@@ -154,3 +154,15 @@ def test_a_terminal_shows_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1 of 1 trials" in drawn
     assert "batch_size=16" in drawn
     assert "trial 0 " not in drawn  # lines are for pipes
+
+
+def test_a_narrow_terminal_cuts_the_settings_and_nothing_else() -> None:
+    found = Board("exact_match", 1, 4)
+    found.update(record(0, [0.25, 0.75], learning_rate=0.000312, batch_size=16, weight_decay=0.0123, dropout=0.1))
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(found.table())
+    headings, row = capture.get().splitlines()
+    assert headings.split() == ["trial", "state", "epoch", "exact_match", "best", "time", "settings"]
+    assert row.split()[:7] == ["0", "RUNNING", "2/4", "0.7500", "0.7500", "6.0", "s"]
+    assert row.rstrip().endswith("…")

@@ -43,7 +43,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[s
         lines.append(f"rung         after epoch {epoch}: about {arrive} trials arrive")
     if config.search.confirm_seeds:
         lines.append(
-            f"confirm      the best {BEST_OF} and the default again on {config.search.confirm_seeds} fresh seeds: "
+            f"confirm      the best {BEST_OF} and the default again on {_count(config.search.confirm_seeds, 'fresh seed')}: "
             f"{_confirming_runs(prepared)} full runs at most"
         )
     return [*lines, *_disk(prepared, slots)]

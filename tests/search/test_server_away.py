@@ -80,7 +80,7 @@ def require_everything(server: Server, folder: Path) -> None:
 
 
 def test_a_server_that_comes_back_gets_what_it_missed(server: Server, command: list[str], tmp_path: Path) -> None:
-    process = start([*command, "--max-epochs", "400"])  # long enough for the server to start again
+    process = start([*command, "--max-epochs", "150"])  # long enough for the server to start again
     wait_for_epochs(tmp_path, 3, process)
     server.kill()
     wait_for_epochs(tmp_path, 20, process)
