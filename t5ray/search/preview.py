@@ -42,8 +42,9 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[s
     for epoch, arrive in expected_rungs(space, config.search.num_trials, training.max_epochs):
         lines.append(f"rung         after epoch {epoch}: about {arrive} trials arrive")
     if config.search.confirm_seeds:
+        seeds = _count(config.search.confirm_seeds, "fresh seed")
         lines.append(
-            f"confirm      the best {BEST_OF} and the default again on {_count(config.search.confirm_seeds, 'fresh seed')}: "
+            f"confirm      the best {BEST_OF} and the default again on {seeds}: "
             f"{_confirming_runs(prepared)} full runs at most"
         )
     return [*lines, *_disk(prepared, slots)]
