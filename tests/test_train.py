@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from transformers import AutoModelForSeq2SeqLM
 
@@ -93,16 +94,12 @@ def test_the_saved_settings_give_the_same_run_again(
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("more", [(), ("--resume",)])
 def test_a_finished_run_is_never_trained_again(
-    finished: dict[str, Any],
-    storage: Path,
-    tiny_t5: Path,
-    no_ray: None,
-    capsys: pytest.CaptureFixture[str],
-    more: tuple[str, ...],
+    finished: dict[str, Any], storage: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments(storage, tiny_t5, *more)) == 2
+    assert main(arguments(storage, tiny_t5, "--resume")) == 0
+    assert f"{storage}/finished: this run is finished; nothing was trained again." in capsys.readouterr().out
+    assert main(arguments(storage, tiny_t5)) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert f"{storage}/finished: must be a new folder, but holds a finished run. Choose another --name." in message
     assert record_of(storage / "finished") == finished
@@ -282,3 +279,18 @@ def test_storage_at_a_uri_is_not_taken_for_a_folder(
     assert main(arguments(tmp_path, tiny_t5, "--storage", "memory://runs", "--preview")) == 6
     assert "memory://runs: must be a folder" in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_resuming_a_finished_run_sends_what_mlflow_missed(tmp_path: Path, tiny_t5: Path, no_ray: None) -> None:
+    folder = tmp_path / "finished"
+    folder.mkdir()
+    (folder / "train.json").write_text("{}")
+    body = {"name": "finished", "parent": None, "params": {"dropout": "0.1"}, "tags": {}}
+    event = {"kind": "start", "run": "unsent-" + "0" * 32, "time_ms": 1_700_000_000_000, "body": body}
+    (folder / "mlflow_outbox.jsonl").write_text(json.dumps(event) + "\n")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert main(arguments(tmp_path, tiny_t5, "--tracking-uri", uri, "--resume")) == 0
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
+    assert (run.info.run_name, run.data.params) == ("finished", {"dropout": "0.1"})
+    assert [path.name for path in folder.iterdir()] == ["train.json"]
