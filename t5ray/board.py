@@ -133,7 +133,7 @@ class Board:
         for key in keys:
             self._add(table, self.trials[key], best)
         if len(keys) < len(self.trials):
-            table.caption = f"{len(self.trials) - len(keys)} ended trials are not shown"
+            table.caption = f"not shown: {len(self.trials) - len(keys)} that have ended"
         return table
 
     def _shown(self, best: float | None) -> list[Key]:

@@ -129,7 +129,7 @@ def test_a_low_terminal_shows_running_trials_the_best_the_default_and_the_latest
         found.update(record(number, [value], "RUNNING" if number in (11, 12) else "PRUNED"))
     rows = [line[0] for line in shown(found.table()) if line and line[0].isdigit() and line[1] in ("RUNNING", "PRUNED")]
     assert rows == ["0", "5", "11", "12", "28", "29"]
-    assert "24 ended trials are not shown" in " ".join(" ".join(line) for line in shown(found.table()))
+    assert "not shown: 24 that have ended" in " ".join(" ".join(line) for line in shown(found.table()))
 
 
 def bold_cells(found: Board) -> list[str]:
