@@ -3,7 +3,8 @@
     loading.py   a model from a hub id or directory       bundle.py   the directory that scores on its own
     card.py      what scoring must know besides weights
     numeric.py   precision and dropout                    optim.py    optimizers and learning-rate schedules
-    engine.py    texts in, predictions out
+    engine.py    texts in, predictions out               predictor.py  tokens in, predictions out
+    decoding/    T5's own fast encoder, decoder, searches and label tree
 
 Comes in: ids, directories, texts. Goes out: tensors, texts, directories. Must not know Ray or MLflow.
 Nothing is re-exported: importing this package alone loads neither torch nor transformers.

@@ -78,12 +78,23 @@ def _generation_config(loaded: LoadedModel, decode: DecodeConfig) -> GenerationC
     return GenerationConfig(
         num_beams=decode.num_beams,
         length_penalty=decode.length_penalty if decode.num_beams > 1 else None,
+        early_stopping=decode.early_stopping if decode.num_beams > 1 else None,
         max_new_tokens=decode.max_new_tokens,
-        do_sample=False,
+        min_new_tokens=decode.min_new_tokens or None,
+        repetition_penalty=decode.repetition_penalty if decode.repetition_penalty != 1.0 else None,
+        no_repeat_ngram_size=decode.no_repeat_ngram_size or None,
+        num_return_sequences=decode.num_return_sequences,
+        **_sampling(decode),
         decoder_start_token_id=config.decoder_start_token_id,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
     )
+
+
+def _sampling(decode: DecodeConfig) -> dict[str, bool | float | int]:
+    if not decode.do_sample:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": decode.temperature, "top_k": decode.top_k, "top_p": decode.top_p}
 
 
 @torch.no_grad()

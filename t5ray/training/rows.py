@@ -14,7 +14,7 @@ from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.training.checkpoint import BEST
 from t5ray.training.plan import RunPlan
-from t5ray.training.validation import EVAL_BATCH_TOKENS, fixed_sample, generate_texts
+from t5ray.training.validation import EVAL_BATCH_TOKENS, fixed_sample, predict_rows
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def judge_rows(plan: RunPlan, data: TokenisedData, device: torch.device) -> RowS
     rows = fixed_sample(len(data.validation), plan.config.validation_rows)
     if plan.objective == "validation_loss":
         return RowScores([], *_losses(loaded, data.validation, rows))
-    texts = {row: text for row, text, _ in generate_texts(loaded, data.validation, rows, plan.decode)}
+    texts = {row: text for row, text, _ in predict_rows(loaded, data.validation, rows, plan.task, plan.decode)}
     return RowScores([texts[int(row)] for row in rows], [], [])
 
 

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from t5ray.config import DecodeConfig, TaskConfig
 from t5ray.data.batches import IGNORED, Indices, collate, micro_batches
 from t5ray.data.tokens import TokenisedSplit
-from t5ray.model.engine import batches_by_tokens, generate
 from t5ray.model.loading import LoadedModel
+from t5ray.model.predictor import Predictor
 from t5ray.text.metrics import score
 from t5ray.text.tasks import read_prediction
 from t5ray.training.group import Group
@@ -59,7 +59,7 @@ def validate(
     model = loaded.model.eval()
     mine = rows[group.rank :: group.size]
     loss, tokens = group.sum(_loss(loaded, split, mine))
-    texts = generate_texts(loaded, split, mine, decode)
+    texts = predict_rows(loaded, split, mine, task, decode)
     everything = [item for part in group.gather(texts) for item in part]
     model.train()
     found = {row: (text, cut) for row, text, cut in everything}
@@ -87,13 +87,12 @@ def _loss(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[fl
     return total, tokens
 
 
-def generate_texts(
-    loaded: LoadedModel, split: TokenisedSplit, rows: Indices, decode: DecodeConfig
+def predict_rows(
+    loaded: LoadedModel, split: TokenisedSplit, rows: Indices, task: TaskConfig, decode: DecodeConfig
 ) -> list[tuple[int, str, bool]]:
-    """Generate for each row; return (row, text, cut at the cap) in no certain order."""
+    """Return (row, text, cut at the cap) for each row, as scoring will predict them."""
+    labels = task.labels if task.closed_labels else ()
+    predictor = Predictor(loaded.model, loaded.tokenizer, decode, labels=labels, batch_tokens=EVAL_BATCH_TOKENS)
     ids = [split.input_ids[split.input_offsets[i] : split.input_offsets[i + 1]].tolist() for i in rows]
-    found = []
-    for chosen in batches_by_tokens([len(row) for row in ids], EVAL_BATCH_TOKENS):
-        predictions = generate(loaded.model, loaded.tokenizer, [ids[i] for i in chosen], decode)
-        found += [(int(rows[i]), p.text, p.hit_cap) for i, p in zip(chosen, predictions, strict=True)]
-    return found
+    predictions = predictor.predict(ids)
+    return [(int(row), found.text, found.hit_cap) for row, found in zip(rows, predictions, strict=True)]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import DecodeConfig
-from t5ray.model.engine import Engine, batches_by_tokens, decode_tokens, pad, tokenise_inputs
+from t5ray.model.engine import Engine, tokenise_inputs
+from t5ray.model.predictor import batches_by_tokens, decode_tokens
 from tests.tiny import character_tokenizer, make_tiny_t5
 
 TEXTS = [
@@ -71,12 +72,6 @@ def test_every_row_is_in_one_batch_within_the_budget(lengths: list[int], budget:
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
-
-
-def test_pad_example() -> None:
-    ids, mask = pad([[7, 8, 1], [9, 1]], 0, torch.device("cpu"))
-    assert ids.tolist() == [[7, 8, 1], [9, 1, 0]]
-    assert mask.tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
 def test_ignored_labels_decode_as_padding() -> None:

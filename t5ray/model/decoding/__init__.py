@@ -1,0 +1,11 @@
+"""T5 decoding in plain PyTorch: the same tokens as transformers' `generate`, without its costs.
+
+    weights.py     matrices, fused and laid out for scoring      positions.py   relative position bias
+    encoder.py     token ids -> states, without padding          decoder.py     one step for a batch, with its caches
+    vocabulary.py  states -> logits, best token                  layers.py      what encoder and decoder share
+    greedy.py      one token after another                       beam.py        beam search
+    processors.py  penalties, bans, sampling                     labels.py      closed answers as a prefix tree
+
+Comes in: a transformers T5, token ids. Goes out: token ids and log-probabilities. Must not know texts, tasks or files.
+Source: Raffel et al. 2020; transformers' modeling_t5.py, whose results the tests hold this to.
+"""

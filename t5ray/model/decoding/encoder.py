@@ -1,0 +1,117 @@
+"""Token ids to encoder states.
+
+Rows come sorted by length. Products run over the tokens of many rows at once, [N, D]; attention runs over *groups* of
+rows. On a CPU a group has rows of one length, so no padding is computed and no mask is needed; on a GPU, where many
+small kernels cost more than padding, all rows form one padded group with a mask.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch.nn import functional
+
+from t5ray.model.decoding.layers import add_product, feed_forward, norm
+from t5ray.model.decoding.weights import EncoderLayer, T5Weights
+
+CHUNK_TOKENS = 4096
+"""Tokens encoded at once on a CPU: their inner states stay in its caches, and the allocator reuses their pages."""
+MANUAL_ATTENTION_TOKENS = 256
+"""Longest rows whose attention is spelled out on a CPU; beyond, torch's blocked kernel is faster."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that attention handles together."""
+
+    start: int
+    """Their first token among all tokens."""
+    rows: int
+    length: int
+    """Tokens of each row, padding included."""
+    mask: torch.Tensor | None
+    """0 at tokens and a huge negative number at padding, [rows, 1, 1, length]; None where there is no padding."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoder states of some rows."""
+
+    states: torch.Tensor
+    """[N, D], group after group."""
+    groups: Sequence[Group]
+
+    @property
+    def padded_tokens(self) -> int:
+        """Positions that were computed."""
+        return len(self.states)
+
+
+def encode(model: T5Weights, rows: Sequence[Sequence[int]]) -> Iterator[Encoded]:
+    """Yield the encoder states of rows that are sorted by length, longest first, in their order."""
+    for part in _chunks(rows) if model.device.type == "cpu" else [rows]:
+        yield _encode(model, part)
+
+
+def _chunks(rows: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
+    start, tokens = 0, 0
+    for end, row in enumerate(rows):
+        if tokens + len(row) > CHUNK_TOKENS and end > start:
+            yield rows[start:end]
+            start, tokens = end, 0
+        tokens += len(row)
+    yield rows[start:]
+
+
+def _encode(model: T5Weights, rows: Sequence[Sequence[int]]) -> Encoded:
+    ids, groups = _lay_out(model, rows)
+    states = functional.embedding(ids, model.embeddings).float()
+    for layer in model.encoder:
+        states = _attend(states, groups, layer, model)
+        states = feed_forward(states, layer.feed_forward, model)
+    return Encoded(norm(states, model.encoder_norm, model), groups)
+
+
+def _lay_out(model: T5Weights, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[Group]]:
+    """Return all ids, int64 [N], and the groups they form."""
+    device = model.device
+    if device.type == "cpu":
+        sizes = [(length, sum(1 for _ in run)) for length, run in groupby(map(len, rows))]
+        starts = [0]
+        for length, count in sizes:
+            starts.append(starts[-1] + length * count)
+        groups = [Group(start, count, length, None) for start, (length, count) in zip(starts, sizes, strict=False)]
+        return torch.tensor([token for row in rows for token in row], device=device), groups
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[model.pad_id] * (width - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    padding = torch.arange(width, device=device) >= lengths[:, None]
+    mask = torch.zeros(padding.shape, device=device).masked_fill_(padding, torch.finfo(model.dtype).min)
+    return ids.flatten(), [Group(0, len(rows), width, mask[:, None, None])]
+
+
+def _attend(states: torch.Tensor, groups: Sequence[Group], layer: EncoderLayer, model: T5Weights) -> torch.Tensor:
+    qkv = norm(states, layer.norm, model) @ layer.qkv
+    inner = qkv.new_empty(len(qkv), model.num_heads * model.head_size)
+    for group in groups:
+        tokens = slice(group.start, group.start + group.rows * group.length)
+        shape = (group.rows, group.length, 3, model.num_heads, model.head_size)
+        query, key, value = qkv[tokens].view(shape).permute(2, 0, 3, 1, 4)
+        bias = layer.bias.square(group.length)
+        bias = bias.expand(1, -1, -1, -1) if group.mask is None else bias + group.mask
+        found = _attention(query, key, value, bias.to(model.dtype))
+        inner[tokens].view(group.rows, group.length, model.num_heads, -1).copy_(found.transpose(1, 2))
+    return add_product(states, inner, layer.out)
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return attention [rows, heads, length, d] without scaling, as T5 has none.
+
+    Args:
+        bias: [1 or rows, heads, length, length].
+    """
+    if query.device.type == "cpu" and query.shape[2] <= MANUAL_ATTENTION_TOKENS:
+        weights = (query @ key.transpose(2, 3)).add_(bias)
+        return torch.softmax(weights, dim=-1) @ value
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)

@@ -1,0 +1,29 @@
+"""What encoder and decoder share: the norm and the feed-forward part, over states [N, D] of N tokens."""
+
+import torch
+from torch.nn import functional
+
+from t5ray.model.decoding.weights import FeedForward, T5Weights
+
+
+def norm(states: torch.Tensor, weight: torch.Tensor, model: T5Weights) -> torch.Tensor:
+    """Return root-mean-square normed states, in the type of the matrix products."""
+    return functional.rms_norm(states, weight.shape, weight, model.eps).to(model.dtype)
+
+
+def feed_forward(states: torch.Tensor, part: FeedForward, model: T5Weights) -> torch.Tensor:
+    """Add a feed-forward part to the states, in place."""
+    inner = norm(states, part.norm, model) @ part.wi
+    if part.gated:
+        active, linear = inner.chunk(2, dim=-1)
+        inner = model.activation(active).mul_(linear)
+    else:
+        inner = model.activation(inner)
+    return add_product(states, inner, part.wo)
+
+
+def add_product(states: torch.Tensor, inner: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Add a product to the residual stream, in place."""
+    if states.dtype == weight.dtype:
+        return states.addmm_(inner, weight)
+    return states.add_(inner @ weight)

@@ -1,0 +1,194 @@
+"""A T5's matrices as scoring wants them: query, key and value in one product, both gates in one, input-major."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+from t5ray.model.decoding.positions import PositionBias
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Weights of one feed-forward part. K = 2 where it is gated, else 1."""
+
+    norm: torch.Tensor
+    wi: torch.Tensor
+    """[D, K F]: the gate that is activated comes first."""
+    wo: torch.Tensor
+    """[F, D]"""
+    gated: bool
+
+
+@dataclass(frozen=True)
+class EncoderLayer:
+    """Weights of one encoder layer; H heads of d numbers each."""
+
+    norm: torch.Tensor
+    qkv: torch.Tensor
+    """[D, 3 H d]"""
+    out: torch.Tensor
+    """[H d, D]"""
+    bias: PositionBias
+    feed_forward: FeedForward
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """Weights of one decoder layer: self-attention, attention over the encoder's states, feed-forward."""
+
+    norm: torch.Tensor
+    qkv: torch.Tensor
+    out: torch.Tensor
+    bias: PositionBias
+    cross_norm: torch.Tensor
+    cross_q: torch.Tensor
+    """[D, H d]"""
+    cross_kv: torch.Tensor
+    """[D, 2 H d]"""
+    cross_out: torch.Tensor
+    feed_forward: FeedForward
+
+
+@dataclass(frozen=True)
+class T5Weights:
+    """All of a T5 that scoring needs. A snapshot: make it again once the model was trained on."""
+
+    embeddings: torch.Tensor
+    """[V, D]"""
+    encoder: Sequence[EncoderLayer]
+    encoder_norm: torch.Tensor
+    decoder: Sequence[DecoderLayer]
+    decoder_norm: torch.Tensor
+    head: torch.Tensor
+    """[V, D]"""
+    head_scale: float
+    """Factor on the decoder's states before the head: d_model ** -0.5 where T5 ties head and embeddings, else 1."""
+    num_heads: int
+    head_size: int
+    eps: float
+    activation: Activation
+    start_id: int
+    pad_id: int
+    eos_id: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embeddings.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products compute with."""
+        return self.encoder[0].qkv.dtype
+
+
+@torch.no_grad()
+def prepare(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> T5Weights:
+    """Lay out the weights of a transformers T5, mT5 or UMT5.
+
+    Args:
+        dtype: of matrix products. Norms, position biases and residual sums stay in fp32.
+    """
+    config: Any = model.config
+    return T5Weights(
+        embeddings=model.shared.weight.detach(),
+        encoder=[_encoder_layer(model.encoder.block, i, dtype) for i in range(len(model.encoder.block))],
+        encoder_norm=model.encoder.final_layer_norm.weight.detach(),
+        decoder=[_decoder_layer(model.decoder.block, i, dtype) for i in range(len(model.decoder.block))],
+        decoder_norm=model.decoder.final_layer_norm.weight.detach(),
+        head=model.lm_head.weight.detach().to(dtype),
+        head_scale=config.d_model**-0.5 if scales_head(config) else 1.0,
+        num_heads=config.num_heads,
+        head_size=config.d_kv,
+        eps=config.layer_norm_epsilon,
+        activation=_activation(config.dense_act_fn),
+        start_id=config.decoder_start_token_id,
+        pad_id=config.pad_token_id,
+        eos_id=config.eos_token_id,
+    )
+
+
+def scales_head(config: Any) -> bool:
+    """Say whether the model scales its decoder's states before the head.
+
+    transformers 5 keeps this apart from whether the weights are tied: T5 in a field of its own, mT5 never, UMT5 always.
+    """
+    if config.model_type == "t5":
+        return bool(config.scale_decoder_outputs)
+    return config.model_type == "umt5" and bool(config.tie_word_embeddings)
+
+
+def _activation(name: str) -> Activation:
+    """Return the activation; GELU's tanh form fused, which transformers computes in eight passes over memory."""
+    if name == "gelu_new":
+        return lambda x: functional.gelu(x, approximate="tanh")
+    found: Activation = ACT2FN[name]
+    return found
+
+
+def _joined(dtype: torch.dtype, *linears: Any) -> torch.Tensor:
+    """Return the products of several linear layers as one matrix [in, all outs]."""
+    return torch.cat([_weight(linear) for linear in linears]).to(dtype).t().contiguous()
+
+
+def _weight(linear: Any) -> torch.Tensor:
+    """Return a layer's matrix [out, in], with what adapters add that are not merged into it."""
+    weight: torch.Tensor = linear.weight.detach()
+    if hasattr(linear, "get_delta_weight") and not linear.merged:
+        for name in linear.active_adapters:
+            weight = weight + linear.get_delta_weight(name).detach()
+    return weight
+
+
+def _bias(block: Any, layer: int) -> PositionBias:
+    """Return the position bias of a layer: UMT5 has one each, the others share the first layer's."""
+    own = block[layer].layer[0].SelfAttention
+    attention = own if own.has_relative_attention_bias else block[0].layer[0].SelfAttention
+    return PositionBias(
+        attention.relative_attention_bias.weight.detach().float(),
+        bidirectional=not attention.is_decoder,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+
+
+def _feed_forward(layer: Any, dtype: torch.dtype) -> FeedForward:
+    dense = layer.DenseReluDense
+    gated = hasattr(dense, "wi_0")
+    gates = (dense.wi_0, dense.wi_1) if gated else (dense.wi,)
+    return FeedForward(layer.layer_norm.weight.detach(), _joined(dtype, *gates), _joined(dtype, dense.wo), gated)
+
+
+def _encoder_layer(block: Any, number: int, dtype: torch.dtype) -> EncoderLayer:
+    attention, feed_forward = block[number].layer
+    own = attention.SelfAttention
+    return EncoderLayer(
+        norm=attention.layer_norm.weight.detach(),
+        qkv=_joined(dtype, own.q, own.k, own.v),
+        out=_joined(dtype, own.o),
+        bias=_bias(block, number),
+        feed_forward=_feed_forward(feed_forward, dtype),
+    )
+
+
+def _decoder_layer(block: Any, number: int, dtype: torch.dtype) -> DecoderLayer:
+    attention, cross, feed_forward = block[number].layer
+    own, other = attention.SelfAttention, cross.EncDecAttention
+    return DecoderLayer(
+        norm=attention.layer_norm.weight.detach(),
+        qkv=_joined(dtype, own.q, own.k, own.v),
+        out=_joined(dtype, own.o),
+        bias=_bias(block, number),
+        cross_norm=cross.layer_norm.weight.detach(),
+        cross_q=_joined(dtype, other.q),
+        cross_kv=_joined(dtype, other.k, other.v),
+        cross_out=_joined(dtype, other.o),
+        feed_forward=_feed_forward(feed_forward, dtype),
+    )

@@ -1,0 +1,246 @@
+"""Token ids in, predictions out, with a model that is loaded already.
+
+A task with closed labels does not generate: its labels are scored (`decoding/labels.py`), in training's validation as
+in a scoring job, so that both give the same number.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t5ray.config import DecodeConfig
+from t5ray.errors import ModelError
+from t5ray.model.decoding import labels as label_tree
+from t5ray.model.decoding.beam import BeamRules, beam_search
+from t5ray.model.decoding.decoder import Decoder
+from t5ray.model.decoding.encoder import encode
+from t5ray.model.decoding.greedy import Generated, generate
+from t5ray.model.decoding.processors import Best, Sampler, draws, make_processor
+from t5ray.model.decoding.vocabulary import Vocabulary
+from t5ray.model.decoding.weights import prepare
+
+MOST_ROWS = 256
+"""Texts decoded at once: more gains nothing on a CPU, where these fill its units and their caches stay small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model said of one row."""
+
+    text: str
+    score: float | None
+    """Probability of the whole text under the model, or of the label among the labels; None unless asked for."""
+    hit_cap: bool
+    """True where the output was cut at the token cap, before its end."""
+    texts: tuple[str, ...] = ()
+    """All texts where several are asked for, best first; empty otherwise."""
+    label_scores: Mapping[str, float] | None = None
+    """Label -> probability, in the order of the labels; None unless asked for."""
+
+
+@dataclass
+class Tally:
+    """What was forwarded so far."""
+
+    padded_tokens: int = 0
+    """Input positions forwarded, padding included."""
+    real_tokens: int = 0
+    """Input positions that held a token."""
+
+
+class Predictor:
+    """A snapshot of a model, prepared for scoring. Make another once the model was trained on."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        decode: DecodeConfig,
+        *,
+        labels: Sequence[str] = (),
+        temperature: float = 1.0,
+        precision: str = "fp32",
+        batch_tokens: int = 16_384,
+    ) -> None:
+        """Lay out the weights.
+
+        Args:
+            labels: the closed set of texts that a prediction is one of; empty generates. `decode.answers` narrows it.
+            temperature: divides the labels' scores before they become probabilities.
+            precision: fp32 or bf16.
+            batch_tokens: input tokens forwarded at once, at most (one input may exceed it alone).
+        Raises:
+            ModelError: texts must be generated and the decode settings carry no output cap.
+        """
+        self._labels = tuple(decode.answers or labels)
+        if decode.max_new_tokens is None and not self._labels:
+            raise ModelError("decode.max_new_tokens must be set before generating, but got None.")
+        self._tokenizer, self._decode, self._temperature = tokenizer, decode, temperature
+        self._batch_tokens = batch_tokens
+        self._model = prepare(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._vocabulary = Vocabulary(self._model)
+        self._processor = make_processor(decode, self._model.eos_id)
+        self._tree = self._make_tree() if self._labels else None
+        self.tally = Tally()
+
+    @torch.inference_mode()
+    def predict(
+        self, rows: Sequence[Sequence[int]], *, scores: bool = False, all_scores: bool = False
+    ) -> list[Prediction]:
+        """Predict from inputs, given as token ids with EOS, in their order.
+
+        Args:
+            scores: also give the prediction's probability.
+            all_scores: also give every label's.
+        Raises:
+            ModelError: `all_scores` without labels.
+        """
+        if all_scores and self._tree is None:
+            raise ModelError("all scores can be given for a task with closed labels only, but this one generates.")
+        found: dict[int, Prediction] = {}
+        texts = self._decode.num_beams if self._tree is None else 1
+        texts *= self._decode.num_return_sequences if self._decode.do_sample else 1
+        for chosen in batches_by_tokens(list(map(len, rows)), self._batch_tokens, max(1, MOST_ROWS // texts)):
+            batch = [rows[i] for i in chosen]
+            if self._tree is None:
+                predictions = self._generate(batch, scores=scores)
+            else:
+                totals = self._score_labels(batch, precise=scores or all_scores)
+                predictions = self._label_predictions(totals, scores=scores, all_scores=all_scores)
+            found.update(zip(chosen, predictions, strict=True))
+        return [found[i] for i in range(len(rows))]
+
+    @torch.inference_mode()
+    def label_scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the log-probability of every label for each row, none given up on, fp32 [rows, labels]."""
+        found = torch.empty(len(rows), len(self._labels))
+        for chosen in batches_by_tokens(list(map(len, rows)), self._batch_tokens, MOST_ROWS):
+            found[chosen] = self._walk([rows[i] for i in chosen], margin=torch.inf).cpu()
+        return found
+
+    def _open(self, rows: Sequence[Sequence[int]], capacity: int, *, width: int = 1) -> Decoder:
+        """Encode rows, longest first."""
+        encoded = list(encode(self._model, rows))
+        self.tally.padded_tokens += sum(part.padded_tokens for part in encoded)
+        self.tally.real_tokens += sum(map(len, rows))
+        return Decoder.over(self._model, encoded, capacity, width=width)
+
+    def _generate(self, rows: Sequence[Sequence[int]], *, scores: bool) -> list[Prediction]:
+        decode, cap = self._decode, self._decode.max_new_tokens
+        assert cap is not None
+        if decode.num_beams > 1:
+            tokens, values = self._search_beams(rows, cap, scores=scores)
+        else:
+            made = self._sample(rows, cap, scores) if decode.do_sample else self._take_best(rows, cap, scores)
+            count = decode.num_return_sequences
+            tokens = made.tokens.view(len(rows), count, -1)
+            values = None if made.log_probabilities is None else made.log_probabilities.view(len(rows), count)[:, 0]
+        first = None if values is None else values.exp().tolist()
+        ended = (tokens[:, 0] == self._model.eos_id).any(dim=1).tolist()
+        texts = [decode_tokens(self._tokenizer, part) for part in tokens]
+        several = decode.num_return_sequences > 1
+        return [
+            Prediction(found[0], first[i] if first else None, not ended[i], tuple(found) if several else ())
+            for i, found in enumerate(texts)
+        ]
+
+    def _take_best(self, rows: Sequence[Sequence[int]], cap: int, scores: bool) -> Generated:
+        choose = Best(self._processor) if self._processor else None
+        decoder = self._open(rows, cap)
+        return generate(self._model, self._vocabulary, decoder, max_new_tokens=cap, choose=choose, scores=scores)
+
+    def _sample(self, rows: Sequence[Sequence[int]], cap: int, scores: bool) -> Generated:
+        count, device = self._decode.num_return_sequences, self._model.device
+        decoder = self._open(rows, cap)
+        if count > 1:
+            decoder = decoder.select(torch.arange(len(rows), device=device).repeat_interleave(count))
+        choose = Sampler(self._processor, draws(rows, count, cap, self._decode.seed).to(device))
+        return generate(self._model, self._vocabulary, decoder, max_new_tokens=cap, choose=choose, scores=scores)
+
+    def _search_beams(
+        self, rows: Sequence[Sequence[int]], cap: int, *, scores: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return tokens [B, texts, T] and the log-probability of the first texts."""
+        decode = self._decode
+        rules = BeamRules(decode.num_beams, decode.length_penalty, decode.early_stopping, cap)
+        decoder = self._open(rows, cap, width=decode.num_beams)
+        found = beam_search(self._model, self._vocabulary, decoder, rules, self._processor)
+        values = None
+        if scores:
+            first = found.tokens[:, 0]
+            values = sequence_log_probabilities(self._vocabulary, self._open(rows, cap), first, self._model.eos_id)
+        return found.tokens[:, : decode.num_return_sequences], values
+
+    def _make_tree(self) -> label_tree.Tree:
+        ids = self._tokenizer(list(self._labels), verbose=False).input_ids
+        kept: dict[tuple[int, ...], str] = {}
+        for label, tokens in zip(self._labels, ids, strict=True):
+            kept.setdefault(tuple(tokens), label)  # of labels that the tokenizer cannot tell apart the first stands
+        self._labels = tuple(kept.values())
+        return label_tree.build(list(kept), self._model.device)
+
+    def _walk(self, rows: Sequence[Sequence[int]], *, margin: float) -> torch.Tensor:
+        tree = self._tree
+        assert tree is not None
+        decoder = self._open(rows, tree.depth)
+        return label_tree.score(self._model, self._vocabulary, decoder, tree, margin=margin)
+
+    def _score_labels(self, rows: Sequence[Sequence[int]], *, precise: bool) -> torch.Tensor:
+        """Return the score of every label, [B, labels]; of the best alone where that is all that is asked for."""
+        return self._walk(rows, margin=label_tree.NEGLIGIBLE * max(1.0, self._temperature) if precise else 0.0)
+
+    def _label_predictions(self, totals: torch.Tensor, *, scores: bool, all_scores: bool) -> list[Prediction]:
+        best = totals.argmax(dim=1).tolist()
+        probabilities = torch.softmax(totals / self._temperature, dim=1).tolist() if scores or all_scores else None
+        return [
+            Prediction(
+                self._labels[label],
+                probabilities[row][label] if probabilities and scores else None,
+                hit_cap=False,
+                label_scores=dict(zip(self._labels, probabilities[row], strict=True))
+                if probabilities and all_scores
+                else None,
+            )
+            for row, label in enumerate(best)
+        ]
+
+
+def batches_by_tokens(lengths: Sequence[int], budget: int, most_rows: int | None = None) -> Iterator[list[int]]:
+    """Yield index groups of like length, longest first, each at most `budget` padded tokens.
+
+    Args:
+        most_rows: rows of a group, at most.
+    Example:
+        lengths [3, 9, 4, 9], budget 18 -> [1, 3], [2, 0]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, lengths[order[start]]))
+        size = size if most_rows is None else min(size, most_rows)
+        yield order[start : start + size]
+        start += size
+
+
+def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor) -> list[str]:
+    """Turn tokens [B, T] into texts; -100 of the loss counts as padding."""
+    clean = tokens.masked_fill(tokens < 0, tokenizer.pad_token_id)
+    return list(tokenizer.batch_decode(clean, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def sequence_log_probabilities(
+    vocabulary: Vocabulary, decoder: Decoder, tokens: torch.Tensor, eos_id: int
+) -> torch.Tensor:
+    """Return the log-probability [B] of given texts [B, T], EOS included, over a fresh decoder."""
+    start = torch.full_like(tokens[:, :1], decoder.model.start_id)
+    fed, total = torch.cat((start, tokens), dim=1), torch.zeros(len(tokens), device=tokens.device)
+    ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    for position in range(tokens.shape[1]):
+        logits = vocabulary.logits(decoder.step(fed[:, position]))
+        chosen = tokens[:, position]
+        found = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+        total += found.masked_fill(ended, 0.0)
+        ended |= chosen == eos_id
+    return total

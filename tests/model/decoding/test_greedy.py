@@ -1,0 +1,100 @@
+"""Greedy decoding and its processors against transformers' generate, on every kind of model of the family.
+
+Tie rule: of equal logits the first token wins, as in torch.argmax. How rows are batched changes float rounding, so near
+ties may fall otherwise; the models' logits are spread so that none is near.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+
+from t5ray.config import DecodeConfig
+from t5ray.model.decoding.greedy import generate
+from t5ray.model.decoding.processors import Best, make_processor
+from t5ray.model.decoding.vocabulary import Vocabulary, log_probability
+from t5ray.model.decoding.weights import prepare
+from tests.model.decoding.models import CAP, KINDS, decoder_over, make, padded, token_rows, until_end
+
+
+@torch.inference_mode()
+def own_tokens(model: Any, rows: list[list[int]], **settings: Any) -> list[list[int]]:
+    weights = prepare(model)
+    processor = make_processor(DecodeConfig(max_new_tokens=CAP, **settings), 1)
+    choose = Best(processor) if processor else None
+    made = generate(weights, Vocabulary(weights), decoder_over(weights, rows), max_new_tokens=CAP, choose=choose)
+    return [until_end(row) for row in made.tokens.tolist()]
+
+
+def their_tokens(model: Any, rows: list[list[int]], **settings: Any) -> list[list[int]]:
+    output = model.generate(**padded(rows), max_new_tokens=CAP, do_sample=False, **settings)[:, 1:].tolist()
+    return [until_end(row) for row in output]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_equal_generate_in_the_same_batch_and_row_by_row(kind: str) -> None:
+    model, rows = make(kind), token_rows()
+    own = own_tokens(model, rows)
+    assert own == their_tokens(model, rows)
+    assert own == [their_tokens(model, [row])[0] for row in rows]
+    assert own == [own_tokens(model, [row])[0] for row in rows]
+
+
+def test_the_models_give_texts_of_many_lengths() -> None:
+    lengths = {len(row) for kind in KINDS for row in own_tokens(make(kind), token_rows())}
+    assert len(lengths) > 3
+    assert {min(lengths) < CAP, CAP in lengths} == {True}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.8},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 9},
+        {"repetition_penalty": 0.7, "no_repeat_ngram_size": 3, "min_new_tokens": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["t5-gated-untied", "umt5"])
+def test_processors_equal_generate(kind: str, settings: dict[str, Any]) -> None:
+    model, rows = make(kind), token_rows()
+    own = own_tokens(model, rows, **settings)
+    assert own == their_tokens(model, rows, **settings)
+    assert own != own_tokens(model, rows)
+
+
+def test_log_probabilities_equal_generates_own_scores() -> None:
+    model, rows = make("t5"), token_rows()
+    weights = prepare(model)
+    with torch.inference_mode():
+        made = generate(
+            weights, Vocabulary(weights), decoder_over(weights, rows), max_new_tokens=CAP, scores=True
+        ).log_probabilities
+    assert made is not None
+    for row, value in zip(rows, made.tolist(), strict=True):
+        output = model.generate(
+            **padded([row]), max_new_tokens=CAP, do_sample=False, output_scores=True, return_dict_in_generate=True
+        )
+        steps = model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
+        assert value == pytest.approx(steps.sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [7, 2048, 2049, 5000])
+def test_the_best_token_of_a_large_vocabulary_is_the_highest_logit_and_of_equals_the_first(size: int) -> None:
+    torch.manual_seed(size)
+    weights = prepare(make("t5"))
+    object.__setattr__(weights, "head", torch.randn(size, 32))
+    weights.head[size // 2] = 3 * weights.head[0]
+    weights.head[size // 2 + 1] = weights.head[size // 2]
+    vocabulary, states = Vocabulary(weights), torch.cat((weights.head[:1], torch.randn(9, 32), 0.1 * weights.head[-1:]))
+    logits = states @ weights.head.t()
+    assert vocabulary.best(states).tolist() == logits.argmax(dim=-1).tolist()
+    assert vocabulary.best(states)[0] == size // 2
+    torch.testing.assert_close(vocabulary.logits(states), logits)
+
+
+def test_log_probability_example() -> None:
+    logits = torch.tensor([[0.0, 0.0], [0.0, 3.0]]).log_softmax(dim=-1) + 5
+    found = log_probability(logits, torch.tensor([0, 1])).exp().tolist()
+    assert found == pytest.approx([0.5, 0.952574], rel=1e-5)

@@ -1,0 +1,70 @@
+"""The label tree against scoring every label in full with transformers."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from t5ray.model.decoding.labels import NEGLIGIBLE, build, score
+from t5ray.model.decoding.vocabulary import Vocabulary
+from t5ray.model.decoding.weights import prepare
+from tests.model.decoding.models import KINDS, decoder_over, make, padded, token_rows
+from tests.tiny import character_tokenizer
+
+LABELS = ["art", "arts", "article", "b", "bee", "science", "sport", "sports", "x"]
+
+
+def label_tokens() -> list[list[int]]:
+    return list(character_tokenizer()(LABELS).input_ids)
+
+
+@torch.inference_mode()
+def own(model: Any, rows: list[list[int]], margin: float) -> torch.Tensor:
+    weights = prepare(model)
+    tree = build(label_tokens(), weights.device)
+    return score(weights, Vocabulary(weights), decoder_over(weights, rows), tree, margin=margin)
+
+
+@torch.no_grad()
+def exhaustive(model: Any, rows: list[list[int]], labels: Sequence[list[int]]) -> torch.Tensor:
+    """Return the sum of log-probabilities of each label for each row, by one forward pass per pair."""
+    found = torch.empty(len(rows), len(labels))
+    for i, row in enumerate(rows):
+        for j, label in enumerate(labels):
+            target = torch.tensor([label])
+            logp = model(**padded([row]), labels=target).logits.log_softmax(dim=-1)
+            found[i, j] = logp.gather(2, target[:, :, None]).sum()
+    return found
+
+
+def test_tree_example() -> None:
+    tree = build([[5, 1], [5, 6, 1]], torch.device("cpu"))
+    assert tree.tokens.tolist() == [[5, -1], [1, 6], [1, -1]]
+    assert tree.children.tolist() == [[1, -1], [-1, 2], [-1, -1]]
+    assert tree.answers.tolist() == [[-1, -1], [0, -1], [1, -1]]
+    assert tree.below[0, 0].tolist() == [True, True]
+    assert tree.depth == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_label_has_its_full_score(kind: str) -> None:
+    model, rows = make(kind), token_rows()
+    torch.testing.assert_close(
+        own(model, rows, math.inf), exhaustive(model, rows, label_tokens()), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_giving_up_branches_changes_no_winner_and_no_probability_that_counts(seed: int) -> None:
+    model, rows = make("t5-untied", seed=seed), token_rows()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(4)  # sure of itself, so that branches are given up
+    full = exhaustive(model, rows, label_tokens())
+    winners = full.argmax(dim=1).tolist()
+    assert own(model, rows, 0.0).argmax(dim=1).tolist() == winners
+    close = own(model, rows, NEGLIGIBLE)
+    assert close.argmax(dim=1).tolist() == winners
+    torch.testing.assert_close(close.softmax(dim=1), full.softmax(dim=1), rtol=1e-3, atol=len(LABELS) * 1e-6)
+    assert (own(model, rows, 0.0) >= full - 1e-3).all()

@@ -1,0 +1,110 @@
+"""Predictions from tokens: labels, several texts, samples."""
+
+import collections
+
+import pytest
+import torch
+
+from t5ray.config import DecodeConfig
+from t5ray.errors import ModelError
+from t5ray.model.predictor import Predictor
+from tests.model.decoding.models import make, token_rows
+from tests.tiny import character_tokenizer
+
+LABELS = ("games", "graphics", "mail", "web")
+
+
+def predictor(decode: DecodeConfig, labels: tuple[str, ...] = (), *, kind: str = "t5", batch: int = 500) -> Predictor:
+    return Predictor(make(kind), character_tokenizer(), decode, labels=labels, batch_tokens=batch)
+
+
+def test_a_closed_task_predicts_labels_with_probabilities_that_sum_to_one() -> None:
+    found = predictor(DecodeConfig(), LABELS).predict(token_rows(), scores=True, all_scores=True)
+    for prediction in found:
+        assert prediction.label_scores is not None
+        assert tuple(prediction.label_scores) == LABELS
+        assert sum(prediction.label_scores.values()) == pytest.approx(1.0)
+        assert prediction.score == prediction.label_scores[prediction.text] == max(prediction.label_scores.values())
+
+
+def test_a_temperature_flattens_probabilities_and_changes_no_label() -> None:
+    model, rows = make("t5"), token_rows()
+    plain = Predictor(model, character_tokenizer(), DecodeConfig(), labels=LABELS)
+    flat = Predictor(model, character_tokenizer(), DecodeConfig(), labels=LABELS, temperature=3.0)
+    expected = (plain.label_scores(rows) / 3.0).softmax(dim=1)
+    found = flat.predict(rows, all_scores=True)
+    for prediction, row, other in zip(found, expected.tolist(), plain.predict(rows), strict=True):
+        assert prediction.text == other.text
+        assert list((prediction.label_scores or {}).values()) == pytest.approx(row, rel=1e-4)
+
+
+def test_answers_take_the_place_of_generation() -> None:
+    found = predictor(DecodeConfig(max_new_tokens=3, answers=("yes", "no"))).predict(token_rows())
+    assert {prediction.text for prediction in found} <= {"yes", "no"}
+
+
+def test_labels_that_the_tokenizer_cannot_tell_apart_share_the_first_name() -> None:
+    found = predictor(DecodeConfig(), ("a\u4e00", "a\u4e8c")).predict(token_rows(), all_scores=True)
+    assert {tuple(prediction.label_scores or {}) for prediction in found} == {("a\u4e00",)}
+
+
+def test_all_scores_need_labels() -> None:
+    with pytest.raises(ModelError, match="closed labels only"):
+        predictor(DecodeConfig(max_new_tokens=4)).predict(token_rows(), all_scores=True)
+
+
+def test_generating_needs_a_cap() -> None:
+    with pytest.raises(ModelError, match="max_new_tokens must be set"):
+        predictor(DecodeConfig())
+
+
+def test_several_texts_are_the_best_beams_in_order() -> None:
+    several = predictor(DecodeConfig(max_new_tokens=8, num_beams=4, num_return_sequences=3)).predict(token_rows())
+    single = predictor(DecodeConfig(max_new_tokens=8, num_beams=4)).predict(token_rows())
+    for many, one in zip(several, single, strict=True):
+        assert len(many.texts) == 3
+        assert many.texts[0] == many.text == one.text
+        assert one.texts == ()
+
+
+def test_samples_depend_on_the_row_and_the_seed_alone() -> None:
+    decode = DecodeConfig(max_new_tokens=8, do_sample=True, temperature=1.5, num_return_sequences=2, seed=4)
+    rows = token_rows()
+    together = predictor(decode).predict(rows)
+    assert [predictor(decode).predict([row])[0] for row in rows] == together
+    assert list(reversed(predictor(decode, batch=30).predict(rows[::-1]))) == together
+    assert predictor(decode.model_copy(update={"seed": 5})).predict(rows) != together
+    assert any(prediction.texts[0] != prediction.texts[1] for prediction in together)
+
+
+def test_samples_follow_the_models_distribution() -> None:
+    """The first token of many rows that the model reads alike, against its own probabilities."""
+    model = make("t5")
+    with torch.no_grad():
+        for layer in model.decoder.block:
+            layer.layer[1].EncDecAttention.o.weight.zero_()  # deaf to the input: every row has one distribution
+    rows = [[3 + i % 60, 3 + i // 60, 1] for i in range(2000)]
+    decode = DecodeConfig(max_new_tokens=1, do_sample=True, top_k=4)
+    found = Predictor(model, character_tokenizer(), decode).predict(rows)
+    logits = model(input_ids=torch.tensor([rows[0]]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
+    best = logits.topk(4)
+    expected = best.values.softmax(dim=0).tolist()
+    counts = collections.Counter(prediction.text for prediction in found)
+    names = [character_tokenizer().decode([token], skip_special_tokens=True) for token in best.indices.tolist()]
+    assert set(counts) <= set(names)
+    for name, probability in zip(names, expected, strict=True):
+        assert counts[name] / len(rows) == pytest.approx(probability, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"do_sample": True, "num_beams": 2}, "do_sample needs num_beams 1"),
+        ({"num_return_sequences": 2}, "num_return_sequences must be at most num_beams"),
+        ({"top_k": 5}, "top_k needs do_sample"),
+        ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens must be at most"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DecodeConfig.model_validate(settings)
