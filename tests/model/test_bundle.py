@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,10 +55,10 @@ def test_a_model_whose_written_weights_differ_is_not_published(
     loaded = load_model(str(tiny_t5))
     write = loaded.model.save_pretrained
 
-    def write_other_weights(folder: Path) -> None:
+    def write_other_weights(folder: Path, **more: Any) -> None:
         with torch.no_grad():
             loaded.model.shared.weight.add_(1.0)
-        write(folder)
+        write(folder, **more)
         with torch.no_grad():
             loaded.model.shared.weight.sub_(1.0)
 
