@@ -81,6 +81,9 @@ Predictions = Annotated[str | None, typer.Option(help="Output directory of predi
 Split = Annotated[str | None, typer.Option(help="train, validation, test or all.")]
 Precision = Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")]
 Preview = Annotated[bool, typer.Option("--preview", help="Show what would run, and run nothing.")]
+ShowAugmented = Annotated[
+    int | None, typer.Option(help="Show this many training rows before and after augmentation; train nothing.", min=1)
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same name.")]
 Extend = Annotated[int | None, typer.Option(help="Add this many trials to a finished search.", min=1)]
 

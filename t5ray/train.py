@@ -37,6 +37,7 @@ def command(
     address: cli.Address = None,
     sets: cli.Sets = None,
     preview: cli.Preview = False,
+    show_augmented: cli.ShowAugmented = None,
     resume: cli.Resume = False,
 ) -> int:
     """Fine-tune once. Hyperparameters: --set training.learning_rate=1e-4 and the like, or a --config file.
@@ -44,11 +45,31 @@ def command(
     Without --data, --task and --model it trains on the embedded demo, offline.
     """
     cli.quiet_libraries()
-    return _train(cli.run_settings(ctx), preview=preview, resume=resume)
+    settings = cli.run_settings(ctx)
+    if show_augmented:
+        return _show_augmented(settings, show_augmented)
+    return _train(settings, preview=preview, resume=resume)
+
+
+def _show_augmented(settings: "RunConfig", num_rows: int) -> int:
+    """Print training rows before and after augmentation."""
+    from contextlib import nullcontext
+
+    from t5ray.back_translation import with_back_translations
+    from t5ray.cluster import connect, local_path
+    from t5ray.training.augmentation import show
+    from t5ray.training.prepare import prepare
+
+    cache = local_path(settings.storage) / "cache"
+    prepared = prepare(settings, cache)
+    with connect(settings.address) if prepared.back_translates else nullcontext() as cluster:
+        cli.tell(show(with_back_translations(prepared, cluster, cache) if cluster else prepared, num_rows))
+    return 0
 
 
 def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     """Prepare, connect, train, publish."""
+    from t5ray.back_translation import with_back_translations
     from t5ray.cluster import connect
     from t5ray.tracking import open_tracker, ui_command
     from t5ray.training.prepare import prepare
@@ -57,13 +78,15 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     if resume and (sent := _send_rest(settings)) is not None:
         return sent
     folder = open_folder(settings, resume=resume)
-    prepared = prepare(settings, folder.parent / "cache")
+    cache = folder.parent / "cache"
+    prepared = prepare(settings, cache)
     cli.tell(prepared.notes)
     cli.tell(describe(prepared))
     if preview:
         return 0
     with connect(settings.address) as cluster:
         cli.tell(require_room(settings, cluster))
+        prepared = with_back_translations(prepared, cluster, cache)
         tracker = open_tracker(settings.tracking, outbox=folder / OUTBOX)
         try:
             with cli.progress("training", None) as advance:

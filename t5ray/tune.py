@@ -61,6 +61,7 @@ def command(
 
 def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | None) -> int:
     """Prepare, connect, search, conclude."""
+    from t5ray.back_translation import with_back_translations
     from t5ray.board import board
     from t5ray.cluster import connect
     from t5ray.config import load_space
@@ -78,7 +79,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
     if ledger is not None and not extend and _is_done(settings.search, ledger):
         return _send_rest(settings, workspace)
-    prepared = prepare(settings, workspace.cache)
+    prepared = prepare(settings, workspace.cache, space.parameters)
     cli.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
         cli.tell(look_up_warm_start(ledger, prepared, space))
@@ -87,6 +88,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         if ledger is None:
             cli.tell(foresee(prepared, space, cluster))
             return 0
+        prepared = with_back_translations(prepared, cluster, workspace.cache)
         wanted = len(ledger.trials) + extend if extend else max(settings.search.num_trials, len(ledger.trials))
         tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
         try:

@@ -1,12 +1,13 @@
 """Every user setting, as frozen models, and the reading of YAML.
 
-    run.py       what train and tune take        data.py, training.py, decode.py, search.py  its groups
+    run.py       what train and tune take        data.py, training.py, augmentation.py, decode.py, search.py  its groups
     scoring.py   what predict and evaluate take  task.py  what a task is
     space.py, strategy.py  search-space files    load.py  default < YAML < flag < --set
 
 Comes in: YAML text, flags. Goes out: frozen pydantic models. Must not know torch, ray or mlflow.
 """
 
+from t5ray.config.augmentation import AugmentationConfig, BackTranslationConfig
 from t5ray.config.base import Settings
 from t5ray.config.data import DataConfig
 from t5ray.config.decode import DecodeConfig
@@ -29,6 +30,8 @@ from t5ray.config.training import TrainingConfig
 
 __all__ = [
     "LANGUAGES",
+    "AugmentationConfig",
+    "BackTranslationConfig",
     "DataConfig",
     "DecodeConfig",
     "EvaluateConfig",

@@ -4,6 +4,7 @@ import re
 
 from pydantic import Field, field_validator, model_validator
 
+from t5ray.config.augmentation import BackTranslationConfig
 from t5ray.config.base import Settings
 from t5ray.config.data import DataConfig
 from t5ray.config.decode import DecodeConfig
@@ -45,6 +46,7 @@ class RunConfig(Settings):
     """Hugging Face id or directory of a T5. None only with the embedded demo."""
     training: TrainingConfig = TrainingConfig()
     decode: DecodeConfig = DecodeConfig()
+    back_translation: BackTranslationConfig = BackTranslationConfig()
     search: SearchConfig = SearchConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()

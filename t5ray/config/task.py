@@ -4,9 +4,10 @@ import string
 from functools import cache
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from t5ray.config.base import Settings
+from t5ray.errors import did_you_mean
 
 MetricName = Literal[
     "accuracy",
@@ -79,6 +80,8 @@ class TaskConfig(Settings):
     """Value of `{source_language}` in the templates, unless the row has a column of that name."""
     target_language: str = "German"
     """Value of `{target_language}` in the templates, unless the row has a column of that name."""
+    augment: tuple[str, ...] | None = None
+    """Input columns that augmentation may change in training rows. None: all that are no target columns as well."""
 
     @field_validator("inputs", "targets")
     @classmethod
@@ -86,6 +89,14 @@ class TaskConfig(Settings):
         if not set(template_fields(template)) - set(LANGUAGES):
             raise ValueError(f"must name at least one column, such as {{text}}, but got {template!r}")
         return template
+
+    @model_validator(mode="after")
+    def _augments_its_own_inputs(self) -> "TaskConfig":
+        for name in self.augment or ():
+            if name not in self.input_columns:
+                hint = did_you_mean(name, self.input_columns)
+                raise ValueError(f"`augment` must name columns of `inputs`, but got {name!r}. {hint}")
+        return self
 
     @property
     def prefix(self) -> str:
@@ -108,3 +119,12 @@ class TaskConfig(Settings):
     def target_columns(self) -> tuple[str, ...]:
         """Columns that `targets` needs besides those: for training and evaluation only."""
         return tuple(n for n in template_fields(self.targets) if n not in LANGUAGES)
+
+    @property
+    def augmentable_columns(self) -> tuple[str, ...]:
+        """Input columns that augmentation may change."""
+        return (
+            tuple(n for n in self.input_columns if n not in self.target_columns)
+            if self.augment is None
+            else self.augment
+        )

@@ -5,11 +5,11 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from t5ray.config.base import Settings
+from t5ray.config.augmentation import AugmentationConfig
 from t5ray.config.fields import Precision, Seconds, refuse_fp16
 
 
-class TrainingConfig(Settings):
+class TrainingConfig(AugmentationConfig):
     """One fine-tuning run. Every field but the ones in `NOT_SEARCHABLE` can be a parameter of a search space."""
 
     learning_rate: float = Field(default=3e-4, gt=0, le=1)
@@ -99,7 +99,7 @@ class TrainingConfig(Settings):
     validation_rows: int = Field(default=1000, ge=1)
     """Validation rows that are generated after each epoch for the objective: a fixed sample."""
     seed: int = 0
-    """Seeds data order and dropout."""
+    """Seeds data order, dropout and augmentation."""
 
     _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)
 

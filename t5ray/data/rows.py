@@ -13,7 +13,7 @@ from t5ray.data.formats import BadRow, Row, RowStream, read_source
 from t5ray.data.hub import PREFIX, open_hub
 from t5ray.data.sources import find_sources
 from t5ray.errors import ConfigError, DataError, did_you_mean
-from t5ray.text.tasks import render_input, render_references
+from t5ray.text.tasks import Spans, render_references, render_spans
 
 SPLIT_COLUMN = "split"
 SPLIT_NAMES = {
@@ -38,6 +38,8 @@ class Example:
     """Texts that count as right; the first is trained on."""
     place: str
     """Where the row stands: `topics.jsonl:17`."""
+    spans: Spans = field(default=(), compare=False)
+    """Start and end of the parts of `inputs` that augmentation may change."""
 
 
 @dataclass
@@ -229,7 +231,8 @@ def _example(row: Row, columns: _Columns, task: TaskConfig) -> Example:
     for name, column in columns.languages.items():
         if column in row.values:
             values[name] = row.values[column]
-    example = Example(render_input(task, values), render_references(task, values), row.place)
+    inputs, spans = render_spans(task, values)
+    example = Example(inputs, render_references(task, values), row.place, spans)
     _require_unicode(example)
     return example
 

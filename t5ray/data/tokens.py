@@ -128,7 +128,12 @@ def _key(splits: Splits, config: DataConfig, tokenizer_fingerprint: str, model_m
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _tokenise_texts(texts: Iterator[str], tokenizer: Tokenizer) -> list[Chunk]:
+def tokenise_texts(texts: Iterator[str], tokenizer: Tokenizer) -> list[Chunk]:
+    """Tokenise texts, each with EOS, uncut.
+
+    Raises:
+        ModelError: the tokenizer does not end texts with its EOS token.
+    """
     chunks = []
     while batch := list(itertools.islice(texts, CHUNK_TEXTS)):
         rows = tokenizer(
@@ -160,8 +165,8 @@ def _build(
     splits: Splits, tokenizer: Tokenizer, config: DataConfig, model_max_tokens: int | None, place: Path
 ) -> Entry:
     rows: dict[str, Sequence[Example]] = {name: getattr(splits, name) for name in SPLITS}
-    inputs = {name: _tokenise_texts((e.inputs for e in part), tokenizer) for name, part in rows.items()}
-    targets = {name: _tokenise_texts((e.references[0] for e in part), tokenizer) for name, part in rows.items()}
+    inputs = {name: tokenise_texts((e.inputs for e in part), tokenizer) for name, part in rows.items()}
+    targets = {name: tokenise_texts((e.references[0] for e in part), tokenizer) for name, part in rows.items()}
     max_input_tokens = config.max_input_tokens or _default_length(inputs["train"], PERCENTILE, model_max_tokens)
     share = 100 if splits.task.closed_labels else PERCENTILE  # a label that is cut is another label
     max_target_tokens = config.max_target_tokens or _default_length(targets["train"], share, model_max_tokens)

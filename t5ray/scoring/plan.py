@@ -163,9 +163,11 @@ def _spec(config: PredictConfig, model: ScoringModel, rows: Input, output: Path)
     )
 
 
-def open_model(config: PredictConfig) -> ScoringModel:
+def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> ScoringModel:
     """Find the model and its task.
 
+    Args:
+        task: one whose input column holds the encoder's text to the letter, in place of the model's own.
     Raises:
         ConfigError: neither the model nor the settings say what the task is, or both do.
         ModelError: the model is missing or broken.
@@ -179,11 +181,12 @@ def open_model(config: PredictConfig) -> ScoringModel:
     return ScoringModel(
         source=source,
         fingerprint=fingerprint(source),
-        task=_task(config, card.task if card else None),
+        task=task or _task(config, card.task if card else None),
         decode=decode.model_dump(mode="json") if decode else {},
         split_seed=card.seeds.get("split", 0) if card else 0,
         data_fingerprint=card.data_fingerprint if card else "",
         origin=origin,
+        is_rendered=task is not None,
     )
 
 

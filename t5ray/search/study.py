@@ -219,6 +219,7 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
         SlotSpec(
             model=prepared.model,
             data=ray.put(prepared.data.without_test()),
+            texts=None if prepared.texts is None else ray.put(prepared.texts),
             num_workers=resources.workers_per_trial,
             cpus_per_worker=resources.cpus_per_worker,
             gpus_per_worker=resources.gpus_per_worker,

@@ -60,6 +60,7 @@ BUILT_IN: Mapping[str, TaskConfig] = MappingProxyType(
 )
 """Name -> task. The columns they look for can be renamed with `--column`."""
 
+Spans = tuple[tuple[int, int], ...]
 TEXTUAL = (str, int, float, decimal.Decimal, datetime.date, datetime.time)
 """What a template value may be; bool is an int, datetime a date. Rendered with `str`."""
 LONGEST_LANGUAGE = 64
@@ -115,8 +116,38 @@ def render_input(task: TaskConfig, row: Mapping[str, object]) -> str:
     Example:
         render_input(BUILT_IN["classify"], {"text": "a small dog "}) -> "classify: a small dog"
     """
-    fields = template_fields(task.inputs)
-    return task.inputs.format_map({name: _field(task, row, name) for name in fields})
+    return render_spans(task, row)[0]
+
+
+def render_spans(task: TaskConfig, row: Mapping[str, object]) -> tuple[str, Spans]:
+    """Fill the `inputs` template, and say which parts of it augmentation may change.
+
+    Those are the values of the task's augmentable columns, where they are text; never prefix, language or number.
+
+    Returns:
+        The text for the encoder, and (start, end) of each part, ascending.
+    Raises:
+        DataError: as in `render_input`.
+    Example:
+        render_spans(BUILT_IN["classify"], {"text": "a dog"}) -> ("classify: a dog", ((10, 15),))
+    """
+    text, spans = "", list[tuple[int, int]]()
+    augmentable = task.augmentable_columns
+    for literal, name in _pieces(task.inputs):
+        text += literal
+        if name is None:
+            continue
+        value = _field(task, row, name)
+        if name in augmentable and isinstance(row[name], str):
+            spans.append((len(text), len(text) + len(value)))
+        text += value
+    return text, tuple(spans)
+
+
+@lru_cache(maxsize=16)
+def _pieces(template: str) -> tuple[tuple[str, str | None], ...]:
+    """Return each literal text of a template with the field that follows it."""
+    return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(template))
 
 
 def render_references(task: TaskConfig, row: Mapping[str, object]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@
     validation.py  loss and metrics on held-out rows, on real generations
     rows.py        held-out rows one by one, for comparisons in pairs
     checkpoint.py  what is on disk of a run: best weights, last state
+    augmentation.py  what a user is told of augmentation
     mailbox.py     how a driver and a running group of workers talk
     worker.py      the function that Ray Train runs on every worker
     probe.py       a few timed steps, for an estimate

@@ -41,6 +41,7 @@ def identity_of(prepared: Prepared) -> dict[str, str]:
         "model": str(prepared.config.model),
         "training settings": prepared.config.training.model_dump_json(),
         "decode settings": prepared.decode.model_dump_json(),
+        "back translation": prepared.config.back_translation.model_dump_json(),
     }
 
 

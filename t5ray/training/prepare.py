@@ -1,14 +1,15 @@
 """From settings to what a run needs: task, model, tokenised data, output cap, all checked before Ray starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from t5ray.config import DecodeConfig, RunConfig, TaskConfig
+from t5ray.config import AugmentationConfig, DecodeConfig, RunConfig, TaskConfig
+from t5ray.data.augmented import TrainingTexts
 from t5ray.data.splits import Splits, read_splits
 from t5ray.data.tokens import TokenisedData, tokenise
 from t5ray.errors import ConfigError, DataError, did_you_mean
@@ -44,19 +45,25 @@ class Prepared:
     mode: Literal["max", "min"]
     notes: tuple[str, ...]
     """What the user should know before it starts, one line each."""
+    texts: TrainingTexts | None = None
+    """Of the training rows, where a run may augment them."""
+    back_translates: bool = False
+    """True where a run may ask for back translations."""
 
 
-def prepare(config: RunConfig, cache: Path) -> Prepared:
+def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Prepared:
     """Read, check, split and tokenise the data, and check the model; loads no weights.
 
     Args:
         cache: where tokenised data, and random weights of the demo, are kept.
+        varied: training settings that a search space varies.
     Raises:
         ConfigError: a setting is missing or does not fit the task.
         DataError: rows cannot be used.
         ModelError: there is no such T5.
     """
     path, task_name, model = _required(config)
+    back_translates = _back_translates(config, varied)
     task = resolve_task(task_name, source_language=config.source_language, target_language=config.target_language)
     objective, mode = choose_objective(config.search.metric, task)
     check_stopping(config.training.early_stopping_metric, task)
@@ -75,8 +82,19 @@ def prepare(config: RunConfig, cache: Path) -> Prepared:
         model_max_tokens=model_max_tokens(model_config, tokenizer),
         cache=cache,
     )
+    may_augment = config.training.augments or not AugmentationConfig.model_fields.keys().isdisjoint(varied)
     return Prepared(
-        config, splits.task, model, splits, data, _decode(config.decode, data), objective, mode, tuple(notes)
+        config=config,
+        task=splits.task,
+        model=model,
+        splits=splits,
+        data=data,
+        decode=_decode(config.decode, data),
+        objective=objective,
+        mode=mode,
+        notes=tuple(notes),
+        texts=TrainingTexts.of(splits.train, splits.task) if may_augment else None,
+        back_translates=back_translates,
     )
 
 
@@ -91,6 +109,21 @@ def _required(config: RunConfig) -> tuple[str, str, str]:
             f"{given or 'none'}. Without any of the three, the embedded demo runs."
         )
     return str(config.data.path), str(config.task), str(config.model)
+
+
+def _back_translates(config: RunConfig, varied: Collection[str]) -> bool:
+    """Say whether a run may ask for back translations.
+
+    Raises:
+        ConfigError: one may, but no model is named that makes them.
+    """
+    asked = config.training.augment_back_translation_rate > 0 or "augment_back_translation_rate" in varied
+    if asked and config.back_translation.forward is None:
+        raise ConfigError(
+            "training.augment_back_translation_rate: needs a model that translates, but back_translation.forward is "
+            "not set. Name one, such as --set back_translation.forward=google/flan-t5-small."
+        )
+    return asked
 
 
 def choose_objective(asked: str | None, task: TaskConfig) -> tuple[str, Literal["max", "min"]]:

@@ -20,6 +20,7 @@ from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.model.card import write_json
 from t5ray.tracking import Tracker
+from t5ray.training.augmentation import describe as describe_augmentation
 from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, require_same, versions
 from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.prepare import Prepared
@@ -85,6 +86,7 @@ def describe(prepared: Prepared) -> list[str]:
         f"{data.train.num_tokens:,} tokens; {training.max_epochs} epochs",
         f"lengths      input {data.max_input_tokens}, target {data.max_target_tokens} tokens; "
         f"{data.truncated_inputs:.1%} of inputs and {data.truncated_targets:.1%} of targets are cut",
+        *describe_augmentation(training),
     ]
 
 
@@ -102,6 +104,7 @@ def run_once(prepared: Prepared, folder: Path, tracker: Tracker, on_tick: Tick) 
             SlotSpec(
                 model=prepared.model,
                 data=ray.put(prepared.data),
+                texts=None if prepared.texts is None else ray.put(prepared.texts),
                 num_workers=config.resources.workers_per_trial,
                 cpus_per_worker=config.resources.cpus_per_worker,
                 gpus_per_worker=config.resources.gpus_per_worker,

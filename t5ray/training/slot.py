@@ -36,6 +36,8 @@ class SlotSpec:
     """Run a group of one in the process that holds the slot, whose Ray actor has the resources."""
     scratch: str
     """Directory for what Ray Train writes about the group."""
+    texts: Any = None
+    """Ray object reference of the `TrainingTexts`. None: no run augments."""
 
 
 class Slot:
@@ -54,7 +56,7 @@ class Slot:
 
     def _run_group(self) -> None:
         spec = self.spec
-        setup = WorkerSetup(spec.model, spec.data, self.mailbox, spec.cpus_per_worker)
+        setup = WorkerSetup(spec.model, spec.data, self.mailbox, spec.cpus_per_worker, spec.texts)
         resources = {"CPU": spec.cpus_per_worker, "GPU": spec.gpus_per_worker}
         trainer = ray.train.torch.TorchTrainer(
             _serve_entry,

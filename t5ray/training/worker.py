@@ -12,6 +12,7 @@ import ray
 import torch
 
 from t5ray.config import TrainingConfig
+from t5ray.data.augmented import Augmenter, TrainingTexts
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
@@ -39,13 +40,16 @@ class WorkerSetup:
     mailbox: Mailbox | RemoteMailbox
     threads: int
     """torch threads of a worker."""
+    texts: Any = None
+    """Ray object reference of the `TrainingTexts`. None: no run augments."""
 
 
 def serve(setup: WorkerSetup) -> None:
     """Do jobs until the mailbox is closed."""
     torch.set_num_threads(setup.threads)
     warm = WarmModel(setup.model)
-    data: TokenisedData = ray.get(setup.data)
+    texts: TrainingTexts | None = None if setup.texts is None else ray.get(setup.texts)
+    data = Augmenter(ray.get(setup.data), texts, warm.tokenizer)
     group = Group(default_device())
     done = 0
     while True:
@@ -53,7 +57,8 @@ def serve(setup: WorkerSetup) -> None:
         if job == "closed":
             return
         if isinstance(job, Job):
-            _do(job, warm.pristine(job.plan.config, group), data, group, setup.mailbox)
+            config = job.plan.config
+            _do(job, warm.pristine(config, group), data.data_for(config), group, setup.mailbox)
             done = job.number
 
 
@@ -62,7 +67,9 @@ class WarmModel:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._loaded: LoadedModel | None = load_model(source)
+        loaded = load_model(source)
+        self.tokenizer = loaded.tokenizer
+        self._loaded: LoadedModel | None = loaded
         self._weights: dict[str, torch.Tensor] | None = None
 
     @torch.no_grad()
