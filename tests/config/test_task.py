@@ -83,3 +83,12 @@ def test_task_needs_a_metric_that_is_known() -> None:
 def test_task_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         task().name = "other"
+
+
+def test_a_task_may_say_which_columns_augmentation_changes() -> None:
+    task = {"name": "t", "inputs": "{context} {question} {label}", "targets": "{label}", "metrics": ["exact_match"]}
+    assert TaskConfig.model_validate(task).augmentable_columns == ("context", "question")
+    assert TaskConfig.model_validate({**task, "augment": ["context"]}).augmentable_columns == ("context",)
+    assert TaskConfig.model_validate({**task, "augment": []}).augmentable_columns == ()
+    with pytest.raises(ValidationError, match=r"`augment` must name columns of `inputs`, but got 'contxt'.*`context`"):
+        TaskConfig.model_validate({**task, "augment": ["contxt"]})

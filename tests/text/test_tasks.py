@@ -20,6 +20,7 @@ from t5ray.text.tasks import (
     read_prediction,
     render_input,
     render_references,
+    render_spans,
     resolve_task,
 )
 
@@ -243,3 +244,18 @@ def test_tasks_import_no_big_library() -> None:
     code = "import sys, t5ray.text.tasks; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "sklearn", "sacrebleu", "rouge_score", "torch", "transformers", "ray"} & set(loaded)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_spans_hold_the_values_of_the_text_columns(name: str) -> None:
+    row, inputs, _ = ROWS[name]
+    text, spans = render_spans(BUILT_IN[name], row)
+    assert text == inputs
+    assert [text[start:end] for start, end in spans] == [row[column] for column in BUILT_IN[name].input_columns]
+
+
+def test_spans_leave_out_prefix_numbers_languages_and_other_columns() -> None:
+    task = custom(inputs="{{x}} {source_language} {a} {n}: {b}", targets="{b}")
+    text, spans = render_spans(task, {"a": " one ", "n": 5, "b": "two", "source_language": "Welsh"})
+    assert text == "{x} Welsh one 5: two"
+    assert [text[start:end] for start, end in spans] == ["one"]

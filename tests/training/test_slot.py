@@ -11,10 +11,13 @@ import psutil
 import pytest
 import ray
 
+from t5ray.data.augmented import TrainingTexts
+from t5ray.data.rows import Example
 from t5ray.data.tokens import TokenisedData
 from t5ray.training.checkpoint import load_last
 from t5ray.training.plan import RunPlan
 from t5ray.training.slot import Slot, SlotSpec
+from tests.training.conftest import TASK, WORDS
 
 pytestmark = pytest.mark.integration
 
@@ -107,3 +110,22 @@ def test_a_stopped_run_makes_room_for_the_next(
         slot.decide(1, go_on=False)
         slot.settle()
         assert len(follow(slot, replace(plan, folder=tmp_path / "next"))) == 3
+
+
+def test_each_run_of_a_slot_trains_on_the_copies_that_it_asks_for(
+    local_ray: None, tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
+) -> None:
+    train = [w for i, w in enumerate(WORDS) if i % 5]  # the rows of `data.train`
+    rows = [Example(f"first: {word}", (word[0],), "", ((7, 10),)) for word in train]
+    texts = TrainingTexts.of(rows, TASK).with_translations({word: f"{word}!" for word in train})
+    spec = SlotSpec(str(tiny_t5), ray.put(data), 1, 1, 0.0, True, str(tmp_path), ray.put(texts))
+    slot = Slot(spec)
+    try:
+        steps = []
+        for number, rate in enumerate((0.0, 1.0, 0.0)):
+            changes = {"max_epochs": 1, "augment_back_translation_rate": rate}
+            own = replace(plan, config=plan.config.model_copy(update=changes), folder=tmp_path / str(number))
+            steps += [report["step"] for report in follow(slot, own)]
+        assert steps == [128 // 16, 256 // 16, 128 // 16]
+    finally:
+        slot.close()

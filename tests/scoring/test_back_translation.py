@@ -1,0 +1,88 @@
+"""Back translation: two scoring jobs over one text each, done once."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from t5ray.config import BackTranslationConfig
+from t5ray.scoring.back_translation import back_translate
+from t5ray.scoring.ledger import Entry
+from t5ray.scoring.plan import Job
+from t5ray.scoring.scorer import Scorer
+from tests.scoring.doubles import Answer, ShoutingEngine
+
+TEXTS = ["one small dog", "two\nlines", "a bomb"]
+
+
+class Translator(ShoutingEngine):
+    """Turns the words around; a text of its own prefix only comes out empty."""
+
+    def predict(self, inputs: Sequence[str], *, scores: bool = False) -> list[Answer]:
+        super().predict(inputs, scores=scores)
+        return [Answer(" ".join(reversed(text.partition(": ")[2].split())), None, hit_cap=False) for text in inputs]
+
+
+class LocalRun:
+    """Brings jobs to their end in this process, and counts what the engine saw."""
+
+    def __init__(self) -> None:
+        self.inputs: list[list[str]] = []
+
+    def __call__(self, job: Job) -> None:
+        engine = Translator()
+        scorer = Scorer(job.spec, lambda: engine)
+        for shard in job.pending:
+            assert not scorer(asdict(shard))["failure_kind"]
+        self.inputs.append(sorted({text for batch in engine.batches for text in batch}))
+        entries = job.spec.ledger.finished()
+        total = sum(entries.values(), Entry())
+        stamps = [[file.source.name, file.stamp] for file in job.spec.input.files]
+        job.spec.ledger.write_job(
+            {
+                "state": "done",
+                "rows_in": total.rows,
+                "rows_out": total.rows,
+                "rows_with_error": total.errors,
+                "num_shards": len(entries),
+                "seconds": 0.0,
+                "rows_per_s": 0.0,
+                "padding_share": 0.0,
+                "capped_share": 0.0,
+                "fingerprint": job.fingerprint,
+                "stamps": stamps,
+                "config": job.config.model_dump(mode="json"),
+            }
+        )
+
+
+@pytest.fixture
+def config(tiny_t5: Path) -> BackTranslationConfig:
+    return BackTranslationConfig(forward=str(tiny_t5), forward_prefix="en to de: ", backward_prefix="de to en: ")
+
+
+def test_texts_come_back_through_both_prefixes(config: BackTranslationConfig, tmp_path: Path) -> None:
+    run = LocalRun()
+    found = back_translate(TEXTS, config, tmp_path, run)
+    assert found == {"one small dog": "one small dog", "two\nlines": "two lines"}  # the failed text is missing
+    assert run.inputs == [
+        ["en to de: a bomb", "en to de: one small dog", "en to de: two\nlines"],
+        ["de to en: dog small one", "de to en: lines two"],
+    ]
+
+
+def test_nothing_is_translated_twice(config: BackTranslationConfig, tmp_path: Path) -> None:
+    first = back_translate(TEXTS[:2], config, tmp_path, LocalRun())
+    run = LocalRun()
+    assert back_translate(TEXTS[:2], config, tmp_path, run) == first
+    assert run.inputs == []
+    other = config.model_copy(update={"backward_prefix": "back: "})
+    back_translate(TEXTS[:2], other, tmp_path, run)
+    assert run.inputs == [["back: dog small one", "back: lines two"]]  # the way there is known
+    back_translate(TEXTS[:1], config, tmp_path, run)
+    assert len(run.inputs) == 3  # other texts, another job
+
+
+def test_no_texts_need_no_model(tmp_path: Path) -> None:
+    assert back_translate([], BackTranslationConfig(forward="nowhere"), tmp_path, LocalRun()) == {}

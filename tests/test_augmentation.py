@@ -1,0 +1,107 @@
+"""Augmentation from the command line: shown, trained on, searched, and back-translated once."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from t5ray.train import main as train
+from t5ray.tune import main as tune
+from tests.test_train import arguments, no_ray, record_of
+from tests.tiny import make_tiny_t5
+
+__all__ = ["no_ray"]
+SWAP = ["--set", "training.augment_swap_rate=0.2"]
+BACK = ["--set", "training.augment_back_translation_rate=1"]
+
+
+def error(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_rows_are_shown_before_and_after_and_nothing_is_trained(
+    tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(tmp_path, tiny_t5, *SWAP, "--set", "training.augment_copies=2", "--show-augmented", "3")
+    assert train(given) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith("tickets.csv:")] == [f"tickets.csv:{n}" for n in (2, 3, 6)]
+    before = [line.split("classify: ")[1] for line in shown if line.startswith("  before ")]
+    assert before == [
+        "No light comes on after the update",
+        "Charged twice in March",
+        "Please send it to our new address",
+    ]
+    first = next(line.split("classify: ")[1] for line in shown if line.startswith("  swap "))
+    assert first != before[0]
+    assert sorted(first.split()) == sorted(before[0].split())
+    assert re.fullmatch(r"24 training rows get \d+ copies: \d+ by swap\.", shown[-1])
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert train(given) == 0
+    assert capsys.readouterr().out.splitlines() == shown
+
+
+def test_nothing_to_show_is_said(
+    tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(arguments(tmp_path, tiny_t5, "--show-augmented", "3")) == 2
+    assert "some training.augment_*_rate must be above 0, but all are 0. Give one, such as --set" in error(capsys)
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_back_translation_needs_a_model(
+    command: str, tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command == "train":
+        assert train(arguments(tmp_path, tiny_t5, *BACK)) == 2
+    else:
+        space = tmp_path / "space.yaml"
+        space.write_text("parameters:\n  augment_back_translation_rate: {uniform: [0, 1]}\n")
+        assert tune(arguments(tmp_path, tiny_t5, "--search-space", str(space), "--preview")) == 2
+    assert "needs a model that translates, but back_translation.forward is not set. Name one" in error(capsys)
+
+
+def test_the_plan_says_what_is_copied(
+    tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(arguments(tmp_path, tiny_t5, *SWAP, "--preview")) == 0
+    assert "augmented    each training row at most 1 more by swap 0.2" in capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.integration
+def test_a_run_trains_on_the_copies_too(local_ray: None, tmp_path: Path, tiny_t5: Path) -> None:
+    assert train(arguments(tmp_path, tiny_t5, *SWAP, "--max-epochs", "1")) == 0
+    record = record_of(tmp_path / "finished")
+    assert [epoch["step"] for epoch in record["epochs"]] == [6]  # 24 rows and as many copies, 8 a step
+    card = json.loads((tmp_path / "finished" / "best" / "t5ray.json").read_text())
+    assert card["training"]["augment_swap_rate"] == 0.2
+
+
+@pytest.mark.long
+@pytest.mark.integration
+def test_trials_choose_their_own_rates(local_ray: None, tmp_path: Path, tiny_t5: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("parameters:\n  augment_swap_rate: {uniform: [0.1, 0.5]}\n  augment_copies: {int: [1, 3]}\n")
+    given = arguments(tmp_path, tiny_t5, "--search-space", str(space), "--num-trials", "4", "--max-epochs", "1")
+    assert tune(given) == 0
+    trials = json.loads((tmp_path / "finished" / "search.json").read_text())["trials"]
+    assert [trial["state"] for trial in trials] == ["COMPLETE"] * 4
+    assert len({trial["params"]["augment_swap_rate"] for trial in trials}) == 4
+
+
+@pytest.mark.long
+@pytest.mark.integration
+def test_rows_are_back_translated_once(
+    local_ray: None, tmp_path: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talkative = make_tiny_t5(tmp_path / "talkative", seed=3)  # the others end at once
+    models = ["--set", f"back_translation.forward={talkative}", "--set", "back_translation.max_new_tokens=8"]
+    given = arguments(tmp_path, tiny_t5, *BACK, *models, "--show-augmented", "24")
+    assert train(given) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("translating: ") for line in first)
+    assert any(line.startswith("  back_translation  classify: ") for line in first)
+    assert train(given) == 0
+    assert capsys.readouterr().out.splitlines() == [line for line in first if not line.startswith("translating: ")]
