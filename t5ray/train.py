@@ -73,7 +73,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.cluster import connect
     from t5ray.tracking import open_tracker, ui_command
     from t5ray.training.prepare import prepare
-    from t5ray.training.run import describe, open_folder, require_room, run_once
+    from t5ray.training.run import describe, fits_here, open_folder, require_room, run_once
 
     if resume and (sent := _send_rest(settings)) is not None:
         return sent
@@ -95,6 +95,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
                     folder,
                     tracker,
                     on_tick=lambda pulse: advance(pulse.step, pulse.shown, pulse.num_steps),
+                    in_process=fits_here(settings, cluster),
                 )
         except KeyboardInterrupt:
             cli.say(f"\nInterrupted. Go on with: {cli.again('train', name=settings.name, resume=True)}")

@@ -90,9 +90,13 @@ def describe(prepared: Prepared) -> list[str]:
     ]
 
 
-def run_once(prepared: Prepared, folder: Path, tracker: Tracker, on_tick: Tick) -> dict[str, Any]:
+def run_once(
+    prepared: Prepared, folder: Path, tracker: Tracker, on_tick: Tick, *, in_process: bool = False
+) -> dict[str, Any]:
     """Train, publish the bundle, judge it on test, and record it all.
 
+    Args:
+        in_process: train in this process; see `fits_here`.
     Raises:
         ClusterError: the workers died too often.
         T5RayError: the run failed, for example by a loss that is not finite.
@@ -108,7 +112,7 @@ def run_once(prepared: Prepared, folder: Path, tracker: Tracker, on_tick: Tick) 
                 num_workers=config.resources.workers_per_trial,
                 cpus_per_worker=config.resources.cpus_per_worker,
                 gpus_per_worker=config.resources.gpus_per_worker,
-                in_process=False,
+                in_process=in_process,
                 scratch=scratch,
             )
         )
@@ -138,6 +142,15 @@ def run_once(prepared: Prepared, folder: Path, tracker: Tracker, on_tick: Tick) 
     tests = {f"test_{name}": value for name, value in outcome["test"].items()}
     tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
     return outcome
+
+
+def fits_here(config: RunConfig, cluster: Cluster) -> bool:
+    """Say whether this process may train: alone, and on a machine that nobody shares.
+
+    Then no other process has to start and to import torch, which takes longer than many a small run.
+    """
+    alone = config.resources.workers_per_trial == 1 and cluster.num_nodes == 1
+    return alone and (cluster.started_here or not cluster.num_gpus)
 
 
 def require_room(config: RunConfig, cluster: Cluster) -> list[str]:
