@@ -105,6 +105,7 @@ def test_a_finished_run_is_never_trained_again(
     assert record_of(storage / "finished") == finished
 
 
+@pytest.mark.long
 @pytest.mark.integration
 def test_two_workers_give_the_run_of_one(finished: dict[str, Any], storage: Path, tiny_t5: Path) -> None:
     assert main(arguments(storage, tiny_t5, "--workers-per-trial", "2", name="two")) == 0

@@ -190,9 +190,11 @@ def test_two_workers_per_trial(local_ray: None, folder: Path, words: Path, tiny_
 
 
 @pytest.mark.parametrize("how", ["SIGINT", pytest.param("SIGKILL", marks=pytest.mark.long)])
-def test_an_interrupted_search_goes_on_where_it_was(folder: Path, words: Path, tiny_t5: Path, how: str) -> None:
-    flags = {"num-trials": 3, "max-epochs": 40, "max-concurrent": 1}
-    command = [sys.executable, "-m", "t5ray.tune", *arguments(words, tiny_t5, **flags)]
+def test_an_interrupted_search_goes_on_where_it_was(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path, how: str
+) -> None:
+    given = arguments(words, tiny_t5, **{"num-trials": 3, "max-epochs": 25, "max-concurrent": 1})
+    command = [sys.executable, "-m", "t5ray.tune", *given]
     process = subprocess.Popen(command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     family = _family_after_first_report(process, folder / "runs/words/state/ledger.json")
     started = time.monotonic()
@@ -205,8 +207,7 @@ def test_an_interrupted_search_goes_on_where_it_was(folder: Path, words: Path, t
     _, alive = psutil.wait_procs(family, timeout=15 if how == "SIGINT" else 90)
     assert alive == []
     before = json.loads((folder / "runs/words/state/ledger.json").read_text())
-    ended = subprocess.run([*command, "--resume"], check=False)
-    assert ended.returncode == 0
+    assert tune([*given, "--resume"]) == 0
     after = result(folder)
     assert [t["trial"] for t in after["trials"]] == [0, 1, 2]
     assert all(t["state"] in ("COMPLETE", "PRUNED") for t in after["trials"])
