@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import wraps
@@ -158,10 +158,9 @@ def default_name(task: str) -> str:
     return f"{Path(task).stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def to_judge(bundle: str, data: str, columns: Mapping[str, str]) -> str:
+def to_judge(bundle: str, data: str) -> str:
     """Return the command that judges a bundle on the test split of the data it was made from."""
-    renamed = [word for name, column in columns.items() for word in ("--column", f"{name}={column}")]
-    words = ["--model", bundle, "--data", data, *renamed, "--split", "test", "--output", "evaluation"]
+    words = ["--model", bundle, "--data", data, "--split", "test", "--output", "evaluation"]
     return shlex.join(["python", "-m", "t5ray.evaluate", *words])
 
 

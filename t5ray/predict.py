@@ -79,13 +79,20 @@ def _run(job: "Job") -> "JobSummary":
 
 def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
     failed = f", {summary.num_errors} with an error" if summary.num_errors else ""
-    cut = f", {summary.capped_share:.1%} of outputs cut at the length cap" if summary.capped_share else ""
-    again = {"score the rest": cli.again("predict", retry_errors=True)} if summary.num_errors else {}
-    judge = f"python -m t5ray.evaluate --predictions {shlex.quote(settings.output)} --output evaluation"
+    cut = f", {summary.capped_share:.1%} of outputs cut at decode.max_new_tokens" if summary.capped_share else ""
+    commands = {}
+    if summary.num_errors:
+        commands["score the rest"] = cli.again("predict", retry_errors=True)
+    if summary.capped_share:
+        longer = cli.again("predict", output=f"{settings.output.rstrip('/')}-longer")
+        commands["let outputs be longer"] = f"{longer} --set decode.max_new_tokens={2 * (summary.max_new_tokens or 64)}"
+    if summary.has_references:
+        output = shlex.quote(settings.output)
+        commands["judge it"] = f"python -m t5ray.evaluate --predictions {output} --output evaluation"
     cli.close(
         f"{summary.num_rows} rows in {summary.seconds:.1f} s ({summary.rows_per_s:g} rows/s while scoring)"
         f"{failed}{cut}: {settings.output}",
-        {**again, "judge it": judge},
+        commands,
     )
     return cli.ROW_ERRORS if summary.num_errors else 0
 

@@ -105,7 +105,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     cli.close(
         f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {folder}/best",
         {
-            "judge it": cli.to_judge(f"{folder}/best", str(settings.data.path), settings.data.columns),
+            "judge it": cli.to_judge(f"{folder}/best", str(settings.data.path)),
             "score rows": cli.to_score(f"{folder}/best"),
             "compare runs": ui_command(settings.tracking.uri),
         },

@@ -156,7 +156,7 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> No
     cli.close(
         f"{outcome(content)} Bundle: {bundle}",
         {
-            "judge it": cli.to_judge(bundle, str(settings.data.path), settings.data.columns),
+            "judge it": cli.to_judge(bundle, str(settings.data.path)),
             "score rows": cli.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
             "read the report": f"{folder}/report.html",

@@ -15,6 +15,10 @@ Digests = NDArray[np.uint64]
 RowNumbers = NDArray[np.int64]
 
 
+SEEN_SEED = 0
+"""Seed of the digests that a bundle keeps of the texts it has seen."""
+
+
 def digest_texts(texts: Iterable[str], seed: int) -> Digests:
     """Hash each text with the seed. Over 10 million texts, two share a digest by chance about once in 400,000 times."""
     seeded = hashlib.blake2b(f"{seed}\n".encode(), digest_size=8)

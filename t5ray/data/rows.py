@@ -4,6 +4,7 @@ Comes in: data settings and a task. Goes out: the text pairs, what the `split` c
 were left out. Must not know how splits are made.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,8 @@ SPLIT_NAMES = {
 }
 """What the `split` column may hold, in any case -> the split."""
 SHOWN_PROBLEMS = 10
+LOOKED_AT = 100
+"""Rows of each file from which its columns are learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,17 @@ def read_rows(config: DataConfig, task: TaskConfig, problems: Problems, *, keep_
     if not rows.examples:
         Problems(problems.where, may_skip=False, count=problems.count, lines=problems.lines).stop()
     return rows
+
+
+def column_names(path: str) -> set[str]:
+    """Return the columns of data, by a look at the first rows of each file.
+
+    Raises:
+        DataError: nothing is there, or a file cannot be read.
+    """
+    streams, _ = _open(path)
+    first = (row for _, stream in streams for row in itertools.islice(stream, LOOKED_AT))
+    return {name for row in first if not isinstance(row, BadRow) for name in row.values}
 
 
 def data_path(config: DataConfig) -> str:

@@ -11,12 +11,14 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import GenerationConfig
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
-from t5ray.model.card import CARD, BundleCard
+from t5ray.model.card import CARD, SEEN, BundleCard
 from t5ray.model.loading import LoadedModel, load_model
 
 
@@ -36,9 +38,11 @@ def save_weights(loaded: LoadedModel, target: Path, weights: Mapping[str, torch.
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def publish(loaded: LoadedModel, card: BundleCard, target: Path) -> None:
+def publish(loaded: LoadedModel, card: BundleCard, target: Path, *, seen: npt.NDArray[np.uint64] | None = None) -> None:
     """Write a bundle from a model in memory, prove that it loads back equal, and move it to its place.
 
+    Args:
+        seen: digests of the input texts that the model has seen.
     Raises:
         ModelError: the logits of the reloaded model differ, or the disk refused.
     """
@@ -48,6 +52,8 @@ def publish(loaded: LoadedModel, card: BundleCard, target: Path) -> None:
         loaded.model.generation_config = _generation_config(loaded, card.decode)
         _write(loaded, temporary)
         (temporary / CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+        if seen is not None:
+            np.save(temporary / SEEN, seen)
         _check_reload(loaded, card, temporary)
         _sync(temporary)
         _replace(temporary, target)

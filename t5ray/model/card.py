@@ -13,6 +13,8 @@ from t5ray.config import DecodeConfig, Settings, TaskConfig
 from t5ray.errors import ModelError, did_you_mean
 
 CARD = "t5ray.json"
+SEEN = "seen.npy"
+"""Beside the card: digests of the input texts that training and its validation saw, so that nobody judges on them."""
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 """How MLflow's names of models begin."""
 
@@ -26,6 +28,8 @@ class BundleCard(Settings):
     """How predictions are generated; `max_new_tokens` is always set."""
     max_input_tokens: int = Field(ge=2)
     """Longest input in tokens with EOS; longer ones are cut, as in training."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column the task looks for -> column of the data that it was trained on."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Validation metrics of these weights."""
     training: dict[str, Any] = Field(default_factory=dict)

@@ -12,6 +12,7 @@ Comes in: a model and data, or the output of predict with the references in the 
 import csv
 import hashlib
 import io
+import itertools
 import json
 import re
 import shutil
@@ -20,13 +21,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from t5ray.cluster import is_uri, local_path
 from t5ray.config import DataConfig, EvaluateConfig, PredictConfig, TaskConfig, dump_yaml
 from t5ray.data.formats import BadRow, read_source
-from t5ray.data.rows import Problems
+from t5ray.data.partition import SEEN_SEED, digest_texts
+from t5ray.data.rows import Problems, column_names
 from t5ray.data.sources import find_sources
-from t5ray.data.splits import EvaluationRows, read_examples, read_splits
+from t5ray.data.splits import EvaluationRows, fingerprint, read_examples
 from t5ray.errors import ConfigError, DataError
+from t5ray.model.card import SEEN
 from t5ray.report import render_evaluation
 from t5ray.scoring.ledger import read_job, write_atomically, writing
 from t5ray.scoring.plan import FinishedJob, Job, ScoringModel, open_model, output_folder, prepare
@@ -35,7 +40,7 @@ from t5ray.scoring.writing import ERROR, PREDICTION, json_text
 from t5ray.text.metrics import Judgement, judge
 from t5ray.text.squad import squad_exact_match
 from t5ray.text.statistics import equals_reference
-from t5ray.text.tasks import TEXTUAL, render_references, resolve_task
+from t5ray.text.tasks import TEXTUAL, render_references, resolve_task, settle_columns
 from t5ray.tracking.uri import shown
 
 WORK = "_work"
@@ -124,11 +129,14 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
         DataError: rows are unusable, or there is no such split.
     """
     data = DataConfig(
-        path=config.data, columns=config.columns, split_seed=model.split_seed, skip_bad_rows=config.skip_bad_rows
+        path=config.data,
+        columns=_columns(config, model),
+        split_seed=model.split_seed,
+        skip_bad_rows=config.skip_bad_rows,
     )
     rows = read_examples(data, model.task, config.split)
-    if config.split is None and rows.split == "all" and _trained(model, data):
-        rows = _unseen(data, model)
+    if config.split is None and rows.split == "all":
+        rows = _unseen(rows, model, str(config.data))
     return Labelled(
         task=model.task,
         records=rows.records,
@@ -141,23 +149,42 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
     )
 
 
-def _trained(model: ScoringModel, data: DataConfig) -> bool:
-    """Say whether the very rows of the data, split by hash, made the bundle."""
-    if not model.data_fingerprint:
-        return False
-    try:
-        return read_splits(data, model.task).fingerprint == model.data_fingerprint
-    except DataError:  # training could not have read them: they are other rows
-        return False
+def _columns(config: EvaluateConfig, model: ScoringModel) -> dict[str, str]:
+    """Return where the task's columns stand in the data; these are looked into only where training renamed some."""
+    learnt = {name: column for name, column in model.columns.items() if name not in config.columns}
+    return settle_columns(config.columns, learnt, column_names(str(config.data)) if learnt else ())
 
 
-def _unseen(data: DataConfig, model: ScoringModel) -> EvaluationRows:
-    rows = read_examples(data, model.task, "test")
-    finding = (
-        f"{data.path}: the model was trained on these data, so only the {len(rows.examples)} rows of the test split, "
-        "which it has not seen, are judged. --split all judges every row."
+def _unseen(rows: EvaluationRows, model: ScoringModel, where: str) -> EvaluationRows:
+    """Leave out the rows whose input text training saw, or chose the model by.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    file = Path(model.source) / SEEN
+    if not file.is_file():
+        return rows
+    fresh = ~np.isin(digest_texts((example.inputs for example in rows.examples), SEEN_SEED), np.load(file))
+    num_seen = len(fresh) - int(fresh.sum())
+    if num_seen == 0:
+        return rows
+    seen = f"{where}: the model saw the input text of {num_seen} of {len(fresh)} rows in training"
+    if not fresh.any():
+        raise DataError(
+            f"{seen}, so nothing is left to judge it on. Give other data, or --split all to judge every row."
+        )
+    examples = tuple(itertools.compress(rows.examples, fresh))
+    return replace(
+        rows,
+        examples=examples,
+        records=tuple(itertools.compress(rows.records, fresh)),
+        split="unseen",
+        fingerprint=fingerprint(examples),
+        findings=(
+            *rows.findings,
+            f"{seen}, so only the other {len(examples)} are judged. --split all judges every row.",
+        ),
     )
-    return replace(rows, findings=(*rows.findings, finding))
 
 
 def open_evaluated_model(config: EvaluateConfig) -> ScoringModel:
@@ -185,7 +212,7 @@ def plan_scoring(config: EvaluateConfig, model: ScoringModel, rows: Labelled) ->
             write_atomically(folder / "inputs.jsonl", lines.encode())
     settings = _scoring_settings(config, input_path=str(folder / "inputs.jsonl"), output=str(folder / "scored"))
     verbatim = model.task.model_copy(update={"inputs": "{inputs}"})
-    return prepare(settings, replace(model, task=verbatim, is_rendered=True))
+    return prepare(settings, replace(model, task=verbatim, columns={}, is_rendered=True))
 
 
 def _work_folder(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> Path:
@@ -220,7 +247,7 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
         raise DataError(f"{where}: the predictions must be complete, but the job still runs or was stopped. Finish it.")
     task = _task_of_predictions(config, job)
     problems = Problems(where, config.skip_bad_rows)
-    columns = {**dict(job.get("fingerprint", {}).get("columns", {})), **config.columns}
+    columns = {**job.get("columns", {}), **config.columns}
     records, references, predictions = [], [], []
     for place, row in _read_parts(where, only_parts=bool(job)):
         if PREDICTION not in row:

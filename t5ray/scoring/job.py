@@ -217,12 +217,15 @@ def _ticking(job: Job, done: int, advance: Advance) -> Iterator[Callable[[int], 
 
 
 def _opening_record(job: Job) -> dict[str, Any]:
+    spec, names = job.spec, job.spec.input.schema.names
     return {
         "state": "running",
         "rows_in": job.spec.input.num_rows,
         "num_shards": job.spec.input.num_shards,
         "seconds": job.seconds_before,
         "fingerprint": job.fingerprint,
+        "columns": dict(spec.columns),
+        "has_references": all(spec.columns.get(name, name) in names for name in spec.task.target_columns),
         "stamps": [[file.source.name, file.stamp] for file in job.spec.input.files],
         "config": {**job.config.model_dump(mode="json"), "tracking_uri": shown(job.config.tracking_uri)},
         "versions": {name: _version(name) for name in VERSIONS},

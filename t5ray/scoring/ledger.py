@@ -65,6 +65,10 @@ class JobSummary:
     """Share of forwarded input positions that were padding."""
     capped_share: float
     """Share of predictions that were cut at the token cap."""
+    max_new_tokens: int | None = None
+    """That cap; None where it is the model's own."""
+    has_references: bool = False
+    """True where the rows hold what they can be judged by."""
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> "JobSummary":
@@ -76,6 +80,8 @@ class JobSummary:
             rows_per_s=record["rows_per_s"],
             padding_share=record["padding_share"],
             capped_share=record["capped_share"],
+            max_new_tokens=record["fingerprint"]["decode"].get("max_new_tokens"),
+            has_references=record["has_references"],
         )
 
 

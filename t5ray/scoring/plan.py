@@ -6,14 +6,14 @@ same folder goes on; another one is refused, and told apart by name.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fsspec.utils import glob_translate
 
 from t5ray.cluster import is_uri, local_path
-from t5ray.config import LANGUAGES, PredictConfig, TaskConfig
+from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
 from t5ray.errors import ConfigError, DataError, did_you_mean
 from t5ray.model.card import REGISTRY_SCHEMES, require_model
 from t5ray.scoring.fetching import fetch_registered, fetch_uri
@@ -23,7 +23,7 @@ from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, Ledger, read_job
 from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import EngineSpec, ScorerSpec
 from t5ray.scoring.writing import result_columns
-from t5ray.text.tasks import resolve_task
+from t5ray.text.tasks import resolve_task, settle_columns
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ScoringModel:
     """Decode settings in force; empty: the model's own."""
     split_seed: int
     """Seed that cut the data in training: with it, `test` are the rows that training did not see."""
-    data_fingerprint: str = ""
-    """Digest of the examples of training, validation and test; empty where the model does not say."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Column the task looks for -> column of the data that trained the model."""
     origin: str = ""
     """URI that `source` was fetched from; empty where the model is a folder or of the hub."""
     is_rendered: bool = False
@@ -92,10 +92,11 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
         return FinishedJob(JobSummary.read(earlier))
     _refuse_other_job(earlier, wanted, config)
     rows = _read_input(config, output)
-    _check_input(config, model.task, rows)
+    columns = settle_columns(config.columns, model.columns, rows.schema.names)
+    _check_input(config, model.task, columns, rows)
     wanted["input"] = rows.digests
     _refuse_other_job(earlier, wanted, config)
-    spec = _spec(config, model, rows, output)
+    spec = _spec(config, model, columns, rows, output)
     spec.ledger.open()
     spec.ledger.remember_input(remembered(rows))
     finished = spec.ledger.finished() if earlier else {}
@@ -148,13 +149,15 @@ def _matches(pattern: str, path: Path) -> bool:
         return False
 
 
-def _spec(config: PredictConfig, model: ScoringModel, rows: Input, output: Path) -> ScorerSpec:
+def _spec(
+    config: PredictConfig, model: ScoringModel, columns: Mapping[str, str], rows: Input, output: Path
+) -> ScorerSpec:
     return ScorerSpec(
         engine=EngineSpec(model.source, config.decode, config.precision, config.batch_tokens, model.origin),
         input=rows,
         task=model.task,
         is_rendered=model.is_rendered,
-        columns=config.columns,
+        columns=columns,
         output=output,
         part_format=config.format,
         scores=config.scores,
@@ -177,17 +180,24 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
 
     source, origin = _locate(config)
     card = read_card(source)
-    decode = config.decode or (card.decode if card else None)
+    decode = _decode(config.decode, card.decode if card else None)
     return ScoringModel(
         source=source,
         fingerprint=fingerprint(source),
         task=task or _task(config, card.task if card else None),
         decode=decode.model_dump(mode="json") if decode else {},
         split_seed=card.seeds.get("split", 0) if card else 0,
-        data_fingerprint=card.data_fingerprint if card else "",
+        columns=card.columns if card else {},
         origin=origin,
         is_rendered=task is not None,
     )
+
+
+def _decode(asked: DecodeConfig | None, own: DecodeConfig | None) -> DecodeConfig | None:
+    """Put the settings that are asked for upon those of the bundle."""
+    if asked is None or own is None:
+        return asked or own
+    return own.model_copy(update=asked.model_dump(exclude_unset=True))
 
 
 def _locate(config: PredictConfig) -> tuple[str, str]:
@@ -234,11 +244,11 @@ def _check_columns(columns: Mapping[str, str], task: TaskConfig) -> None:
         raise ConfigError(problems)
 
 
-def _check_input(config: PredictConfig, task: TaskConfig, rows: Input) -> None:
+def _check_input(config: PredictConfig, task: TaskConfig, columns: Mapping[str, str], rows: Input) -> None:
     """Refuse an input without the task's columns, or with columns that the output adds."""
     problems = []
     for name in task.input_columns:
-        column = config.columns.get(name, name)
+        column = columns.get(name, name)
         if column not in rows.schema.names:
             problems.append(
                 f"{config.input}: task {task.name} needs column `{column}`, but no row has it. "

@@ -6,7 +6,7 @@ training would go wrong for certain. Must not know models or files; a tokenizer 
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -55,14 +55,11 @@ class Finding:
     """What was found, how often, up to three places, and how to mend it."""
 
 
-def lint_task(
-    task: TaskConfig, examples: Sequence[Text], tokenizer: Tokenizer, *, max_target_tokens: int | None = None
-) -> list[Finding]:
+def lint_task(task: TaskConfig, examples: Sequence[Text], tokenizer: Tokenizer) -> list[Finding]:
     """Look through training examples for what a model cannot learn or produce.
 
     Args:
         tokenizer: the model's; sees at most 2000 rows, spread evenly.
-        max_target_tokens: longest target that is trained on or generated, in tokens with EOS. None: not looked at.
     Returns:
         Errors first.
     """
@@ -72,7 +69,7 @@ def lint_task(
     findings = [
         _doubled_prefix(task, examples),
         _conflicts(examples),
-        *_target_findings(sample, tokenizer, max_target_tokens),
+        _lossy_targets(sample, tokenizer),
         _unseen_inputs(sample, tokenizer),
         _rouge_is_blind(task, examples),
     ]
@@ -108,21 +105,17 @@ def _conflicts(examples: Sequence[Text]) -> Finding | None:
     )
 
 
-def _target_findings(
-    sample: Sequence[Text], tokenizer: Tokenizer, max_target_tokens: int | None
-) -> Iterator[Finding | None]:
-    texts = [example.references[0] for example in sample]
-    ids = _encode(tokenizer, texts)
-    backs = _decode(tokenizer, ids)
+def _lossy_targets(sample: Sequence[Text], tokenizer: Tokenizer) -> Finding | None:
+    """Find targets that the model cannot produce."""
+    backs = _decode(tokenizer, _encode(tokenizer, [example.references[0] for example in sample]))
     hits = [pair for pair in zip(sample, backs, strict=True) if pair[0].references[0].strip() != pair[1].strip()]
-    yield _losses(
+    return _losses(
         sample,
         [example for example, _ in hits],
         sum((_lost(example.references[0], back) for example, back in hits), Counter[str]()),
         "a target must come back unchanged from the tokenizer to be produced",
         "Such targets can never be matched exactly: add tokens to the tokenizer, or write the targets without.",
     )
-    yield _long_targets(sample, ids, max_target_tokens)
 
 
 def _unseen_inputs(sample: Sequence[Text], tokenizer: Tokenizer) -> Finding | None:
@@ -146,17 +139,6 @@ def _losses(sample: Sequence[Text], hits: Sequence[Text], lost: Counter[str], ru
     more = f" and {len(lost) - SHOWN_CHARACTERS} more" if len(lost) > SHOWN_CHARACTERS else ""
     what = f"loses characters: {named}{more}" if lost else "changes"
     return Finding("warning", f"{rule}, but in {_share(hits, sample)} it {what}. {mend}")
-
-
-def _long_targets(sample: Sequence[Text], ids: Sequence[Sequence[int]], cap: int | None) -> Finding | None:
-    hits = [example for example, row in zip(sample, ids, strict=True) if cap is not None and len(row) > cap]
-    if not hits:
-        return None
-    return Finding(
-        "warning",
-        f"a target should fit into {cap} tokens, but in {_share(hits, sample)} it is longer, up to "
-        f"{max(map(len, ids))}, and is cut. Raise data.max_target_tokens.",
-    )
 
 
 def _rouge_is_blind(task: TaskConfig, examples: Sequence[Text]) -> Finding | None:

@@ -10,7 +10,7 @@ import decimal
 import os.path
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -104,6 +104,21 @@ def _find_task(name_or_path: str) -> TaskConfig:
         f"task: must be a built-in task or a YAML file, but got {name_or_path!r}. "
         f"{did_you_mean(name_or_path, BUILT_IN)}"
     )
+
+
+def settle_columns(given: Mapping[str, str], learnt: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
+    """Return where the columns of a task stand: as the user says, else as in training where the data have that column.
+
+    A column that is not in the result stands under its own name.
+
+    Args:
+        given: column the task looks for -> column of the data, as asked for.
+        learnt: likewise, as it was in training.
+        present: columns of the data.
+    Example:
+        settle_columns({}, {"text": "review"}, ["review", "stars"]) -> {"text": "review"}
+    """
+    return {**{name: column for name, column in learnt.items() if column in present}, **given}
 
 
 def render_input(task: TaskConfig, row: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from t5ray.config import RunConfig
+from t5ray.data.partition import SEEN_SEED, digest_texts
 from t5ray.errors import ConfigError
 from t5ray.model.bundle import publish
 from t5ray.model.card import BundleCard
@@ -19,6 +20,8 @@ from t5ray.training.group import Group
 from t5ray.training.prepare import Prepared
 from t5ray.training.validation import validate
 
+KNOWN_LABELS = "known_label_share"
+"""Beside the metrics of a task with closed labels: the share of outputs that are one of its labels."""
 LIBRARIES = ("t5ray", "torch", "transformers", "ray", "optuna", "mlflow", "datasets")
 
 
@@ -75,6 +78,7 @@ def publish_best(
         task=prepared.task,
         decode=prepared.decode,
         max_input_tokens=prepared.data.max_input_tokens,
+        columns=prepared.config.data.columns,
         metrics={**report["metrics"], "validation_loss": report["validation_loss"]},
         training=settings,
         base_model=str(prepared.config.model),
@@ -86,7 +90,8 @@ def publish_best(
         },
         versions=versions(),
     )
-    publish(loaded, card, target)
+    seen = (example.inputs for part in (prepared.splits.train, prepared.splits.validation) for example in part)
+    publish(loaded, card, target, seen=np.unique(digest_texts(seen, SEEN_SEED)))
     return loaded
 
 
@@ -96,4 +101,15 @@ def judge_on_test(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
     rows = np.arange(len(prepared.data.test))
     references, task, decode = prepared.data.test_references, prepared.task, prepared.decode
     found = validate(loaded, prepared.data.test, references, task, decode, rows=rows, group=Group(default_device()))
-    return {**found.metrics, "loss": found.loss}
+    known = {} if found.known_labels is None else {KNOWN_LABELS: found.known_labels}
+    return {**found.metrics, "loss": found.loss, **known}
+
+
+def advice(test: Mapping[str, float] | None) -> str:
+    """Return what to do about a model that has not even learnt what the labels are; empty for any other."""
+    if (test or {}).get(KNOWN_LABELS, 1.0) > 0:
+        return ""
+    return (
+        "No output on test was one of the task's labels: the model has not learnt the task yet. Train for more epochs "
+        "(--max-epochs), or with a higher learning rate (training.learning_rate, or its range in the search space)."
+    )

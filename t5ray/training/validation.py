@@ -29,6 +29,8 @@ class Validation:
     """Metric -> value over the generated rows."""
     hit_cap: float
     """Share of generated rows that were cut at the output cap."""
+    known_labels: float | None = None
+    """Share of generated rows that are one of the task's labels; None where these are not closed."""
 
 
 def fixed_sample(rows: int, size: int) -> Indices:
@@ -65,7 +67,8 @@ def validate(
     found = {row: (text, cut) for row, text, cut in everything}
     predictions = [read_prediction(task, found[int(row)][0]) for row in rows]
     values = score(task.metrics, predictions, [references[int(row)] for row in rows], task.labels)
-    return Validation(loss / max(tokens, 1.0), values, sum(cut for _, _, cut in everything) / len(rows))
+    known = sum(text in task.labels for text in predictions) / len(rows) if task.closed_labels else None
+    return Validation(loss / max(tokens, 1.0), values, sum(cut for _, _, cut in everything) / len(rows), known)
 
 
 @torch.inference_mode()

@@ -1,10 +1,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from t5ray.config import DataConfig, EvaluateConfig, TaskConfig, load_settings
+from t5ray.data.partition import SEEN_SEED, digest_texts
 from t5ray.data.splits import read_splits
+from t5ray.errors import DataError
+from t5ray.model.card import SEEN
 from t5ray.scoring.evaluation import Labelled, Scored, conclude, plan_scoring, read_labelled
 from t5ray.scoring.plan import Job, ScoringModel
 from t5ray.scoring.scorer import Scorer
@@ -21,10 +25,13 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def model_of(source: Path, data: Path, seed: int = 5) -> ScoringModel:
+def model_of(folder: Path, data: Path, seed: int = 5, **caps: int) -> ScoringModel:
     """A model as training on the data leaves it."""
-    splits = read_splits(DataConfig(path=str(data), split_seed=seed), TASK)
-    return ScoringModel(str(source), "fp", splits.task, {}, seed, splits.fingerprint)
+    splits = read_splits(DataConfig.model_validate({"path": str(data), "split_seed": seed, **caps}), TASK)
+    folder.mkdir()
+    seen = [example.inputs for example in (*splits.train, *splits.validation)]
+    np.save(folder / SEEN, np.unique(digest_texts(seen, SEEN_SEED)))
+    return ScoringModel(str(folder), "fp", splits.task, {}, seed)
 
 
 def settings(tmp_path: Path, data: Path, **values: object) -> EvaluateConfig:
@@ -32,26 +39,59 @@ def settings(tmp_path: Path, data: Path, **values: object) -> EvaluateConfig:
     return EvaluateConfig.model_validate(given)
 
 
-def test_rows_that_trained_the_model_are_left_out_by_default(tmp_path: Path, data: Path) -> None:
-    model = model_of(tmp_path, data)
+def test_rows_that_training_saw_are_left_out_by_default(tmp_path: Path, data: Path) -> None:
+    model = model_of(tmp_path / "best", data)
     rows = read_labelled(settings(tmp_path, data), model)
     splits = read_splits(DataConfig(path=str(data), split_seed=5), TASK)
     assert rows.inputs == [example.inputs for example in splits.test]
-    assert (len(rows.inputs), rows.about["split"]) == (6, "test")
-    assert "the model was trained on these data, so only the 6 rows of the test split" in rows.notes[-1]
+    assert (len(rows.inputs), rows.about["split"]) == (6, "unseen")
+    assert rows.notes == [
+        f"{data}: the model saw the input text of 54 of 60 rows in training, so only the other 6 are judged. "
+        "--split all judges every row."
+    ]
     everything = read_labelled(settings(tmp_path, data, split="all"), model)
     assert (len(everything.inputs), everything.notes) == (60, [])
 
 
-def test_other_rows_are_all_judged(tmp_path: Path, data: Path) -> None:
-    model = model_of(tmp_path, data)
+def test_rows_that_training_saw_are_told_apart_in_other_data_and_under_caps(tmp_path: Path, data: Path) -> None:
+    model = model_of(tmp_path / "best", data, max_train_rows=10, max_validation_rows=2)
     other = tmp_path / "other.jsonl"
-    other.write_text(data.read_text() + '{"text": "new", "label": "unheard of"}\n')
+    other.write_text('{"text": "new", "label": "unheard of"}\n' + data.read_text())
     rows = read_labelled(settings(tmp_path, other), model)
-    assert (len(rows.inputs), rows.about["split"], rows.notes) == (61, "all", [])
-    tiny = tmp_path / "tiny.jsonl"
-    tiny.write_text('{"text": "one", "label": "odd"}\n')
-    assert len(read_labelled(settings(tmp_path, tiny), model).inputs) == 1
+    assert (len(rows.inputs), rows.inputs[0]) == (61 - 12, "new => ")
+    assert [record["text"] + " => " for record in rows.records] == rows.inputs
+
+
+def test_rows_that_are_all_new_are_all_judged(tmp_path: Path, data: Path) -> None:
+    model = model_of(tmp_path / "best", data)
+    new = tmp_path / "new.jsonl"
+    new.write_text('{"text": "one", "label": "odd"}\n')
+    rows = read_labelled(settings(tmp_path, new), model)
+    assert (len(rows.inputs), rows.about["split"], rows.notes) == (1, "all", [])
+
+
+def test_data_of_which_nothing_is_new_are_refused(tmp_path: Path, data: Path) -> None:
+    model = model_of(tmp_path / "best", data)
+    splits = read_splits(DataConfig(path=str(data), split_seed=5), TASK)
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[int(example.place.rpartition(":")[2]) - 1] for example in splits.train))
+    with pytest.raises(DataError, match=r"saw the input text of 48 of 48 rows in training, so nothing is left"):
+        read_labelled(settings(tmp_path, data), model)
+
+
+@pytest.mark.parametrize(
+    ("row", "given"),
+    [
+        ({"review_body": "fine", "text": "not this"}, {}),  # as in training
+        ({"text": "fine"}, {}),  # the task's own name
+        ({"body": "fine", "review_body": "not this"}, {"text": "body"}),  # what the user says wins
+    ],
+)
+def test_columns_are_found_as_training_had_them(tmp_path: Path, row: dict[str, str], given: dict[str, str]) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps({**row, "label": "odd"}) + "\n")
+    model = ScoringModel(str(tmp_path), "fp", TASK, {}, 0, columns={"text": "review_body", "label": "stars"})
+    assert read_labelled(settings(tmp_path, data, columns=given), model).inputs == ["fine => "]
 
 
 def test_bad_rows_are_left_out_on_request(tmp_path: Path, data: Path) -> None:

@@ -35,11 +35,11 @@ def only(findings: list[Finding]) -> Finding:
 
 def test_clean_text_gives_no_finding() -> None:
     rows = examples(("a small dog", "animal"), ("a big dog", "animal"))
-    assert lint_task(CLASSIFY, rows, character_tokenizer(), max_target_tokens=10) == []
+    assert lint_task(CLASSIFY, rows, character_tokenizer()) == []
 
 
 def test_no_examples_give_no_finding() -> None:
-    assert lint_task(CLASSIFY, [], character_tokenizer(), max_target_tokens=10) == []
+    assert lint_task(CLASSIFY, [], character_tokenizer()) == []
 
 
 def test_doubled_prefix_is_an_error_with_places() -> None:
@@ -93,12 +93,6 @@ def test_equal_inputs_with_different_targets_are_counted() -> None:
     assert finding.severity == "warning"
     assert "in 2 of 5 rows (40.0%: rows.csv:2, rows.csv:4)" in finding.message
     assert "for 1 different inputs such as 'classify: a' -> 'x' and 'y'" in finding.message
-
-
-def test_targets_longer_than_the_cap_are_counted_with_eos() -> None:
-    rows = examples(("a", "four"), ("b", "fives"))
-    finding = only(lint_task(CLASSIFY, rows, character_tokenizer(), max_target_tokens=5))
-    assert "fit into 5 tokens, but in 1 of 2 rows (50.0%: rows.csv:3) it is longer, up to 6" in finding.message
 
 
 def test_targets_that_rouge_cannot_see_are_counted() -> None:
