@@ -247,7 +247,7 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
         raise DataError(f"{where}: the predictions must be complete, but the job still runs or was stopped. Finish it.")
     task = _task_of_predictions(config, job)
     problems = Problems(where, config.skip_bad_rows)
-    columns = {**job.get("columns", {}), **config.columns}
+    columns = {**job.get("columns", job.get("fingerprint", {}).get("columns", {})), **config.columns}
     records, references, predictions = [], [], []
     for place, row in _read_parts(where, only_parts=bool(job)):
         if PREDICTION not in row:

@@ -81,7 +81,7 @@ class JobSummary:
             padding_share=record["padding_share"],
             capped_share=record["capped_share"],
             max_new_tokens=record["fingerprint"]["decode"].get("max_new_tokens"),
-            has_references=record["has_references"],
+            has_references=record.get("has_references", False),
         )
 
 
