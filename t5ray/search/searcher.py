@@ -130,15 +130,16 @@ class StudySearch(ray.tune.search.Searcher):
 
     def _asked_before(self, number: int) -> optuna.Trial:
         """Return a trial of which only some parameters may be on disk; the rest are what they would have been."""
+        index, study = number + self._offset, self._study
         trial = self._optuna_trial(number)
-        if "fixed_params" not in trial.system_attrs:
-            copy = optuna.create_study(sampler=self._study.sampler, direction=self._study.direction.name.lower())
-            copy.add_trials(self._study.trials[: number + self._offset])
+        if "fixed_params" not in study.trials[index].system_attrs:
+            copy = optuna.create_study(sampler=study.sampler, direction=study.direction.name.lower())
+            copy.add_trials(study.trials[:index])
             again = copy.ask()
             suggest(again, self.space)
             trial._fixed_params = again.params
-            for name, value in again.system_attrs.items():
-                self._study._storage.set_trial_system_attr(trial._trial_id, name, value)
+            for name, value in copy.trials[index].system_attrs.items():  # CMA-ES knows its generations by them
+                study._storage.set_trial_system_attr(trial._trial_id, name, value)
         return trial
 
     def _unfinished(self, number: int) -> optuna.Trial | None:
