@@ -68,7 +68,7 @@ class Books(ray.tune.Callback):  # type: ignore[misc]
         self.free = [self.started] * self.places
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.began[trial.trial_id] = self.free.pop(0)
+        self.began[trial.trial_id] = self.free.pop(0) if self.free else time.monotonic()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

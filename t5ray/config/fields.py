@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 Precision = Literal["auto", "fp32", "bf16"]
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -15,7 +15,8 @@ def _duration(value: object) -> object:
     return float(match[1]) * UNITS_S[match[2]] if match else value
 
 
-Seconds = Annotated[float, BeforeValidator(_duration)]
+DURATION_SCHEMA = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^\s*[0-9.]+\s*[smhd]\s*$"}]}
+Seconds = Annotated[float, BeforeValidator(_duration), WithJsonSchema(DURATION_SCHEMA)]
 
 
 def refuse_fp16(value: object) -> object:

@@ -59,7 +59,7 @@ class Observer(ray.tune.Callback):
         """Open the trial's MLflow run and its books."""
         record = self._record(trial)
         if record.key not in self._began:  # a trial whose process died starts again in the books it has
-            self._began[record.key] = self._slot_free.pop(0)
+            self._began[record.key] = self._slot_free.pop(0) if self._slot_free else time.monotonic()
         if record.mlflow_run_id is None:
             confirms = {} if record.seed is None else {"t5ray.confirm_seed": str(record.seed)}
             run_id = self.tracker.start_run(

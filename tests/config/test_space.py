@@ -94,7 +94,8 @@ def test_all_wrong_names_are_shown_together() -> None:
 @pytest.mark.parametrize("name", ["demo", "t5_small", "t5_base", "t5_large", "adafactor"])
 def test_shipped_space_loads_by_name_and_opens_with_purpose_and_command(name: str) -> None:
     lines = shipped_spaces()[name].read_text(encoding="utf-8").splitlines()
-    assert lines[0].startswith("# Purpose:")
+    assert lines[0] == "# yaml-language-server: $schema=schema/space.json"
+    assert lines[1].startswith("# Purpose:")
     assert any(line.startswith("# python -m t5ray.tune") for line in lines)
     assert set(load_space(name).parameters) <= TrainingConfig.searchable()
 

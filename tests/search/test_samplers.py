@@ -34,7 +34,7 @@ def space(sampler: dict[str, Any], parameters: dict[str, Any] | None = None) -> 
 
 def value_of(params: Params) -> float:
     """An objective whose best is at dropout 0.05 and weight decay 0.02."""
-    return 1 - abs(params["dropout"] - 0.05) - abs(params["weight_decay"] - 0.02)
+    return 1 - abs(float(params["dropout"]) - 0.05) - abs(float(params["weight_decay"]) - 0.02)
 
 
 def open_search(folder: Path, ledger: Ledger, found: SearchSpace, num_trials: int = 12) -> StudySearch:
