@@ -51,9 +51,9 @@ def run(installed: Path, where: Path, *argv: str) -> str:
 
 def test_it_holds_the_package_with_all_its_files_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     files = {path for path in (ROOT / "t5ray").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    spaces = set((ROOT / "search_spaces").glob("*.yaml"))
+    spaces = {path for path in (ROOT / "search_spaces").rglob("*") if path.suffix in (".yaml", ".json")}
     wanted = {str(path.relative_to(ROOT)): path for path in files}
-    wanted |= {f"t5ray/search_spaces/{path.name}": path for path in spaces}
+    wanted |= {f"t5ray/{path.relative_to(ROOT)}": path for path in spaces}
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == set(wanted)
     assert [name for name, path in wanted.items() if wheel.read(name) != path.read_bytes()] == []
