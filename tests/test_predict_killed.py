@@ -60,7 +60,7 @@ def test_kill_nine_of_anything_at_random_moments_changes_nothing(tiny_t5: Path, 
                 killed.append(victim)
         shown = process.communicate(timeout=60)[0]
         codes.append(process.returncode)
-        assert process.returncode in (0, 6, -signal.SIGKILL), shown
+        assert process.returncode in (0, 1, 6, -signal.SIGKILL), shown  # 1: Ray ends a driver whose node is gone
         assert "Traceback" not in shown, shown
     assert len(killed) >= 3
     resumed = sorted((tmp_path / "out").glob("part-*"))
