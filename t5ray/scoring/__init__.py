@@ -1,6 +1,8 @@
 """The scoring job: any rows in, the same rows with predictions out, each exactly once and in input order.
 
-    inputs.py     the files of a job, scanned once: columns, digest, where each shard begins
+    inputs.py     the files of a job and their shards
+    scanning.py   files, read once -> columns, digest, where each shard begins
+    hub_copy.py   a dataset of the hub -> Parquet files beside the output
     reading.py    the rows of one shard                    writing.py   the bytes of one part, and back
     ledger.py     what is finished: atomic parts, one entry each, `_job.json`
     journal.py    what a worker is at: progress, and which rows killed it
@@ -13,7 +15,7 @@
 The only home of ray.data. Must know neither training nor search.
 
 Design. The rows of the Ray dataset are *shard descriptions* (a file and a range of its rows), not the data. A worker
-of a fixed-size actor pool reads its range, scores it, and commits the part file whole (temporary name, fsync, rename),
+of an actor pool, fixed or scaling, reads its range, scores it, and commits the part file whole (temporary name, fsync, rename),
 then a ledger entry; what returns through Ray are counts. Against the idiomatic read -> map_batches -> write this gives:
 order, as a part's name is its place in the input; exactly once, as a repeated task writes the same name with the same
 bytes and a finished shard is never handed out again; restart of workers, driver or machine by one rule (shards without
