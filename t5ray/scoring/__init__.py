@@ -15,7 +15,7 @@
 The only home of ray.data. Must know neither training nor search.
 
 Design. The rows of the Ray dataset are *shard descriptions* (a file and a range of its rows), not the data. A worker
-of an actor pool, fixed or scaling, reads its range, scores it, and commits the part file whole (temporary name, fsync, rename),
+of an actor pool reads its range, scores it, and commits the part file whole (temporary name, fsync, rename),
 then a ledger entry; what returns through Ray are counts. Against the idiomatic read -> map_batches -> write this gives:
 order, as a part's name is its place in the input; exactly once, as a repeated task writes the same name with the same
 bytes and a finished shard is never handed out again; restart of workers, driver or machine by one rule (shards without
