@@ -1,0 +1,240 @@
+"""Rows per second of the engine and its peers, in turn, at what quality.
+
+    python -m benchmarks.scoring --model google/flan-t5-small --data translate=rows.jsonl --data classify=topics.jsonl
+
+Each contender has a process and is timed in turn with the others, round after round; the best round counts. A workload
+is a built-in task over JSON lines with its columns. `--peers` narrows the contenders; CTranslate2 runs where it is
+installed. Prints rows/s, the ratio to `generate` as it comes, the task's first metric, the share of texts equal to
+`generate` in fp32, the padding share, and the share of the ceiling: the time that the encoder's fp32 products alone
+take, at a speed that each process measures for itself before it is timed.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+CAP = 32
+CONTENDERS = ("generate", "generate-64", "generate-bf16", "ct2-int8", "ct2-float32", "t5ray", "t5ray-bf16")
+
+
+def main() -> None:
+    args = _arguments()
+    if args.worker:
+        _work(args)
+        return
+    peers = [name for name in args.peers.split(",") if "ct2" not in name or importlib.util.find_spec("ctranslate2")]
+    for workload in args.data:
+        _compare(args, workload, peers)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", action="append", required=True, metavar="TASK=FILE")
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peers", default=",".join(CONTENDERS))
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _compare(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> None:
+    from t5ray.text.metrics import score
+    from t5ray.text.tasks import render_references
+
+    task, rows, labels = _workload(workload, args.rows)
+    references = [render_references(task, row) for row in rows]
+    found = _race(args, workload, peers)
+    exact = found.get("generate", {}).get("texts")
+    slowest = found.get("generate", {}).get("seconds")
+    print(f"\n{task.name}: {len(rows)} rows, at most {CAP} new tokens, best of {args.rounds}")
+    print(f"{'':16}{'rows/s':>9}{'ratio':>8}{task.metrics[0]:>11}{'equal':>8}{'padding':>9}{'ceiling':>9}")
+    for name, result in found.items():
+        values = score(task.metrics, result["texts"], references, labels)
+        same = sum(a == b for a, b in zip(result["texts"], exact, strict=True)) / len(rows) if exact else float("nan")
+        ratio = slowest / result["seconds"] if slowest else float("nan")
+        print(
+            f"{name:16}{len(rows) / result['seconds']:9.1f}{ratio:8.2f}{values[task.metrics[0]]:11.3f}{same:8.1%}"
+            f"{result['padding']:9.1%}{result['ceiling_s'] / result['seconds']:9.1%}",
+            flush=True,
+        )
+
+
+def _workload(workload: str, limit: int) -> tuple[Any, list[dict[str, Any]], tuple[str, ...]]:
+    """Return the task, its rows and the closed labels of the whole file."""
+    from t5ray.text.tasks import collect_labels, render_references, resolve_task
+
+    name, path = workload.split("=", 1)
+    task = resolve_task(name)
+    with open(path, encoding="utf-8") as file:
+        everything = [json.loads(line) for line in file]
+    labels = collect_labels(render_references(task, row) for row in everything) if task.closed_labels else ()
+    return task, everything[:: max(1, len(everything) // limit)][:limit], labels
+
+
+def _race(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Run each contender once a round and return the best of each."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    common = [sys.executable, "-m", "benchmarks.scoring", "--model", args.model, "--data", workload]
+    common += ["--rows", str(args.rows), "--threads", str(args.threads), "--worker"]
+    running = {
+        name: subprocess.Popen(
+            [*common, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for name in peers
+    }
+    best: dict[str, dict[str, Any]] = {}
+    for name, process in running.items():
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            print(f"{name}: did not start, left out", file=sys.stderr)
+    for _ in range(args.rounds):
+        for name, process in running.items():
+            if process.poll() is not None:
+                continue
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print("go", file=process.stdin, flush=True)
+            result = json.loads(process.stdout.readline())
+            if name not in best or result["seconds"] < best[name]["seconds"]:
+                best[name] = result
+    for process in running.values():
+        process.communicate()
+    return best
+
+
+def _work(args: argparse.Namespace) -> None:
+    """Be one contender: load, warm up, and score all rows for every line that comes in."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    from t5ray.text.tasks import render_input
+
+    (workload,) = args.data
+    task, rows, labels = _workload(workload, args.rows)
+    texts = sorted((render_input(task, row) for row in rows), key=len, reverse=True)
+    places: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        places.setdefault(render_input(task, row), []).append(number)
+    order = [places[text].pop() for text in texts]
+    run, ceiling = _contender(args.worker, args.model, labels)
+    run(texts[-8:])
+    ceiling_s = ceiling(texts)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        found, padding = run(texts)
+        seconds = time.perf_counter() - started
+        back = {number: text.strip() for number, text in zip(order, found, strict=True)}
+        result = [back[number] for number in range(len(rows))]
+        line = {"seconds": seconds, "texts": result, "padding": padding, "ceiling_s": ceiling_s}
+        print(json.dumps(line), flush=True)
+
+
+Run = Callable[[Sequence[str]], tuple[list[str], float]]
+"""Takes texts, longest first; returns predictions and the share of input positions that were padding."""
+
+
+def _contender(name: str, model: str, labels: tuple[str, ...]) -> tuple[Run, Callable[[Sequence[str]], float]]:
+    from t5ray.config import DecodeConfig
+    from t5ray.model.engine import Engine
+
+    decode = DecodeConfig(max_new_tokens=CAP)
+    engine = Engine(model, decode=decode, labels=labels, precision="bf16" if name.endswith("bf16") else "fp32")
+
+    def own(texts: Sequence[str]) -> tuple[list[str], float]:
+        before = engine.tally.real_tokens, engine.tally.padded_tokens
+        found = [prediction.text for prediction in engine.predict(texts)]
+        real, padded = engine.tally.real_tokens - before[0], engine.tally.padded_tokens - before[1]
+        return found, 1 - real / padded
+
+    def ceiling(texts: Sequence[str]) -> float:
+        """Return the seconds that encoding alone would take at the machine's measured speed in fp32."""
+        tokens = sum(engine.num_tokens(text) for text in texts)
+        return _encoder_operations(model) * tokens / _operations_per_s(engine.device)
+
+    if name.startswith("t5ray"):
+        return own, ceiling
+    return (_ctranslate2(name, model) if name.startswith("ct2") else _generate(name, model)), ceiling
+
+
+def _generate(name: str, source: str) -> Run:
+    import torch
+
+    from t5ray.model.loading import load_model
+    from t5ray.model.numeric import default_device
+
+    loaded = load_model(source, dtype=torch.bfloat16 if name.endswith("bf16") else torch.float32)
+    model, size = loaded.model.to(default_device()), 64 if name.endswith("64") else 32
+
+    @torch.inference_mode()
+    def run(texts: Sequence[str]) -> tuple[list[str], float]:
+        found, real, padded = [], 0, 0
+        for start in range(0, len(texts), size):
+            batch = loaded.tokenizer(list(texts[start : start + size]), return_tensors="pt", padding=True)
+            output = model.generate(**batch.to(model.device), max_new_tokens=CAP, do_sample=False)
+            found += loaded.tokenizer.batch_decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            real, padded = real + int(batch.attention_mask.sum()), padded + batch.attention_mask.numel()
+        return found, 1 - real / padded
+
+    return run
+
+
+def _ctranslate2(name: str, source: str) -> Run:
+    import ctranslate2
+    import torch
+
+    from t5ray.model.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(source)
+    folder = tempfile.mkdtemp(prefix="ct2-")
+    kind = name.removeprefix("ct2-")
+    ctranslate2.converters.TransformersConverter(source).convert(folder, quantization=kind, force=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    translator = ctranslate2.Translator(folder, device=device, intra_threads=torch.get_num_threads(), inter_threads=1)
+
+    def run(texts: Sequence[str]) -> tuple[list[str], float]:
+        rows = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(list(texts)).input_ids]
+        results = translator.translate_batch(
+            rows, beam_size=1, max_decoding_length=CAP, max_input_length=0, max_batch_size=4096, batch_type="tokens"
+        )
+        ids = [tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
+        found = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return list(found), float("nan")
+
+    return run
+
+
+def _encoder_operations(source: str) -> float:
+    """Return the multiplications and additions of one input token in the encoder's matrices."""
+    from t5ray.model.loading import load_config
+
+    config = load_config(source)
+    attention = 4 * config.d_model * config.num_heads * config.d_kv
+    feed_forward = (3 if config.is_gated_act else 2) * config.d_model * config.d_ff
+    return float(2 * config.num_layers * (attention + feed_forward))
+
+
+def _operations_per_s(device: Any) -> float:
+    """Return the measured speed of an fp32 product of the size that scoring has."""
+    import torch
+
+    left, right = torch.randn(2048, 512, device=device), torch.randn(512, 2048, device=device)
+    best = float("inf")
+    for _ in range(20):
+        started = time.perf_counter()
+        (left @ right).sum().item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * 2048 * 512 * 2048 / best
+
+
+if __name__ == "__main__":
+    main()
