@@ -85,7 +85,7 @@ class EpochReport:
     tokens_per_s: float
     """Real (non-padding) input and target tokens per second of training, over all workers."""
     padding_share: float
-    """Share of forwarded positions that were padding."""
+    """Share of attention's positions that were padding; all else runs over real tokens only."""
     train_s: float
     validate_s: float
     save_s: float

@@ -1,5 +1,6 @@
 """One optimizer step: the gradient of its rows, over micro-batches and workers, and the update."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +9,17 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from t5ray.config import TrainingConfig
-from t5ray.data.batches import Batch, Indices, Step, collate
+from t5ray.data.batches import Indices, Step, collate
 from t5ray.data.tokens import TokenisedSplit
 from t5ray.model.numeric import autocast, resolve_precision
+from t5ray.model.packed import packed, summed_loss
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -29,6 +32,8 @@ class EpochSums:
     real_tokens: int = 0
     padded_tokens: int = 0
     seconds: float = 0.0
+    most_rows: int | None = None
+    """Rows of a micro-batch that fit the GPU's memory, where a step has shown that not all do."""
 
 
 def optimizer_step(
@@ -41,8 +46,6 @@ def optimizer_step(
     sums: EpochSums,
 ) -> tuple[float, float]:
     """Accumulate the step's gradient over micro-batches and workers, then update; return (loss per token, norm)."""
-    precision = resolve_precision(config.precision, group.device)
-    total = torch.zeros((), device=group.device)
     groups: Sequence[Sequence[int] | Indices] = step.micro_batches or (
         [0],
     )  # an idle worker forwards one row, weightless, to join the reduction
@@ -50,16 +53,11 @@ def optimizer_step(
     if isinstance(forward, FSDPModule):  # all workers forward equally often, for each forward gathers the weights
         idle = max(group.gather(len(groups))) - len(groups)
         groups, weights = [*groups, *[[0]] * idle], [*weights, *[0.0] * idle]
-    for i, (rows, weight) in enumerate(zip(groups, weights, strict=True)):
-        batch = collate(split, rows, pad_id=_config_of(forward).pad_token_id)
-        sums.padded_tokens += batch.input_ids.numel() + batch.labels.numel()
-        sums.real_tokens += int(batch.attention_mask.sum()) + int((batch.labels >= 0).sum())
-        last = i == len(groups) - 1
-        with autocast(precision, group.device):
-            loss = _summed_loss(forward, batch.to(group.device), config.label_smoothing, sync=last)
-        (loss * weight).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach() * (weight > 0)
-    summed = group.sum([total.item()])[0]
+    if group.size > 1:
+        total = _accumulate(forward, split, groups, weights, config, group, sums)
+    else:
+        total = _accumulate_what_fits(forward, split, groups, weights[0], config, group, sums)
+    summed = group.sum([total])[0]
     loss_per_token = summed / step.target_tokens
     if not math.isfinite(loss_per_token):
         raise RunFailed(f"the loss must be finite, but is {loss_per_token} at step {sums.step + 1}")
@@ -73,25 +71,62 @@ def optimizer_step(
     return loss_per_token, float(norm)
 
 
-def _config_of(forward: torch.nn.Module) -> Any:
-    return (forward.module if isinstance(forward, DistributedDataParallel) else forward).config
+def _accumulate_what_fits(
+    forward: torch.nn.Module,
+    split: TokenisedSplit,
+    groups: Sequence[Sequence[int] | Indices],
+    weight: float,
+    config: TrainingConfig,
+    group: Group,
+    sums: EpochSums,
+) -> float:
+    """Accumulate the step's gradient; where the GPU's memory ends, begin it again in micro-batches half as large.
 
-
-def _summed_loss(forward: torch.nn.Module, batch: Batch, smoothing: float, *, sync: bool) -> torch.Tensor:
-    """Return the cross-entropy summed over the batch's target tokens.
-
-    Args:
-        sync: whether a distributed model reduces gradients over workers in the coming backward pass.
+    For one worker: of several, the others would wait in the reduction that this one has left.
     """
-    if isinstance(forward, DistributedDataParallel):
-        forward.require_backward_grad_sync = sync
+    while True:
+        parts = [part for rows in groups for part in _halved(rows, sums.most_rows)]
+        try:
+            return _accumulate(forward, split, parts, [weight] * len(parts), config, group, sums)
+        except torch.cuda.OutOfMemoryError:
+            largest = max(map(len, parts))
+            if largest == 1:
+                raise
+        sums.most_rows = -(-largest // 2)
+        log.warning("Micro-batches of %d rows exceed the GPU's memory: going on with %d.", largest, sums.most_rows)
+        forward.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+
+
+def _halved(rows: Sequence[int] | Indices, most: int | None) -> list[Sequence[int] | Indices]:
+    return [rows[start : start + most] for start in range(0, len(rows), most)] if most else [rows]
+
+
+def _accumulate(
+    forward: torch.nn.Module,
+    split: TokenisedSplit,
+    groups: Sequence[Sequence[int] | Indices],
+    weights: Sequence[float],
+    config: TrainingConfig,
+    group: Group,
+    sums: EpochSums,
+) -> float:
+    """Add up the gradient of micro-batches and return their summed loss; those of weight 0 count for nothing."""
+    precision = resolve_precision(config.precision, group.device)
     model: Any = forward.module if isinstance(forward, DistributedDataParallel) else forward
-    logits = forward(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(batch.labels),
-        use_cache=False,
-    ).logits
-    return cross_entropy(
-        logits.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum", label_smoothing=smoothing
-    )
+    total = torch.zeros((), device=group.device)
+    real = padded = 0
+    for i, (rows, weight) in enumerate(zip(groups, weights, strict=True)):
+        batch = collate(split, rows, pad_id=model.config.pad_token_id)
+        padded += batch.input_ids.numel() + batch.labels.numel()
+        real += int(batch.attention_mask.sum()) + int((batch.labels >= 0).sum())
+        if isinstance(forward, DistributedDataParallel):  # reduce over workers with the last one only
+            forward.require_backward_grad_sync = i == len(groups) - 1
+        batch = batch.to(group.device)
+        with autocast(precision, group.device), packed(model):
+            loss = summed_loss(forward, batch.input_ids, batch.attention_mask, batch.labels, config.label_smoothing)
+            (loss * weight).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach() * (weight > 0)
+    sums.real_tokens += real
+    sums.padded_tokens += padded
+    return float(total)

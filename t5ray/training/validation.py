@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from t5ray.config import DecodeConfig, TaskConfig
 from t5ray.data.batches import IGNORED, Indices, collate, micro_batches
 from t5ray.data.tokens import TokenisedSplit
 from t5ray.model.loading import LoadedModel
+from t5ray.model.packed import packed, summed_loss
 from t5ray.model.predictor import Predictor
 from t5ray.text.metrics import score
 from t5ray.text.tasks import read_prediction
@@ -79,13 +79,8 @@ def _loss(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[fl
     total, tokens = 0.0, 0.0
     for chosen in micro_batches(ordered, lengths, None, EVAL_BATCH_TOKENS):
         batch = collate(split, chosen, pad_id=int(loaded.model.config.pad_token_id)).to(loaded.model.device)
-        logits = loaded.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            decoder_input_ids=loaded.model.prepare_decoder_input_ids_from_labels(batch.labels),
-            use_cache=False,
-        ).logits
-        total += cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum").item()
+        with packed(loaded.model):
+            total += summed_loss(loaded.model, batch.input_ids, batch.attention_mask, batch.labels).item()
         tokens += int((batch.labels != IGNORED).sum())
     return total, tokens
 

@@ -1,0 +1,82 @@
+"""Where packed tokens lie in padded attention.
+
+Packed: the N real tokens of B rows, one row after the other, [N, D]. Padded: [B, H, S, d], S the longest row. Linear
+layers, norms and dropout see packed tokens; only attention needs the padded form, per head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The map between packed and padded tokens of one batch, for H heads."""
+
+    rows: int
+    """B"""
+    width: int
+    """S"""
+    heads: int
+    """H"""
+    real: torch.Tensor
+    """bool [B, S], True at tokens"""
+    places: torch.Tensor
+    """int64 [N]: each token's place in B*S"""
+    to_padded: torch.Tensor
+    """int64 [B*H*S]: which of the packed N*H head vectors stands there; 0 at padding"""
+    to_packed: torch.Tensor
+    """int64 [N*H]: where in B*H*S each packed head vector stands"""
+    holes: torch.Tensor | None
+    """int64: the padding among B*H*S; None where there is none"""
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether some row is shorter than the longest."""
+        return self.holes is not None
+
+    def pad(self, packed: torch.Tensor, *, clean: bool = False) -> torch.Tensor:
+        """Spread [N, H*d] to [B*H, S, d]; padding holds some token's values, or zeros where `clean`."""
+        vectors = packed.reshape(len(self.to_packed), -1)
+        padded = vectors.index_select(0, self.to_padded)
+        if clean and self.holes is not None:
+            padded = padded.index_fill(0, self.holes, 0.0)
+        return padded.view(self.rows * self.heads, self.width, -1)
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """Gather [B*H, S, d] to [N, H*d], leaving padding behind."""
+        vectors = padded.reshape(len(self.to_padded), -1)
+        return vectors.index_select(0, self.to_packed).view(len(self.places), -1)
+
+
+def layout_of(real: torch.Tensor, heads: int) -> Layout:
+    """Work out the layout of one batch.
+
+    Args:
+        real: bool [B, S], True at tokens.
+    Example:
+        real [[1, 1], [1, 0]], one head -> places [0, 1, 2], to_padded [0, 1, 2, 0], holes [3]
+    """
+    rows, width = real.shape
+    places = real.flatten().nonzero().flatten()
+    token = torch.zeros(rows * width, dtype=torch.int64, device=real.device)
+    token[places] = torch.arange(len(places), device=real.device)
+    head = torch.arange(heads, device=real.device)
+    to_padded = (token.view(rows, 1, width) * heads + head[:, None]).flatten()
+    row, position = places // width, places % width
+    to_packed = ((row[:, None] * heads + head) * width + position[:, None]).flatten()
+    holes = None
+    if len(places) < rows * width:
+        holes = (~real)[:, None].expand(rows, heads, width).flatten().nonzero().flatten()
+    return Layout(rows, width, heads, real, places, to_padded, to_packed, holes)
+
+
+def key_mask(queries: Layout, keys: Layout, *, causal: bool) -> torch.Tensor | None:
+    """Return what keeps attention from padding and, if `causal`, from later tokens: 0 or -inf, [B, 1, S or 1, K]."""
+    hidden = ~keys.real[:, None, None] if keys.has_padding else None
+    if causal:
+        later = torch.ones(queries.width, keys.width, dtype=torch.bool, device=keys.real.device).triu(1)
+        hidden = later[None, None] if hidden is None else hidden | later
+    if hidden is None:
+        return None
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)

@@ -1,0 +1,155 @@
+"""The packed forward against transformers' own, loss and gradients, on tiny models of each kind."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import (
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
+)
+
+from t5ray.model.numeric import set_dropout
+from t5ray.model.packed import packed, summed_loss
+
+KINDS = {
+    "t5": (T5Config, T5ForConditionalGeneration),
+    "mt5": (MT5Config, MT5ForConditionalGeneration),
+    "umt5": (UMT5Config, UMT5ForConditionalGeneration),
+}
+Gradients = dict[str, torch.Tensor | None]
+
+
+def model_of(kind: str, *, feed_forward: str = "gated-gelu", tied: bool = True) -> Any:
+    torch.manual_seed(0)
+    config, model = KINDS[kind]
+    sizes = {"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 2}
+    made = model(
+        config(
+            **sizes,
+            num_heads=4,
+            feed_forward_proj=feed_forward,
+            tie_word_embeddings=tied,
+            decoder_start_token_id=0,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    ).train()
+    set_dropout(made, 0.0)
+    return made
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    lengths, targets = torch.tensor([9, 5, 9, 2]), torch.tensor([3, 6, 1, 6])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    ids = torch.randint(2, 50, (4, 9), generator=generator) * mask
+    labels = torch.randint(2, 50, (4, 6), generator=generator)
+    return ids, mask, labels.masked_fill(torch.arange(6) >= targets[:, None], -100)
+
+
+def gradients(model: Any) -> Gradients:
+    found = {name: weight.grad for name, weight in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def by_transformers(model: Any, smoothing: float = 0.0) -> tuple[torch.Tensor, Gradients]:
+    ids, mask, labels = batch()
+    decoder_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=decoder_ids, use_cache=False).logits
+    loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), gradients(model)
+
+
+def by_us(model: Any, smoothing: float = 0.0) -> tuple[torch.Tensor, Gradients]:
+    with packed(model):
+        loss = summed_loss(model, *batch(), smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), gradients(model)
+
+
+def assert_equal(ours: tuple[torch.Tensor, Gradients], theirs: tuple[torch.Tensor, Gradients]) -> None:
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    for name, expected in theirs[1].items():
+        got = ours[1][name]
+        assert (got is None) == (expected is None), name
+        if got is not None and expected is not None:
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max() + 1), msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu", "gated-silu"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_loss_and_gradients_are_those_of_transformers(kind: str, feed_forward: str, tied: bool) -> None:
+    model = model_of(kind, feed_forward=feed_forward, tied=tied)
+    assert_equal(by_us(model, 0.1), by_transformers(model, 0.1))
+
+
+@pytest.mark.parametrize("kind", ["t5", "umt5"])
+def test_checkpointed_gradients_are_those_of_transformers(kind: str) -> None:
+    model = model_of(kind)
+    theirs = by_transformers(model)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    assert_equal(by_us(model), theirs)
+
+
+def test_checkpointing_draws_the_same_dropout_again() -> None:
+    model = model_of("t5")
+    set_dropout(model, 0.3)
+    torch.manual_seed(5)
+    plain = by_us(model)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(5)
+    assert_equal(by_us(model), plain)
+
+
+def test_pytorch_s_own_operations_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs and bf16 take these."""
+    monkeypatch.setattr("t5ray.model.packed.ops.by_hand", lambda *tensors: False)
+    for kind in KINDS:
+        model = model_of(kind)
+        assert_equal(by_us(model, 0.1), by_transformers(model, 0.1))
+
+
+def test_bf16_is_near() -> None:
+    model = model_of("t5")
+    exact, _ = by_transformers(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near, _ = by_us(model)
+    torch.testing.assert_close(near, exact, rtol=0.02, atol=0.0)
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    model = model_of("t5", tied=False)
+    model.shared.weight.requires_grad_(False)
+    model.encoder.block[0].requires_grad_(False)
+    ours, theirs = by_us(model), by_transformers(model)
+    assert ours[1]["shared.weight"] is None
+    assert_equal(ours, theirs)
+
+
+def test_adapters_are_called_as_modules() -> None:
+    peft = pytest.importorskip("peft")
+    model = model_of("t5", tied=False)
+    settings = peft.LoraConfig(r=2, target_modules=["q", "v", "wo"], init_lora_weights=False)
+    peft.inject_adapter_in_model(settings, model)
+    ours, theirs = by_us(model), by_transformers(model)
+    assert ours[1]["encoder.block.0.layer.0.SelfAttention.q.lora_A.default.weight"] is not None
+    assert_equal(ours, theirs)
+
+
+def test_generation_is_untouched_inside_and_the_model_afterwards() -> None:
+    model = model_of("t5").eval()
+    ids, mask, _ = batch()
+    before = model.generate(ids, attention_mask=mask, max_new_tokens=4)
+    with packed(model):
+        assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=4), before)
+    assert "forward" not in vars(model)
+    assert all("forward" not in vars(block) for block in model.encoder.block)
