@@ -1,7 +1,7 @@
 """fp32 operations for CPUs, each with its own backward pass: fewer passes over memory, cheap random numbers.
 
-Dropout masks come from numpy's SFC64, sixteen bits an element, seeded from torch's generator: twenty times faster here
-than `bernoulli_`. A checkpointed recomputation draws the same masks, since torch restores its generator for it.
+Dropout masks come from numpy's SFC64, sixteen bits an element, seeded from torch's generator: `bernoulli_` spends more
+time an element. A checkpointed recomputation draws the same masks, since torch restores its generator for it.
 """
 
 from typing import Any

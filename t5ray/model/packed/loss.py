@@ -1,7 +1,7 @@
 """Cross-entropy over a large vocabulary, its gradient worked out in the forward pass, some tokens at a time.
 
 So logits [tokens, V] exist for one chunk only, once, in place; PyTorch's own way keeps logits, log-probabilities and
-their gradient, each for all positions. Source: Dao et al. and Hsu et al. 2024 (Liger) do this on GPUs.
+their gradient, each for all positions. Source: Hsu et al. 2024 (Liger Kernel) do this on GPUs.
 """
 
 from typing import Any
