@@ -72,6 +72,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.back_translation import with_back_translations
     from t5ray.cluster import connect
     from t5ray.tracking import open_tracker, ui_command
+    from t5ray.training.outcome import advice
     from t5ray.training.prepare import prepare
     from t5ray.training.run import describe, fits_here, open_folder, require_room, run_once
 
@@ -103,7 +104,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         finally:
             cli.tell(tracker.close())
     cli.close(
-        f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {folder}/best",
+        f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {folder}/best"
+        f"{advice(outcome.get('test'))}",
         {
             "judge it": cli.to_judge(f"{folder}/best", str(settings.data.path)),
             "score rows": cli.to_score(f"{folder}/best"),

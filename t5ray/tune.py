@@ -151,10 +151,11 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace") -> int:
 
 def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> None:
     from t5ray.tracking import ui_command
+    from t5ray.training.outcome import advice
 
     bundle = f"{folder}/best"
     cli.close(
-        f"{outcome(content)} Bundle: {bundle}",
+        f"{outcome(content)} Bundle: {bundle}{advice(content['test'])}",
         {
             "judge it": cli.to_judge(bundle, str(settings.data.path)),
             "score rows": cli.to_score(bundle),

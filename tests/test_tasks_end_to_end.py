@@ -298,7 +298,4 @@ def test_route_tickets_by_a_task_of_ones_own(local_ray: None, tiny_t5: Path, fol
     assert trained.data.metrics["best_exact_match"] == record["best_value"]
     history = client.get_metric_history(trained.info.run_id, "exact_match")
     assert [(point.step, point.value) for point in history] == [(r["epoch"], r["value"]) for r in record["epochs"]]
-    assert {file.path for file in client.list_artifacts(trained.info.run_id, "bundle")} >= {
-        "bundle/t5ray.json",
-        "bundle/model.safetensors",
-    }
+    assert len(trained.outputs.model_outputs) == 1  # the bundle, as an MLflow model

@@ -232,6 +232,25 @@ def test_the_commands_to_type_next_can_be_typed(shown_next: list[str], tmp_path:
     assert "--column" not in judge  # the bundle knows how columns were renamed
 
 
+@pytest.mark.parametrize(("share", "is_told"), [(0.0, True), (0.1, False)])
+def test_a_model_that_says_no_label_at_all_is_told_with_what_to_do(
+    small_cluster: None,
+    tmp_path: Path,
+    tiny_t5: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    share: float,
+    is_told: bool,
+) -> None:
+    found = {"best_value": 0.0, "best_epoch": 1, "test": {"accuracy": 0.0, "known_label_share": share}}
+    monkeypatch.setattr("t5ray.training.run.run_once", lambda *_, **__: found)
+    assert main(arguments(tmp_path, tiny_t5)) == 0
+    line = (
+        "No output on test was one of the task's labels: the model has not learnt the task yet. Train for more epochs"
+    )
+    assert (line in capsys.readouterr().out) == is_told
+
+
 def test_what_leads_nowhere_is_not_shown(shown_next: list[str]) -> None:
     assert [line.split()[0] for line in shown_next] == ["judge", "score"]  # no tracking, nothing to compare
 

@@ -106,10 +106,10 @@ def judge_on_test(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
 
 
 def advice(test: Mapping[str, float] | None) -> str:
-    """Return what to do about a model that has not even learnt what the labels are; empty for any other."""
+    """Return a line on what to do about a model that has not even learnt what the labels are; empty for any other."""
     if (test or {}).get(KNOWN_LABELS, 1.0) > 0:
         return ""
     return (
-        "No output on test was one of the task's labels: the model has not learnt the task yet. Train for more epochs "
-        "(--max-epochs), or with a higher learning rate (training.learning_rate, or its range in the search space)."
+        "\nNo output on test was one of the task's labels: the model has not learnt the task yet. Train for more "
+        "epochs (--max-epochs), or with a higher learning rate (training.learning_rate; in a search, its range)."
     )
