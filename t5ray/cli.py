@@ -75,6 +75,7 @@ CpusPerWorker = Annotated[float | None, typer.Option(help="CPUs of one scorer; f
 BatchTokens = Annotated[int | None, typer.Option(help="Padded input tokens a scorer forwards at once.")]
 Engine = Annotated[str | None, typer.Option(help="What runs the model: torch.")]
 Scores = Annotated[bool | None, typer.Option("--scores", help="Add each prediction's probability.")]
+AllScores = Annotated[bool | None, typer.Option("--all-scores", help="Add the probability of every label.")]
 RetryErrors = Annotated[bool | None, typer.Option("--retry-errors", help="Score again only rows with an error.")]
 OnLong = Annotated[str | None, typer.Option(help="Inputs longer than the bundle's length: truncate or error.")]
 Predictions = Annotated[str | None, typer.Option(help="Output directory of predict, references in the same rows.")]

@@ -32,6 +32,7 @@ def command(
     engine: cli.Engine = None,
     precision: cli.Precision = None,
     scores: cli.Scores = None,
+    all_scores: cli.AllScores = None,
     on_long: cli.OnLong = None,
     retry_errors: cli.RetryErrors = None,
     tracking_uri: cli.TrackingUri = None,

@@ -43,6 +43,8 @@ class PredictConfig(Settings):
     """bf16 where the hardware has it, unless fp32 is asked for."""
     scores: bool = False
     """Add the probability of each prediction as `score`."""
+    all_scores: bool = False
+    """Add the probability of every label as `scores`. For tasks with closed labels."""
     retry_errors: bool = False
     """Score again only the rows whose `error` is not null."""
     on_long: Literal["truncate", "error"] = "truncate"

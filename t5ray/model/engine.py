@@ -36,7 +36,7 @@ class Engine:
         """Load a bundle or plain model.
 
         Args:
-            decode: overrides the bundle's decode settings.
+            decode: overrides the bundle's decode settings; without an output cap it takes the bundle's.
             labels: the closed set that predictions are taken from. None: the bundle's own where its task has one.
             batch_tokens: padded input tokens forwarded at once, at most (one input may exceed it alone).
         Raises:
@@ -47,7 +47,7 @@ class Engine:
         self.device = device or default_device()
         self.precision = resolve_precision(precision, self.device)
         self.tokenizer = loaded.tokenizer
-        self.decode = decode or (self.card.decode if self.card else DecodeConfig(max_new_tokens=DEFAULT_NEW_TOKENS))
+        self.decode = self._with_cap(decode)
         self.max_input_tokens = self.card.max_input_tokens if self.card else None
         self._predictor = Predictor(
             loaded.model.to(self.device),
@@ -83,6 +83,12 @@ class Engine:
         ids = tokenise_inputs(self.tokenizer, list(places), self.max_input_tokens)
         found = self._predictor.predict(ids, scores=scores, all_scores=all_scores)
         return [found[places[text]] for text in inputs]
+
+    def _with_cap(self, decode: DecodeConfig | None) -> DecodeConfig:
+        own = self.card.decode if self.card else DecodeConfig(max_new_tokens=DEFAULT_NEW_TOKENS)
+        if decode is None or decode.max_new_tokens is not None:
+            return decode or own
+        return decode.model_copy(update={"max_new_tokens": own.max_new_tokens})
 
     def _own_labels(self) -> tuple[str, ...]:
         return self.card.task.labels if self.card and self.card.task.closed_labels else ()

@@ -18,7 +18,7 @@ from typing import Final
 from t5ray.config import BackTranslationConfig, DecodeConfig, PredictConfig, TaskConfig
 from t5ray.scoring.ledger import write_atomically, writing
 from t5ray.scoring.plan import FinishedJob, Job, ScoringModel, open_model, prepare
-from t5ray.scoring.writing import decode_results, json_text
+from t5ray.scoring.writing import Extras, decode_results, json_text
 
 FORMAT: Final = "jsonl"
 TEXT = "text"
@@ -82,7 +82,7 @@ def _translate(
     found = [
         prediction
         for part in sorted(scored.glob(f"part-*.{FORMAT}"))
-        for prediction in decode_results(FORMAT, part.read_bytes(), scores=False).predictions
+        for prediction in decode_results(FORMAT, part.read_bytes(), Extras()).predictions
     ]
     return {text: translation for text, translation in zip(texts, found, strict=True) if translation}
 

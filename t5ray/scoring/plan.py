@@ -22,7 +22,7 @@ from t5ray.scoring.inputs import Input, Shard, list_sources, recall, remembered,
 from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, Ledger, read_job
 from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import EngineSpec, ScorerSpec
-from t5ray.scoring.writing import result_columns
+from t5ray.scoring.writing import Extras, result_columns
 from t5ray.text.tasks import resolve_task, settle_columns
 
 
@@ -42,8 +42,15 @@ class ScoringModel:
     """Column the task looks for -> column of the data that trained the model."""
     origin: str = ""
     """URI that `source` was fetched from; empty where the model is a folder or of the hub."""
+    labels: tuple[str, ...] = ()
+    """The closed set that predictions are taken from; empty where the model generates."""
     is_rendered: bool = False
     """True where the input's one column holds what the task renders, to be scored to the letter."""
+
+    @property
+    def gives_texts(self) -> bool:
+        """True where a row gets several texts."""
+        return not self.labels and self.decode.get("num_return_sequences", 1) > 1
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     _refuse_output_in_input(config, output)
     model = model or open_model(config)
     _check_columns(config.columns, model.task)
+    extras = _extras(config, model)
     earlier = read_job(output)
     wanted = _fingerprint(config, model)
     if earlier is None and any(output.glob("part-*")):
@@ -93,7 +101,7 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     _refuse_other_job(earlier, wanted, config)
     rows = _read_input(config, output)
     columns = settle_columns(config.columns, model.columns, rows.schema.names)
-    _check_input(config, model.task, columns, rows)
+    _check_input(config, model.task, columns, rows, extras)
     wanted["input"] = rows.digests
     _refuse_other_job(earlier, wanted, config)
     spec = _spec(config, model, columns, rows, output)
@@ -153,17 +161,38 @@ def _spec(
     config: PredictConfig, model: ScoringModel, columns: Mapping[str, str], rows: Input, output: Path
 ) -> ScorerSpec:
     return ScorerSpec(
-        engine=EngineSpec(model.source, config.decode, config.precision, config.batch_tokens, model.origin),
+        engine=EngineSpec(
+            source=model.source,
+            decode=DecodeConfig.model_validate(model.decode) if model.decode else None,
+            precision=config.precision,
+            batch_tokens=config.batch_tokens,
+            origin=model.origin,
+            labels=model.labels,
+        ),
         input=rows,
         task=model.task,
         is_rendered=model.is_rendered,
         columns=columns,
         output=output,
         part_format=config.format,
-        scores=config.scores,
+        extras=_extras(config, model),
         refuse_long=config.on_long == "error",
         keep_good_rows=config.retry_errors,
     )
+
+
+def _extras(config: PredictConfig, model: ScoringModel) -> Extras:
+    """Return the columns that are asked for.
+
+    Raises:
+        ConfigError: scores of all labels are, of a task that has none.
+    """
+    if config.all_scores and not model.labels:
+        raise ConfigError(
+            f"all_scores: needs a task with closed labels, but {model.task.name} with {config.model} generates text. "
+            "Leave --all-scores out; --scores gives the probability of each text."
+        )
+    return Extras(config.scores, config.all_scores, model.gives_texts)
 
 
 def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> ScoringModel:
@@ -181,10 +210,12 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     source, origin = _locate(config)
     card = read_card(source)
     decode = _decode(config.decode, card.decode if card else None)
+    known = task or _task(config, card.task if card else None)
     return ScoringModel(
         source=source,
         fingerprint=fingerprint(source),
-        task=task or _task(config, card.task if card else None),
+        task=known,
+        labels=(decode.answers if decode else ()) or (known.labels if known.closed_labels else ()),
         decode=decode.model_dump(mode="json") if decode else {},
         split_seed=card.seeds.get("split", 0) if card else 0,
         columns=card.columns if card else {},
@@ -244,7 +275,9 @@ def _check_columns(columns: Mapping[str, str], task: TaskConfig) -> None:
         raise ConfigError(problems)
 
 
-def _check_input(config: PredictConfig, task: TaskConfig, columns: Mapping[str, str], rows: Input) -> None:
+def _check_input(
+    config: PredictConfig, task: TaskConfig, columns: Mapping[str, str], rows: Input, extras: Extras
+) -> None:
     """Refuse an input without the task's columns, or with columns that the output adds."""
     problems = []
     for name in task.input_columns:
@@ -254,7 +287,7 @@ def _check_input(config: PredictConfig, task: TaskConfig, columns: Mapping[str, 
                 f"{config.input}: task {task.name} needs column `{column}`, but no row has it. "
                 f"{did_you_mean(column, rows.schema.names)} Say which column it is with --column {name}=NAME."
             )
-    for name in result_columns(scores=config.scores):
+    for name in result_columns(extras):
         if name in rows.schema.names:
             problems.append(
                 f"{config.input}: the output adds the column `{name}`, but the input has one of that name. "
@@ -274,6 +307,7 @@ def _fingerprint(config: PredictConfig, model: ScoringModel) -> dict[str, Any]:
         "precision": config.precision,
         "columns": dict(config.columns),
         "scores": config.scores,
+        "all_scores": config.all_scores,
         "on_long": config.on_long,
         "format": config.format,
         "shard_rows": config.shard_rows,

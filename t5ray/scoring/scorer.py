@@ -19,7 +19,7 @@ from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import Journal, journal_file
 from t5ray.scoring.ledger import Entry, Ledger
 from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
-from t5ray.scoring.writing import Results, decode_results, encode
+from t5ray.scoring.writing import Extras, Results, decode_results, encode
 from t5ray.text.tasks import read_prediction, render_input
 
 SLICE_ROWS = 512
@@ -34,7 +34,7 @@ LOST_DEVICE = "AcceleratorError"
 
 
 class Scored(Protocol):
-    """One prediction of an engine."""
+    """One prediction of an engine: `model.predictor.Prediction`, which says what each member is."""
 
     @property
     def text(self) -> str: ...  # noqa: D102
@@ -42,6 +42,10 @@ class Scored(Protocol):
     def score(self) -> float | None: ...  # noqa: D102
     @property
     def hit_cap(self) -> bool: ...  # noqa: D102
+    @property
+    def texts(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def label_scores(self) -> Mapping[str, float] | None: ...  # noqa: D102
 
 
 class Tally(Protocol):
@@ -62,7 +66,9 @@ class TextEngine(Protocol):
     def tally(self) -> Tally: ...  # noqa: D102
 
     def num_tokens(self, text: str) -> int: ...  # noqa: D102
-    def predict(self, inputs: Sequence[str], *, scores: bool = False) -> Sequence[Scored]: ...  # noqa: D102
+    def predict(  # noqa: D102
+        self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False
+    ) -> Sequence[Scored]: ...
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class EngineSpec:
     batch_tokens: int
     origin: str = ""
     """URI that a worker fetches the model from where `source` is on another node's disk."""
+    labels: tuple[str, ...] = ()
+    """The closed set that predictions are taken from; empty generates."""
 
     def load(self) -> TextEngine:
         """Load the model.
@@ -89,7 +97,11 @@ class EngineSpec:
         from t5ray.model.engine import Engine
 
         return Engine(
-            self._local_source(), decode=self.decode, precision=self.precision, batch_tokens=self.batch_tokens
+            self._local_source(),
+            decode=self.decode,
+            labels=self.labels,
+            precision=self.precision,
+            batch_tokens=self.batch_tokens,
         )
 
     def _local_source(self) -> str:
@@ -125,7 +137,7 @@ class ScorerSpec:
     """Column the task looks for -> column of the input."""
     output: Path
     part_format: str
-    scores: bool
+    extras: Extras
     refuse_long: bool
     """Inputs longer than the model takes are errors; otherwise they are cut."""
     keep_good_rows: bool
@@ -234,9 +246,9 @@ class Scorer:
         """Return what is known of the shard and the rows that are to be scored."""
         num_rows = len(rows.records)
         if self._spec.keep_good_rows and part.exists():
-            results = decode_results(self._spec.part_format, part.read_bytes(), scores=self._spec.scores)
+            results = decode_results(self._spec.part_format, part.read_bytes(), self._spec.extras)
             return results, [number for number, error in enumerate(results.errors) if error is not None]
-        return Results.blank(num_rows, scores=self._spec.scores), list(range(num_rows))
+        return Results.blank(num_rows, self._spec.extras), list(range(num_rows))
 
     def _score_rows(self, rows: ShardRows, todo: Sequence[int], results: Results, journal: Journal) -> int:
         """Fill in the results of some rows; return how many predictions hit the cap."""
@@ -282,18 +294,26 @@ class Scorer:
 
     def _predict(self, texts: Mapping[int, str], results: Results) -> int:
         """Score some rows; where the engine fails, halve them until the guilty one is alone with its error."""
-        engine = self._engine
+        engine, extras = self._engine, self._spec.extras
         assert engine is not None
         try:
-            scored = engine.predict(list(texts.values()), scores=self._spec.scores)
+            scored = engine.predict(list(texts.values()), scores=extras.scores, all_scores=extras.all_scores)
         except Exception as exc:  # noqa: BLE001 (whatever it is, it becomes the text of a row's `error`)
             return self._halve(texts, results, exc)
         self._failed_in_a_row = 0
         for number, one in zip(texts, scored, strict=True):
-            results.predictions[number] = read_prediction(self._spec.task, one.text)
-            if results.scores is not None:
-                results.scores[number] = one.score
+            self._note(results, number, one)
         return sum(one.hit_cap for one in scored)
+
+    def _note(self, results: Results, number: int, one: Scored) -> None:
+        task = self._spec.task
+        results.predictions[number] = read_prediction(task, one.text)
+        if results.scores is not None:
+            results.scores[number] = one.score
+        if results.texts is not None:
+            results.texts[number] = [read_prediction(task, text) for text in one.texts]
+        if results.label_scores is not None:
+            results.label_scores[number] = dict(one.label_scores or {})
 
     def _halve(self, texts: Mapping[int, str], results: Results, cause: Exception) -> int:
         if type(cause).__name__ == LOST_DEVICE:

@@ -1,4 +1,4 @@
-"""The bytes of one part: the shard's rows unchanged, then `prediction`, `score`, `error`; and the way back.
+"""The bytes of one part: the shard's rows unchanged, then the columns of `Results`; and the way back.
 
     format    from Parquet                        from JSON lines               from CSV, TSV, text
     parquet   same columns, same types            types learnt in the scan      strings
@@ -8,6 +8,8 @@
 
 In CSV null is an empty cell and the empty text is `""`; of a CSV input, whose readers mostly tell no such difference,
 empty cells stay empty.
+
+`predictions` is a list of texts, `scores` a map of label to probability; in CSV both are JSON.
 
 The bytes depend on rows and results only, so that a shard that is scored again gives the same file.
 """
@@ -27,37 +29,70 @@ import pyarrow.parquet as pq
 
 from t5ray.scoring.reading import ShardRows
 
-PREDICTION, SCORE, ERROR = "prediction", "score", "error"
+PREDICTION, PREDICTIONS, SCORE, SCORES, ERROR = "prediction", "predictions", "score", "scores", "error"
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a part adds besides `prediction` and `error`."""
+
+    scores: bool = False
+    """`score`: the prediction's probability."""
+    all_scores: bool = False
+    """`scores`: label -> probability."""
+    texts: bool = False
+    """`predictions`: several texts, best first."""
 
 
 @dataclass
 class Results:
-    """What scoring found, row by row. The lists run in parallel."""
+    """What scoring found, row by row. The lists run in parallel; None where nobody asked for that column."""
 
     predictions: list[str | None]
     scores: list[float | None] | None
-    """None where nobody asked for scores."""
     errors: list[str | None]
+    texts: list[list[str] | None] | None = None
+    """All predictions of each row, best first."""
+    label_scores: list[dict[str, float] | None] | None = None
+    """Label -> probability of each row."""
 
     @classmethod
-    def blank(cls, num_rows: int, *, scores: bool) -> "Results":
+    def blank(cls, num_rows: int, extras: Extras) -> "Results":
         """Return results that know nothing yet."""
-        return cls([None] * num_rows, [None] * num_rows if scores else None, [None] * num_rows)
+        return cls(
+            predictions=[None] * num_rows,
+            scores=[None] * num_rows if extras.scores else None,
+            errors=[None] * num_rows,
+            texts=[None] * num_rows if extras.texts else None,
+            label_scores=[None] * num_rows if extras.all_scores else None,
+        )
 
     @property
     def columns(self) -> dict[str, list[Any]]:
         """The columns that a part adds, in their order."""
-        scores = {SCORE: self.scores} if self.scores is not None else {}
-        return {PREDICTION: self.predictions, **scores, ERROR: self.errors}
+        columns: dict[str, list[Any] | None] = {
+            PREDICTION: self.predictions,
+            PREDICTIONS: self.texts,
+            SCORE: self.scores,
+            SCORES: self.label_scores,
+            ERROR: self.errors,
+        }
+        return {name: values for name, values in columns.items() if values is not None}
 
 
-def result_columns(*, scores: bool) -> tuple[str, ...]:
+def result_columns(extras: Extras) -> tuple[str, ...]:
     """Return the names of the columns that a part adds."""
-    return tuple(Results.blank(0, scores=scores).columns)
+    return tuple(Results.blank(0, extras).columns)
 
 
 NEEDS_QUOTES = re.compile('[",\r\n]')
-RESULT_TYPES = {PREDICTION: pa.string(), SCORE: pa.float64(), ERROR: pa.string()}
+RESULT_TYPES = {
+    PREDICTION: pa.string(),
+    PREDICTIONS: pa.list_(pa.string()),
+    SCORE: pa.float64(),
+    SCORES: pa.map_(pa.string(), pa.float64()),
+    ERROR: pa.string(),
+}
 
 
 def encode(part_format: str, rows: ShardRows, results: Results, schema: pa.Schema) -> bytes:
@@ -110,6 +145,8 @@ def _clean(value: Any) -> Any:
         return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, list):
         return [_clean(item) for item in value]
+    if isinstance(value, dict):  # the labels, whose column is a map
+        return [(_clean(name), item) for name, item in value.items()]
     return value
 
 
@@ -186,21 +223,24 @@ def _cell(value: Any, empty: str) -> str:
     return '"' + text.replace('"', '""') + '"' if NEEDS_QUOTES.search(text) else text
 
 
-def decode_results(part_format: str, data: bytes, *, scores: bool) -> Results:
+def decode_results(part_format: str, data: bytes, extras: Extras) -> Results:
     """Read the added columns of a part back.
 
     In CSV null and the empty text look alike; both read as the empty text where `error` is empty, else as null.
     """
-    names = result_columns(scores=scores)
+    names = result_columns(extras)
     columns: dict[str, list[Any]]
     if part_format == "parquet":
-        columns = pq.read_table(io.BytesIO(data), columns=list(names)).to_pydict()
+        table = pq.read_table(io.BytesIO(data), columns=list(names))
+        columns = table.to_pydict(maps_as_pydicts="strict")
     elif part_format == "jsonl":
         records = [json.loads(line) for line in data.removesuffix(b"\n").split(b"\n")]
         columns = {name: [record[name] for record in records] for name in names}
     else:
         columns = _csv_results(data, names)
-    return Results(columns[PREDICTION], columns.get(SCORE), columns[ERROR])
+    return Results(
+        columns[PREDICTION], columns.get(SCORE), columns[ERROR], columns.get(PREDICTIONS), columns.get(SCORES)
+    )
 
 
 def _csv_results(data: bytes, names: Sequence[str]) -> dict[str, list[Any]]:
@@ -209,6 +249,6 @@ def _csv_results(data: bytes, names: Sequence[str]) -> dict[str, list[Any]]:
         failed = bool(record[ERROR])
         columns[PREDICTION].append(None if failed else record[PREDICTION])
         columns[ERROR].append(record[ERROR] if failed else None)
-        if SCORE in columns:
-            columns[SCORE].append(None if failed else float(record[SCORE]))
+        for name in columns.keys() & {PREDICTIONS, SCORE, SCORES}:
+            columns[name].append(None if failed else json.loads(record[name]))
     return columns

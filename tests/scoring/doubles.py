@@ -4,7 +4,7 @@ import faulthandler
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import EngineSpec, ScorerSpec
+from t5ray.scoring.writing import Extras
 from t5ray.text.tasks import BUILT_IN
 
 
@@ -20,6 +21,8 @@ class Answer:
     text: str
     score: float | None
     hit_cap: bool
+    texts: tuple[str, ...] = ()
+    label_scores: Mapping[str, float] | None = None
 
 
 @dataclass
@@ -39,7 +42,7 @@ class ShoutingEngine:
     def num_tokens(self, text: str) -> int:
         return len(text.split()) + 1
 
-    def predict(self, inputs: Sequence[str], *, scores: bool = False) -> list[Answer]:
+    def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
         self.batches.append(list(inputs))
         if any("bomb" in text for text in inputs):
             raise RuntimeError("boom")
@@ -76,7 +79,7 @@ def spec_for(
         columns={},
         output=output,
         part_format=part_format,
-        scores=scores,
+        extras=Extras(scores=scores),
         refuse_long=refuse_long,
         keep_good_rows=keep_good_rows,
     )
@@ -90,7 +93,7 @@ class SlowEngine(ShoutingEngine):
 
     folder: Path = Path()
 
-    def predict(self, inputs: Sequence[str], *, scores: bool = False) -> list[Answer]:
+    def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
         (self.folder / str(os.getpid())).touch()
         time.sleep(0.3)
         return super().predict(inputs, scores=scores)

@@ -19,7 +19,7 @@ TEXTS = ["one small dog", "two\nlines", "a bomb"]
 class Translator(ShoutingEngine):
     """Turns the words around; a text of its own prefix only comes out empty."""
 
-    def predict(self, inputs: Sequence[str], *, scores: bool = False) -> list[Answer]:
+    def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
         super().predict(inputs, scores=scores)
         return [Answer(" ".join(reversed(text.partition(": ")[2].split())), None, hit_cap=False) for text in inputs]
 

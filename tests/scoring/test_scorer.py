@@ -105,7 +105,7 @@ def test_retrying_scores_rows_with_errors_only(tmp_path: Path, part_format: str)
     Scorer(first, load=ShoutingEngine)(asdict(first.input.shards[0]))
 
     class Mended(ShoutingEngine):
-        def predict(self, inputs: Any, *, scores: bool = False) -> Any:
+        def predict(self, inputs: Any, *, scores: bool = False, all_scores: bool = False) -> Any:
             return super().predict([text.replace("bomb", "calm") for text in inputs], scores=scores)
 
     engine, again = Mended(), spec_for(path, tmp_path / "out", part_format=part_format, keep_good_rows=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from t5ray.scoring.reading import read_shard
 from t5ray.scoring.scanning import scan
-from t5ray.scoring.writing import Results, decode_results, encode
+from t5ray.scoring.writing import Extras, Results, decode_results, encode
 
 FINE = Results(["eins", "zwei"], None, [None, None])
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -63,7 +63,7 @@ def test_json_lines_are_passed_on_to_the_letter(tmp_path: Path) -> None:
 def test_json_columns_get_types_in_parquet(tmp_path: Path) -> None:
     rows = [{"i": 1, "l": ["x", "y"], "deep": {"k": [1]}}, {"i": None, "mixed": 1, "deep": None}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"mixed": "1"}\n')
-    written = pq.read_table(io.BytesIO(rewrite(tmp_path / "a.jsonl", "parquet", Results.blank(3, scores=False))))
+    written = pq.read_table(io.BytesIO(rewrite(tmp_path / "a.jsonl", "parquet", Results.blank(3, Extras()))))
     assert written.to_pydict() == {
         "i": [1, None, None],
         "l": [["x", "y"], None, None],
@@ -120,7 +120,38 @@ def test_half_a_surrogate_pair_does_not_stop_a_part(tmp_path: Path) -> None:
 def test_results_are_read_back(tmp_path: Path, part_format: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"t": "a\\rb"}\n' * 3)
     results = Results(["one\ntwo", "", None], [0.25, 1e-12, None], [None, None, 'why, "then"\n'])
-    assert decode_results(part_format, rewrite(tmp_path / "a.jsonl", part_format, results), scores=True) == results
+    part = rewrite(tmp_path / "a.jsonl", part_format, results)
+    assert decode_results(part_format, part, Extras(scores=True)) == results
+
+
+LABELLED = Results(["up", None], None, [None, "why"], None, [{"up": 0.75, 'do, "wn"': 1e-12}, None])
+SEVERAL = Results(["a", None], [0.5, None], [None, "why"], [["a", 'b\n"c"'], None])
+
+
+@pytest.mark.parametrize("part_format", ["parquet", "jsonl", "csv"])
+def test_probabilities_and_several_texts_are_read_back(tmp_path: Path, part_format: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"t": "a"}\n' * 2)
+    for results, extras in ((LABELLED, Extras(all_scores=True)), (SEVERAL, Extras(scores=True, texts=True))):
+        part = rewrite(tmp_path / "a.jsonl", part_format, results)
+        assert decode_results(part_format, part, extras) == results
+
+
+def test_probabilities_are_a_map_an_object_or_json(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"t": "a"}\n' * 2)
+    table = pq.read_table(io.BytesIO(rewrite(tmp_path / "a.jsonl", "parquet", LABELLED)))
+    assert table.column_names == ["t", "prediction", "scores", "error"]
+    assert table["scores"].to_pylist() == [[("up", 0.75), ('do, "wn"', 1e-12)], None]
+    line = rewrite(tmp_path / "a.jsonl", "jsonl", LABELLED).splitlines()[0]
+    assert json.loads(line)["scores"] == {"up": 0.75, 'do, "wn"': 1e-12}
+    cells = list(csv.reader(io.StringIO(rewrite(tmp_path / "a.jsonl", "csv", LABELLED).decode(), newline="")))
+    assert [json.loads(cells[1][2]), cells[2][2]] == [{"up": 0.75, 'do, "wn"': 1e-12}, ""]
+
+
+def test_several_texts_are_a_list_beside_the_first(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"t": "a"}\n' * 2)
+    table = pq.read_table(io.BytesIO(rewrite(tmp_path / "a.jsonl", "parquet", SEVERAL)))
+    assert table.column_names == ["t", "prediction", "predictions", "score", "error"]
+    assert table["predictions"].to_pylist() == [["a", 'b\n"c"'], None]
 
 
 @pytest.mark.parametrize("part_format", ["parquet", "jsonl", "csv"])
