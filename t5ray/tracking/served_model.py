@@ -2,7 +2,9 @@
 
 It needs nothing of t5ray and pickles nothing, so that a model outlives the version that made it. Rows in, predictions
 out, as `python -m t5ray.predict` gives them (a test compares the two): the bundle holds prefix, lengths and decode
-settings, MLflow's `model_config` the names that the columns have in the data.
+settings, MLflow's `model_config` the names that the columns have in the data. Of a closed set of answers each is scored
+whole, which costs more than predict's prefix tree and finds the same winner. Where texts are sampled,
+each call draws anew.
 """
 
 import json
@@ -17,6 +19,8 @@ from mlflow.pyfunc import PythonModel
 
 BATCH_TOKENS = 16_384
 """Padded input tokens forwarded at once, at most (one input may exceed it alone)."""
+MOST_ROWS = 256
+"""Rows of a batch, which bounds the memory that the logits of an answer take."""
 
 
 class BundleModel(PythonModel):
@@ -34,6 +38,7 @@ class BundleModel(PythonModel):
         self.columns: dict[str, str] = context.model_config["columns"]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        self.answers = self._answers(card)
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -45,7 +50,7 @@ class BundleModel(PythonModel):
                 texts[number] = self._render(row)
             except ValueError as exc:
                 errors[number] = str(exc)
-        found = dict(zip(texts, self._generate(list(texts.values())), strict=True))
+        found = dict(zip(texts, self._answer(list(texts.values())), strict=True))
         rows = [(found.get(number), errors.get(number)) for number in range(len(model_input))]
         return pd.DataFrame(rows, columns=["prediction", "error"], index=model_input.index, dtype=object)
 
@@ -64,7 +69,15 @@ class BundleModel(PythonModel):
             raise ValueError(f"`{column}` must hold text, but is missing or empty")
         return text
 
-    def _generate(self, inputs: Sequence[str]) -> list[str]:
+    def _answers(self, card: Mapping[str, Any]) -> dict[tuple[int, ...], str]:
+        """Return the closed set of answers by their tokens; empty for a task that generates."""
+        closed = self.task["labels"] if self.task["closed_labels"] else []
+        answers: dict[tuple[int, ...], str] = {}
+        for text in card["decode"].get("answers") or closed:
+            answers.setdefault(tuple(self.tokenizer(text, verbose=False).input_ids), text)
+        return answers
+
+    def _answer(self, inputs: Sequence[str]) -> list[str]:
         """Return one output text per input, in input order; longer inputs than the model was trained on are cut."""
         import torch
 
@@ -75,17 +88,36 @@ class BundleModel(PythonModel):
         for chosen in _batches([len(row) for row in ids]):
             batch = self.tokenizer.pad(
                 {"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="right"
-            )
-            with (
-                torch.inference_mode()
-            ):  # num_beams, max_new_tokens and the rest stand in the bundle's generation_config
-                output = self.model.generate(
-                    input_ids=batch.input_ids.to(self.model.device),
-                    attention_mask=batch.attention_mask.to(self.model.device),
-                )
-            decoded = self.tokenizer.batch_decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            texts |= {i: text.strip() for i, text in zip(chosen, decoded, strict=True)}
+            ).to(self.model.device)
+            with torch.inference_mode():
+                found = self._choose(batch) if self.answers else self._generate(batch)
+            texts |= {i: text.strip() for i, text in zip(chosen, found, strict=True)}
         return [texts[i] for i in range(len(inputs))]
+
+    def _generate(self, batch: Any) -> list[str]:
+        # num_beams, max_new_tokens and the rest stand in the bundle's generation_config
+        output = self.model.generate(**batch, num_return_sequences=1)
+        return list(self.tokenizer.batch_decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _choose(self, batch: Any) -> list[str]:
+        """Return the answer of the highest probability, the product of its tokens', its end included."""
+        import torch
+
+        encoded = self.model.get_encoder()(**batch)
+        scores = torch.stack([self._score(encoded, batch.attention_mask, tokens) for tokens in self.answers], dim=1)
+        answers = list(self.answers.values())
+        return [answers[best] for best in scores.argmax(dim=1).tolist()]
+
+    def _score(self, encoded: Any, mask: Any, tokens: Sequence[int]) -> Any:
+        """Return the log-probability of an answer for each row, [B]."""
+        import torch
+
+        given = torch.tensor([[self.model.config.decoder_start_token_id, *tokens[:-1]]], device=mask.device)
+        logits = self.model(
+            encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=given.expand(len(mask), -1), use_cache=False
+        ).logits
+        wanted = torch.tensor(tokens, device=mask.device).expand(len(mask), -1)
+        return torch.log_softmax(logits.float(), dim=-1).gather(2, wanted[:, :, None]).sum(dim=(1, 2))
 
 
 def _cut(row: list[int], most: int) -> list[int]:
@@ -98,7 +130,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
-        size = max(1, BATCH_TOKENS // max(1, lengths[order[start]]))
+        size = min(MOST_ROWS, max(1, BATCH_TOKENS // max(1, lengths[order[start]])))
         yield order[start : start + size]
         start += size
 

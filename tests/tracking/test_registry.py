@@ -29,8 +29,10 @@ REVIEWS = ["a small dog", "what is it, a text of many more than thirty tokens", 
 COLUMNS = {"text": "review"}
 
 
-def make_bundle(folder: Path, model: Path, task: TaskConfig = BUILT_IN["classify"], num_beams: int = 2) -> Path:
-    decode = DecodeConfig(max_new_tokens=8, num_beams=num_beams)
+def make_bundle(
+    folder: Path, model: Path, task: TaskConfig = BUILT_IN["classify"], num_beams: int = 2, **decoding: Any
+) -> Path:
+    decode = DecodeConfig(max_new_tokens=8, num_beams=num_beams, **decoding)
     publish(load_model(str(model)), BundleCard(task=task, decode=decode, max_input_tokens=30), folder)
     return folder
 
@@ -147,6 +149,43 @@ def test_languages_are_the_tasks_unless_a_row_has_its_own(talkative_t5: Path, tm
     found = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame(rows))
     assert found["prediction"].tolist() == expected
     assert expected[0] != expected[1]
+
+
+def served(bundle: Path, folder: Path, texts: Sequence[str]) -> list[str | None]:
+    """Predict with what MLflow serves, without a server."""
+    import mlflow
+    import pandas as pd
+
+    from t5ray.tracking.registry import save_model
+
+    save_model(bundle, folder, {})
+    model = mlflow.pyfunc.load_model(str(folder))
+    return list(model.predict(pd.DataFrame({"text": list(texts)}))["prediction"])
+
+
+LABELS = ("cats", "cats!", "cart", "dogs", "zoo.", "9876", "cats")
+"""One begins another, and one comes twice."""
+WORDS = [f"{a} {b}" for a in ("dog", "42", "zz top", "a tale") for b in ("x", "of two cities", "9", "runs", "!")]
+
+
+def test_a_served_classifier_gives_the_engines_labels(talkative_t5: Path, tmp_path: Path) -> None:
+    closed = BUILT_IN["classify"].model_copy(update={"labels": LABELS})
+    bundle = make_bundle(tmp_path / "best", talkative_t5, closed)
+    expected = engine_texts(bundle, WORDS)
+    assert len(set(expected)) > 1
+    assert served(bundle, tmp_path / "model", WORDS) == expected
+
+
+def test_served_answers_are_those_of_the_decode_settings(talkative_t5: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "best", talkative_t5, answers=("up", "down", "left"))
+    expected = engine_texts(bundle, WORDS)
+    assert set(expected) <= {"up", "down", "left"}
+    assert served(bundle, tmp_path / "model", WORDS) == expected
+
+
+def test_of_several_texts_the_first_is_served(talkative_t5: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "best", talkative_t5, num_return_sequences=2)
+    assert served(bundle, tmp_path / "model", REVIEWS) == engine_texts(bundle, REVIEWS)
 
 
 def test_a_bundle_that_is_gone_is_told(sqlite_uri: str) -> None:
