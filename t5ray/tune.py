@@ -119,7 +119,8 @@ def outcome(content: Mapping[str, Any]) -> str:
     if confirm is None:
         against = "" if default is None else f" against {default:.4f} with the default settings"
         place = f"trial {best['trial']}, epoch {best['epoch']}"
-        return f"Best: {place}, validation {metric} {best['value']:.4f}{against}{test}."
+        unsure = f" Nothing was confirmed: {content['unconfirmed']}." if content["unconfirmed"] else ""
+        return f"Best: {place}, validation {metric} {best['value']:.4f}{against}{test}.{unsure}"
     by_trial = {found["trial"]: found for found in confirm["candidates"]}
     winner, other = by_trial[confirm["winner"]], by_trial.get(0)
     against = "" if other is None or winner is other else f" against {_mean(other)} with the default settings"
@@ -136,8 +137,10 @@ def _mean(candidate: Mapping[str, Any]) -> str:
 
 def _is_done(search: "SearchConfig", ledger: "Ledger") -> bool:
     """Say whether a search has nothing left to train."""
+    from t5ray.search.confirm import num_missing
+
     is_confirmed = search.confirm_seeds == len(ledger.confirm_seeds)
-    return ledger.finished and search.num_trials <= len(ledger.trials) and is_confirmed
+    return ledger.finished and search.num_trials <= len(ledger.trials) and is_confirmed and not num_missing(ledger)
 
 
 def _send_rest(settings: "RunConfig", workspace: "Workspace") -> int:

@@ -120,23 +120,23 @@ class Times:
 
     wall_s: float | None
     train_s: float
-    """Training and validation, summed over trials: more than the wall time where trials ran side by side."""
+    """Training and validation, summed over trials and the runs that confirm the best: more than the wall time where
+    they ran side by side."""
     overhead_s: float
+    """Of the same, in all."""
     overhead_per_trial_s: float
 
     @property
     def train_share(self) -> float:
-        """Share of the trials' time that trained and validated."""
+        """Share of their time that trained and validated."""
         return self.train_s / max(1e-9, self.train_s + self.overhead_s)
 
 
 def _times(search: Mapping[str, Any], trials: Sequence[TrialView]) -> Times:
-    overhead_s = search.get("overhead_s")
-    if overhead_s is None:
-        overhead_s = sum(trial.overhead_s or 0.0 for trial in trials)
+    of_trials_s = sum(trial.overhead_s or 0.0 for trial in trials)
     return Times(
         wall_s=search.get("wall_s"),
-        train_s=sum(trial.train_s or 0.0 for trial in trials),
-        overhead_s=overhead_s,
-        overhead_per_trial_s=overhead_s / max(1, len(trials)),
+        train_s=search.get("train_s", sum(trial.train_s or 0.0 for trial in trials)),
+        overhead_s=search.get("overhead_s", of_trials_s),
+        overhead_per_trial_s=of_trials_s / max(1, len(trials)),
     )

@@ -106,6 +106,18 @@ def num_missing(ledger: Ledger) -> int:
     return len(wanted - ended) if len(chosen) > 1 else 0
 
 
+def why_unconfirmed(ledger: Ledger) -> str | None:
+    """Return why nothing was confirmed though it was asked for; None where it was, or was not asked for."""
+    if not ledger.confirm_seeds or ledger.confirm is not None:
+        return None
+    if len(candidates(ledger)) < 2:
+        return "fewer than two different trials have a value"
+    if num_missing(ledger):
+        seeds = f"{len(ledger.confirm_seeds)} fresh seed{'s' if len(ledger.confirm_seeds) > 1 else ''}"
+        return f"the search ended before two candidates had run on {seeds}; --resume runs the rest"
+    return "fewer than two candidates reached the end on every fresh seed"
+
+
 def compare(
     ledger: Ledger,
     statistics: Mapping[tuple[int, int], Sequence[Statistic]],

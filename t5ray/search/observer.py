@@ -48,7 +48,7 @@ class Observer(ray.tune.Callback):
         self._started = now
         self._wall_before = ledger.wall_s
         self._slot_free = [now] * slots
-        self._began: dict[str, float] = {}
+        self._origin: dict[str, float] = {}
         self._logged = {r.key: len(r.reports) for r in (*ledger.trials.values(), *ledger.confirm_runs)}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,8 +58,9 @@ class Observer(ray.tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's MLflow run and its books."""
         record = self._record(trial)
-        if record.key not in self._began:  # a trial whose process died starts again in the books it has
-            self._began[record.key] = self._slot_free.pop(0) if self._slot_free else time.monotonic()
+        if record.key not in self._origin:  # a trial whose process died starts again in the books it has
+            began = self._slot_free.pop(0) if self._slot_free else time.monotonic()
+            self._origin[record.key] = began - record.busy_s - record.overhead_s  # an earlier session's count on
         if record.mlflow_run_id is None:
             confirms = {} if record.seed is None else {"t5ray.confirm_seed": str(record.seed)}
             run_id = self.tracker.start_run(
@@ -108,12 +109,20 @@ class Observer(ray.tune.Callback):
         self._close(record)
 
     def cut_off(self, reason: str) -> list[TrialRecord]:
-        """Close the books of trials that are running still, and return them: Tune drops them when time is up."""
-        dropped = [*self.ledger.interrupted, *(run for run in self.ledger.confirm_runs if run.state == "RUNNING")]
+        """Close the books of trials that are running still, and return them: Tune drops them when time is up.
+
+        Runs that confirm stay open, for --resume to end them: half a run confirms nothing.
+        """
+        dropped = self.ledger.interrupted
         for record in dropped:
             record.state = "PRUNED" if record.reports else "FAIL"
             record.reason = f"cut off after epoch {len(record.reports)} of {self.max_epochs}: {reason}"
             self._close(record)
+        for run in self.ledger.confirm_runs:
+            if run.state == "RUNNING":
+                self._save(run)
+                if run.mlflow_run_id is not None:
+                    self.tracker.end_run(run.mlflow_run_id, "KILLED")
         return dropped
 
     def _record(self, trial: Any) -> TrialRecord:
@@ -121,9 +130,9 @@ class Observer(ray.tune.Callback):
         return self.ledger.trials[number] if seed is None else self.ledger.confirm_run(number, seed)
 
     def _close(self, record: TrialRecord) -> None:
-        now = time.monotonic()
-        self._slot_free.append(now)
-        record.overhead_s = max(0.0, now - self._began.pop(record.key, now) - record.busy_s)
+        self._count_overhead(record)
+        self._origin.pop(record.key, None)
+        self._slot_free.append(time.monotonic())
         if record.mlflow_run_id is not None:
             best = {} if record.best_value is None else {f"best_{self.objective}": record.best_value}
             tags = {"t5ray.state": record.state, **({"t5ray.reason": record.reason} if record.reason else {})}
@@ -131,6 +140,11 @@ class Observer(ray.tune.Callback):
         self._delete_losers()
         self._save(record)
         self.workspace.upload_state()
+
+    def _count_overhead(self, record: TrialRecord) -> None:
+        """Bring the run's overhead up to now, so that a kill loses none of it."""
+        if record.key in self._origin:
+            record.overhead_s = max(0.0, time.monotonic() - self._origin[record.key] - record.busy_s)
 
     def _delete_losers(self) -> None:
         """Delete the checkpoints of what has ended but for the best of it; a running one may still fail."""
@@ -140,6 +154,7 @@ class Observer(ray.tune.Callback):
                 self.workspace.drop_trial(record.key)
 
     def _save(self, record: TrialRecord) -> None:
+        self._count_overhead(record)
         self.ledger.wall_s = self._wall_before + time.monotonic() - self._started
         self.ledger.save()
         self.announce(record)

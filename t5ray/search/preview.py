@@ -183,7 +183,7 @@ def _measure(prepared: Prepared, together: int) -> Sequence[Probe]:
         threads=resources.cpus_per_worker,
     )
     task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(measure)
-    data = ray.put(prepared.data)
+    data = ray.put(prepared.data.without_test())
     running = [task.remote(spec, data) for _ in range(together)]
     done, waiting = ray.wait(running, num_returns=together, timeout=PROBE_WITHIN_S)
     for reference in waiting:

@@ -6,7 +6,7 @@ from typing import Any
 from t5ray.config import load_space
 from t5ray.model.card import write_json
 from t5ray.report import render_search
-from t5ray.search.confirm import weights_of_winner
+from t5ray.search.confirm import weights_of_winner, why_unconfirmed
 from t5ray.search.importance import importances
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.scheduler import rung_epochs
@@ -15,9 +15,9 @@ from t5ray.training.prepare import Prepared
 
 
 def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -> dict[str, Any]:
-    """Return the content of search.json."""
+    """Return the content of search.json. `train_s` and `overhead_s` count the runs that confirm, as `wall_s` does."""
     config, best, default = prepared.config, weights_of_winner(ledger), ledger.trials.get(0)
-    space = load_space(config.search.space)
+    space, runs = load_space(config.search.space), [*ledger.trials.values(), *ledger.confirm_runs]
     return {
         "name": config.name,
         "task": prepared.task.name,
@@ -28,10 +28,12 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "seed": config.search.seed,
         "max_epochs": config.training.max_epochs,
         "wall_s": round(ledger.wall_s, 3),
-        "overhead_s": round(sum(record.overhead_s for record in ledger.ended), 3),
+        "train_s": round(sum(record.busy_s for record in runs), 3),
+        "overhead_s": round(sum(record.overhead_s for record in runs), 3),
         "best": _best(best),
         "default": {"value": default.best_value if default else None},
         "confirm": ledger.confirm,
+        "unconfirmed": why_unconfirmed(ledger),
         "test": test,
         "rungs": rung_epochs(space.scheduler, config.training.max_epochs),
         "importances": importances(space, ledger),

@@ -61,8 +61,9 @@ def build_scheduler(config: SchedulerConfig, ledger: Ledger, max_epochs: int) ->
 class EpochScheduler(ray.tune.schedulers.FIFOScheduler):
     """Puts a rule between Tune and its trials.
 
-    Failed trials and confirmation runs are none of the rule's business. An interrupted trial that tells its epochs
-    again was judged on them before: it gets the answer that it got, not that of rungs that have filled since.
+    Failed trials and confirmation runs are none of the rule's business. A trial that was interrupted, or whose process
+    died, tells its epochs again. It was judged on them before: it gets the answer that it got, not that of rungs that
+    have filled since.
     """
 
     def __init__(self, rule: Rule | None, ledger: Ledger) -> None:
@@ -79,6 +80,7 @@ class EpochScheduler(ray.tune.schedulers.FIFOScheduler):
         record = self._ledger.trials[number]
         if epoch <= self._judged.get(number, 0):
             return STOP if record.stopped_epoch == epoch else CONTINUE
+        self._judged[number] = epoch  # a trial whose process dies tells its epochs again within the session, too
         if not self.rule.stops(number, epoch, result["value"]):
             return CONTINUE
         record.stopped_epoch = epoch

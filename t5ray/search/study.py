@@ -212,10 +212,19 @@ def run_search(
 
 
 def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
-    """Return the trainable with its resources and what all trials share."""
+    """Return the trainable with its resources."""
+    spec, resources = trial_spec(prepared, workspace, scratch), prepared.config.resources
+    own: dict[str, float] = {"memory": 1}  # the trial's actor only waits; Tune wants a request that is not empty
+    if spec.slot.in_process:
+        own = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    request = ray.tune.PlacementGroupFactory([{name: amount for name, amount in own.items() if amount}])
+    return ray.tune.with_resources(ray.tune.with_parameters(SlotTrainable, spec=spec), request)
+
+
+def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialSpec:
+    """Return all that trials ever see of the data, the model and the settings; test rows are not in it."""
     config, resources = prepared.config, prepared.config.resources
-    in_process = resources.workers_per_trial == 1
-    spec = TrialSpec(
+    return TrialSpec(
         SlotSpec(
             model=prepared.model,
             data=ray.put(prepared.data.without_test()),
@@ -223,7 +232,7 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
             num_workers=resources.workers_per_trial,
             cpus_per_worker=resources.cpus_per_worker,
             gpus_per_worker=resources.gpus_per_worker,
-            in_process=in_process,
+            in_process=resources.workers_per_trial == 1,
             scratch=scratch,
         ),
         RunPlan(
@@ -237,8 +246,3 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
             remote=workspace.remote_trials,
         ),
     )
-    own: dict[str, float] = {"memory": 1}  # the trial's actor only waits; Tune wants a request that is not empty
-    if in_process:
-        own = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    request = ray.tune.PlacementGroupFactory([{name: amount for name, amount in own.items() if amount}])
-    return ray.tune.with_resources(ray.tune.with_parameters(SlotTrainable, spec=spec), request)

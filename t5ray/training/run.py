@@ -107,7 +107,7 @@ def run_once(
         slot = Slot(
             SlotSpec(
                 model=prepared.model,
-                data=ray.put(prepared.data),
+                data=ray.put(prepared.data.without_test()),
                 texts=None if prepared.texts is None else ray.put(prepared.texts),
                 num_workers=config.resources.workers_per_trial,
                 cpus_per_worker=config.resources.cpus_per_worker,

@@ -318,3 +318,9 @@ def test_any_number_of_trials(num_trials: int) -> None:
     shown = Page(render_search(search))
     assert shown.tags.count("tbody") >= num_trials
     assert "Which parameters mattered" not in shown.words
+
+
+def test_a_search_that_confirmed_nothing_says_why() -> None:
+    shown = page(confirm=None, unconfirmed="the time was up")
+    assert "Nothing was confirmed: the time was up." in shown.words
+    assert "Nothing was confirmed" not in page(unconfirmed=None).words

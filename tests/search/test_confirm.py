@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5ray.search.confirm import Confirmation, candidates, compare, kept, leader, num_missing
+from t5ray.search.confirm import Confirmation, candidates, compare, kept, leader, num_missing, why_unconfirmed
 from t5ray.search.ledger import Ledger, State, TrialRecord
 from t5ray.text.statistics import MeanStatistic
 
@@ -163,3 +163,23 @@ def test_seeds_that_disagree_make_a_tie() -> None:
 def test_a_smaller_loss_wins() -> None:
     outcome = confirmed({0: [[0.5] * 50] * 2, 1: [[0.2] * 50] * 2}, mode="min")
     assert (outcome["winner"], outcome["tie_with"]) == (1, [])
+
+
+def test_why_nothing_was_confirmed_is_said() -> None:
+    found = ledger(0.1, 0.9)
+    runs = Confirmation(found)
+    first = runs.next_run()
+    assert first is not None
+    finish(first, 0.5)
+    runs.next_run()  # cut off while it ran
+    ended = "the search ended before two candidates had run on 2 fresh seeds; --resume runs the rest"
+    assert why_unconfirmed(found) == ended
+    assert num_missing(found) == 3
+    for run in iter(Confirmation(found).next_run, None):
+        finish(run, None)
+    assert why_unconfirmed(found) == "fewer than two candidates reached the end on every fresh seed"
+    assert why_unconfirmed(ledger(0.5, None)) == "fewer than two different trials have a value"
+    found.confirm = {"winner": 0}
+    assert why_unconfirmed(found) is None
+    found.confirm, found.confirm_seeds = None, []
+    assert why_unconfirmed(found) is None

@@ -169,3 +169,17 @@ def test_failed_trials_do_not_count_for_the_median(tmp_path: Path) -> None:
     for number, value in enumerate((0.5, 0.6, 0.7)):
         search.run(number, [value], "FAIL" if number == 2 else "COMPLETE")
     assert search.run(3, [0.1]) == ["CONTINUE"]  # two are too few
+
+
+@pytest.mark.parametrize("config", [SchedulerConfig(), MEDIAN])
+def test_epochs_told_again_after_a_crash_get_the_answers_they_got(tmp_path: Path, config: SchedulerConfig) -> None:
+    """Others have come by since, and are so good that the first epoch would be stopped now."""
+    search = Search(tmp_path, config)
+    trial = SimpleNamespace(config={"trial": 0})
+    search.ledger.trials[0] = TrialRecord(0, {}, reports=[{"value": 0.2}, {"value": 0.3}])
+    assert search.scheduler.on_trial_result(None, trial, {"epoch": 1, "value": 0.2}) == "CONTINUE"
+    assert search.scheduler.on_trial_result(None, trial, {"epoch": 2, "value": 0.3}) == "CONTINUE"
+    for number, value in enumerate((0.7, 0.8, 0.9), start=1):
+        search.run(number, [value, value])
+    assert search.run(4, [0.2]) == ["STOP"]
+    assert search.scheduler.on_trial_result(None, trial, {"epoch": 1, "value": 0.2}) == "CONTINUE"

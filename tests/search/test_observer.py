@@ -1,0 +1,125 @@
+"""The books of a search: where its seconds went, and what stays open when time is up."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5ray.config import RunConfig
+from t5ray.search import observer as module
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.observer import Observer
+from t5ray.search.workspace import Workspace
+from t5ray.tracking import open_tracker
+from tests.search.events import epoch, tune_trial
+
+OTHER_SECONDS = 0.5
+"""Of an epoch, besides training and validation."""
+
+
+class Clock:
+    """Stands in for the clock: every epoch takes 2 s of training, 1 s of validation and half a second besides."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def observer(ledger: Ledger, folder: Path) -> Observer:
+    (folder / "state/confirm").mkdir(parents=True, exist_ok=True)
+    tracker = open_tracker(RunConfig.model_validate({"tracking": {"uri": "none"}}).tracking, outbox=folder / "outbox")
+    return Observer(
+        ledger,
+        tracker,
+        workspace=Workspace(folder, folder / "cache"),
+        objective="accuracy",
+        max_epochs=2,
+        slots=1,
+        announce=lambda record: None,
+    )
+
+
+def begin(books: Observer, clock: Clock, number: int, seed: int | None = None) -> Any:
+    """Start a trial, or its run on a fresh seed, after 1 s."""
+    record = TrialRecord(number, {}, seed=seed)
+    if seed is None:
+        books.ledger.trials.setdefault(number, record)
+    elif all((run.trial, run.seed) != (number, seed) for run in books.ledger.confirm_runs):
+        books.ledger.confirm_runs.append(record)
+    clock.now += 1.0
+    trial = tune_trial(number, seed)
+    books.on_trial_start(0, [], trial)
+    return trial
+
+
+def run(books: Observer, clock: Clock, number: int, epochs: range, seed: int | None = None) -> None:
+    """Run these epochs of a trial of two."""
+    trial = begin(books, clock, number, seed)
+    for number in epochs:
+        clock.now += 3.0 + OTHER_SECONDS
+        trial.last_result = epoch(number, 0.5, final=number == 2, train_s=2.0, validate_s=1.0)
+        books.on_trial_result(0, [], trial, trial.last_result)
+    if epochs[-1] == 2:
+        books.on_trial_complete(0, [], trial)
+
+
+def sums(ledger: Ledger) -> tuple[float, float]:
+    runs = [*ledger.trials.values(), *ledger.confirm_runs]
+    return sum(r.busy_s for r in runs), sum(r.overhead_s for r in runs)
+
+
+def test_busy_and_overhead_seconds_of_trials_and_confirming_runs_are_the_wall_seconds_of_their_slot(
+    tmp_path: Path, clock: Clock
+) -> None:
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    run(books, clock, 0, range(1, 3))
+    run(books, clock, 1, range(1, 3))
+    run(books, clock, 1, range(1, 3), seed=1)
+    busy, overhead = sums(ledger)
+    assert (busy, overhead) == (3 * 2 * 3.0, 3 * (1.0 + 2 * OTHER_SECONDS))
+    assert busy + overhead == ledger.wall_s == clock.now - 100.0
+
+
+def test_a_kill_loses_no_second_up_to_the_last_report(tmp_path: Path, clock: Clock) -> None:
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    run(books, clock, 0, range(1, 2))
+    assert sum(sums(ledger)) == ledger.wall_s == 1.0 + 3.0 + OTHER_SECONDS
+
+    clock.now += 1000.0  # nothing runs
+    books = observer(again := Ledger.load(ledger.path), tmp_path)
+    trial = begin(books, clock, 0)
+    books.on_trial_result(0, [], trial, epoch(1, 0.5, train_s=2.0, validate_s=1.0))  # told again
+    clock.now += 3.0 + OTHER_SECONDS
+    trial.last_result = epoch(2, 0.5, final=True, train_s=2.0, validate_s=1.0)
+    books.on_trial_result(0, [], trial, trial.last_result)
+    books.on_trial_complete(0, [], trial)
+    assert sums(again) == (6.0, 2 * (1.0 + OTHER_SECONDS))
+    assert sum(sums(again)) == again.wall_s
+
+
+def test_when_time_is_up_trials_are_closed_and_confirming_runs_wait_for_a_resume(tmp_path: Path, clock: Clock) -> None:
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    run(books, clock, 0, range(1, 2))
+    run(books, clock, 0, range(1, 2), seed=1)
+    assert books.cut_off("the time budget was used up") == [ledger.trials[0]]
+    saved = Ledger.load(ledger.path)
+    assert (saved.trials[0].state, saved.confirm_runs[0].state) == ("PRUNED", "RUNNING")
+    assert saved.trials[0].reason == "cut off after epoch 1 of 2: the time budget was used up"
+
+
+def test_rows_of_a_confirming_run_go_to_a_file_and_nowhere_else(tmp_path: Path, clock: Clock) -> None:
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    trial = begin(books, clock, 3, seed=7)
+    books.on_trial_result(0, [], trial, result := {**epoch(1, 0.5), "rows": {"predictions": ["seldom"]}})
+    assert books.workspace.rows_of("3-seed7").read_text().split() == ["{", '"predictions":', "[", '"seldom"', "]", "}"]
+    assert "rows" not in result
+    assert "seldom" not in ledger.path.read_text()

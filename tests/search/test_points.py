@@ -1,0 +1,156 @@
+"""What runs before the sampler proposes, and what of an earlier search counts."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import optuna
+import pytest
+
+from t5ray.config import RunConfig, SearchSpace
+from t5ray.errors import ConfigError
+from t5ray.search.journal import open_storage
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.points import earlier_trials, first_points, look_up_warm_start
+from t5ray.search.searcher import StudySearch
+from t5ray.training.outcome import identity_of
+from t5ray.training.prepare import Prepared
+
+DEFAULTS = {"learning_rate": 3e-4, "batch_size": 32}
+
+
+def space(high: float = 1e-2, **more: Any) -> SearchSpace:
+    ranges = {"learning_rate": {"loguniform": [1e-5, high]}, "batch_size": {"choice": [16, 32]}}
+    return SearchSpace.model_validate({"parameters": ranges, **more})
+
+
+def prepared(storage: Path, name: str, *, warm_start: str | None = None, data: str = "words") -> Prepared:
+    """What these functions look at."""
+    config = RunConfig.model_validate(
+        {"storage": str(storage), "name": name, "model": "tiny", "search": {"warm_start": warm_start}}
+    )
+    splits = SimpleNamespace(fingerprint=data)
+    found = SimpleNamespace(config=config, objective="exact_match", mode="max", splits=splits, decode=config.decode)
+    return cast(Prepared, found)
+
+
+def open_search(folder: Path, ledger: Ledger, wanted: SearchSpace, earlier: Any = (), points: Any = ()) -> StudySearch:
+    storage = open_storage(folder / "state/optuna.journal")
+    first = [DEFAULTS, *points]
+    return StudySearch(wanted, ledger, storage=storage, first_points=first, num_trials=9, seed=0, history=earlier)
+
+
+ENDS = [("COMPLETE", [0.3, 0.5]), ("COMPLETE", [0.9, 0.8]), ("PRUNED", [0.1]), ("FAIL", []), ("COMPLETE", [0.6, 0.7])]
+"""How the trials of the earlier search ended. From the best: 1, 4, 0, 2; trial 3 has no value."""
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Ledger:
+    """A search called `before` in the same storage."""
+    folder = tmp_path / "before"
+    (folder / "state").mkdir(parents=True)
+    ledger = Ledger(folder / "state/ledger.json")
+    there = prepared(tmp_path, "before")
+    ledger.identity = {**identity_of(there), "search space": space().model_dump_json()}
+    search = open_search(folder, ledger, space())
+    for number, (state, values) in enumerate(ENDS):
+        search.suggest(str(number))
+        record, best = ledger.trials[number], max(values, default=None)
+        reports: list[dict[str, Any]] = [
+            {"epoch": e, "value": v, "best_value": best, "best_epoch": 1} for e, v in enumerate(values, start=1)
+        ]
+        record.reports, record.state = reports, state  # type: ignore[assignment]
+        for report in reports[:-1]:
+            search.on_trial_result(str(number), report)
+        last = {**reports[-1], "final": state == "COMPLETE"} if reports else {"failure": "the loss is nan"}
+        search.on_trial_complete(str(number), last)
+    ledger.save()
+    return ledger
+
+
+def test_the_best_points_run_right_after_the_defaults_and_the_files_points(tmp_path: Path, earlier: Ledger) -> None:
+    here, wanted = prepared(tmp_path, "after", warm_start="before"), space(start_from=[{"batch_size": 16}])
+    ledger = Ledger(tmp_path / "ledger.json")
+    (said,) = look_up_warm_start(ledger, here, wanted)
+    assert said == "warm start   3 best points of before within this space, and all its trials' history"
+    best = [earlier.trials[number].params for number in (1, 4, 0)]
+    assert ledger.warm_points == best
+    assert first_points(wanted, here, ledger)[:2] == [DEFAULTS, {**DEFAULTS, "batch_size": 16}]
+    assert first_points(wanted, here, ledger)[2:] == best
+
+
+def test_points_outside_the_new_space_are_left_out_and_parameters_it_lacks_too(tmp_path: Path, earlier: Ledger) -> None:
+    rates = sorted(record.params["learning_rate"] for record in earlier.trials.values())
+    narrow = space(high=rates[2])
+    ledger = Ledger(tmp_path / "ledger.json")
+    (said,) = look_up_warm_start(ledger, prepared(tmp_path, "after", warm_start="before"), narrow)
+    assert "not its history: search space differ" in said
+    fitting = [n for n in (1, 4, 0, 2) if earlier.trials[n].params["learning_rate"] <= rates[2]]
+    assert ledger.warm_points == [earlier.trials[number].params for number in fitting][:3]
+
+    only_rate = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}}})
+    look_up_warm_start(found := Ledger(tmp_path / "l.json"), prepared(tmp_path, "b", warm_start="before"), only_rate)
+    assert found.warm_points == [{"learning_rate": earlier.trials[n].params["learning_rate"]} for n in (1, 4, 0)]
+
+
+def test_the_sampler_learns_from_every_trial_that_has_a_value(tmp_path: Path, earlier: Ledger) -> None:
+    here = prepared(tmp_path, "after", warm_start="before")
+    (tmp_path / "after/state").mkdir(parents=True)
+    history = earlier_trials(Ledger(tmp_path / "x.json"), here, space())
+    told = [(t.state.name, t.value, t.intermediate_values, t.params) for t in history]
+    assert told == [
+        (
+            state,
+            max(values) if state == "COMPLETE" else values[-1],
+            dict(enumerate(values, 1)),
+            earlier.trials[n].params,
+        )
+        for n, (state, values) in enumerate(ENDS)
+        if state != "FAIL"
+    ]
+
+    ledger = Ledger(tmp_path / "after/state/ledger.json")
+    search = open_search(tmp_path / "after", ledger, space(), history)
+    config = search.suggest("a")
+    assert config == {"trial": 0, "params": DEFAULTS}  # our numbers begin at 0, whatever the study holds
+    search.on_trial_complete("a", {"epoch": 1, "value": 0.4, "best_value": 0.4, "final": True})
+    ledger.trials[0].state = "COMPLETE"
+    ledger.save()
+    again = open_search(tmp_path / "after", Ledger.load(ledger.path), space())  # --resume needs the earlier one no more
+    config = again.suggest("b")
+    assert isinstance(config, dict)
+    assert config["trial"] == 1
+    study = optuna.load_study(study_name="t5ray", storage=open_storage(tmp_path / "after/state/optuna.journal"))
+    assert [t.value for t in study.trials] == [0.5, 0.9, 0.1, 0.7, 0.4, None]
+
+
+@pytest.mark.parametrize("what", ["data", "search space"])
+def test_the_history_of_another_problem_is_not_learned_from(tmp_path: Path, earlier: Ledger, what: str) -> None:
+    here = prepared(tmp_path, "after", warm_start="before", data="others" if what == "data" else "words")
+    wanted = space(high=1e-3 if what == "search space" else 1e-2)
+    assert earlier_trials(Ledger(tmp_path / "x.json"), here, wanted) == ()
+    (said,) = look_up_warm_start(Ledger(tmp_path / "x.json"), here, wanted)
+    assert f"not its history: {what} differ" in said
+
+
+def test_the_earlier_search_is_looked_up_once(tmp_path: Path, earlier: Ledger) -> None:
+    """What it becomes later must not change the search that began from it."""
+    here, ledger = prepared(tmp_path, "after", warm_start="before"), Ledger(tmp_path / "ledger.json")
+    look_up_warm_start(ledger, here, space())
+    ledger.save()
+    earlier.path.unlink()
+    resumed = Ledger.load(ledger.path)
+    assert look_up_warm_start(resumed, here, space()) == []
+    assert first_points(space(), here, resumed)[1:] == ledger.warm_points
+
+
+def test_a_search_that_cannot_be_started_from_is_named(tmp_path: Path) -> None:
+    here = prepared(tmp_path, "after", warm_start="nowhere")
+    with pytest.raises(ConfigError, match=r"--warm-start: must name a search in .* but 'nowhere' does not exist"):
+        look_up_warm_start(Ledger(tmp_path / "l.json"), here, space())
+    (tmp_path / "empty/state").mkdir(parents=True)
+    empty = Ledger(tmp_path / "empty/state/ledger.json")
+    empty.trials = {0: TrialRecord(0, {}, "FAIL")}
+    empty.save()
+    with pytest.raises(ConfigError, match="'empty' has none"):
+        look_up_warm_start(Ledger(tmp_path / "l.json"), prepared(tmp_path, "x", warm_start="empty"), space())

@@ -1,0 +1,34 @@
+"""What the search command says at its end."""
+
+from t5ray.tune import outcome
+
+CONTENT = {
+    "metric": "accuracy",
+    "best": {"trial": 3, "value": 0.9, "epoch": 2},
+    "default": {"value": 0.8},
+    "confirm": None,
+    "unconfirmed": None,
+    "test": {"accuracy": 0.85},
+}
+
+
+def test_without_confirmation_the_best_trial_is_named_with_its_epoch() -> None:
+    assert outcome(CONTENT) == (
+        "Best: trial 3, epoch 2, validation accuracy 0.9000 against 0.8000 with the default settings; on test 0.8500."
+    )
+
+
+def test_a_confirmation_that_was_asked_for_and_not_made_is_said() -> None:
+    assert outcome({**CONTENT, "unconfirmed": "the time was up"}).endswith(" Nothing was confirmed: the time was up.")
+
+
+def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
+    candidates = [
+        {"trial": 3, "values": [0.9, 0.88], "mean": 0.89, "interval": [0.86, 0.92]},
+        {"trial": 0, "values": [0.8, 0.82], "mean": 0.81, "interval": [0.77, 0.85]},
+    ]
+    confirm = {"seeds": [1, 2], "rows": 100, "candidates": candidates, "winner": 3, "tie_with": [5]}
+    assert outcome({**CONTENT, "confirm": confirm}) == (
+        "Winner: trial 3, validation accuracy 0.8900 (0.8600 to 0.9200) over 2 fresh seeds against 0.8100 "
+        "(0.7700 to 0.8500) with the default settings; a tie with trial 5; on test 0.8500."
+    )
