@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from t5ray.errors import T5RayError
+from t5ray.errors import ConfigError, T5RayError
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig
@@ -135,19 +135,32 @@ def run_settings(ctx: typer.Context) -> "RunConfig":
     Where neither data, task nor model is named anywhere, the embedded demo's settings take the place of the defaults.
 
     Raises:
-        ConfigError: holds every problem.
+        ConfigError: holds every problem, those of the task and of tune's search space included.
     """
-    from t5ray.config import RunConfig, load_settings, read_yaml
+    from t5ray.config import RunConfig, load_settings
     from t5ray.demo import settings as demo_settings
+    from t5ray.text.objectives import source_problems, space_problems, task_problems
 
     given = flags(ctx, SETTING_OF)
     if ctx.params.get("seed") is not None:
         given |= {"search.seed": ctx.params["seed"], "training.seed": ctx.params["seed"]}
     file, sets = ctx.params["config"], ctx.params["sets"] or []
-    named = {*given, *(item.partition("=")[0] for item in sets), *(read_yaml(file) if file else ())}
+    named = {*given, *(item.partition("=")[0] for item in sets), *_named_in(file)}
     is_demo = not named & {"data.path", "task", "model", "data"}
-    settings = load_settings(RunConfig, config=file, flags=given, sets=sets, base=demo_settings() if is_demo else None)
+    base = demo_settings() if is_demo else None
+    checks = [source_problems, task_problems, *([space_problems] if "search_space" in ctx.params else [])]
+    settings = load_settings(RunConfig, config=file, flags=given, sets=sets, base=base, checks=checks)
     return settings if settings.name else settings.model_copy(update={"name": default_name(settings.task or "run")})
+
+
+def _named_in(file: str | None) -> set[str]:
+    """Return the groups of settings that a file gives; one that cannot be read is no wish for the demo."""
+    from t5ray.config import read_yaml
+
+    try:
+        return set(read_yaml(file)) if file else set()
+    except ConfigError:
+        return {"data"}  # what is wrong with it, and with all else, is told together
 
 
 def default_name(task: str) -> str:

@@ -48,15 +48,17 @@ def command(
     """
     cli.quiet_libraries()
     from t5ray.config import EvaluateConfig, load_settings
+    from t5ray.text.objectives import task_problems
 
     given = cli.flags(ctx, {name: name for name in EvaluateConfig.model_fields} | SETTING_OF)
-    return _evaluate(load_settings(EvaluateConfig, config=config, flags=given, sets=sets or []))
+    settings = load_settings(EvaluateConfig, config=config, flags=given, sets=sets or [], checks=[task_problems])
+    return _evaluate(settings)
 
 
 def _evaluate(settings: "EvaluateConfig") -> int:
     """Read, score, judge, log."""
     from t5ray.scoring.evaluation import (
-        check_settings,
+        check_output,
         conclude,
         drop_work,
         open_evaluated_model,
@@ -65,7 +67,7 @@ def _evaluate(settings: "EvaluateConfig") -> int:
     )
     from t5ray.tracking import open_tracker
 
-    check_settings(settings)
+    check_output(settings)
     model = None if settings.predictions else open_evaluated_model(settings)
     rows, scored = read_predictions(settings) if model is None else (read_labelled(settings, model), None)
     cli.tell(rows.notes)

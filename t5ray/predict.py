@@ -45,9 +45,11 @@ def command(
     """
     cli.quiet_libraries()
     from t5ray.config import PredictConfig, load_settings
+    from t5ray.text.objectives import task_problems
 
     given = cli.flags(ctx, {name: name for name in PredictConfig.model_fields})
-    return _predict(load_settings(PredictConfig, config=config, flags=given, sets=sets or []))
+    settings = load_settings(PredictConfig, config=config, flags=given, sets=sets or [], checks=[task_problems])
+    return _predict(settings)
 
 
 def _predict(settings: "PredictConfig") -> int:

@@ -27,7 +27,14 @@ Settings = Callable[..., RunConfig]
 
 
 @pytest.fixture
-def settings_of(monkeypatch: pytest.MonkeyPatch) -> Settings:
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a single flag do, whatever it names."""
+    for check in ("source", "task", "space"):
+        monkeypatch.setattr(f"t5ray.text.objectives.{check}_problems", lambda _: [])
+
+
+@pytest.fixture
+def settings_of(unchecked: None, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Return a function that gives the settings of `tune`'s flags, without running it."""
     seen: list[RunConfig] = []
 
@@ -254,6 +261,64 @@ def test_an_unknown_task_or_metric_is_refused_with_its_neighbour(
     )
 
 
+WRONG_TASK = "name: kinds\ninputs: '{text'\ntargets: '{label}'\nmetrics: [accuracy]\n"
+WRONG_SPACE = "parameters:\n  learning_rat: {choice: [0.1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "more", "expected"),
+    [
+        (tune, "--data a.csv --search-space space.yaml --set training.dropout=2", ("training.dropout", "learning_rat")),
+        (train, "--data a.csv --set training.dropout=2", ("training.dropout",)),
+        (predict, "--input a.csv --output out --on-long cut", ("on_long",)),
+        (evaluate, "--data a.csv --output out --split tests", ("split",)),
+    ],
+)
+def test_settings_task_and_space_show_their_problems_together(
+    entry: Any,
+    more: str,
+    expected: tuple[str, ...],
+    no_ray: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("task.yaml").write_text(WRONG_TASK)
+    Path("space.yaml").write_text(WRONG_SPACE)
+    assert entry.main(["--task", "task.yaml", "--model", "nobody/none", *more.split()]) == 2
+    message = refusal(capsys)
+    assert all(problem in message for problem in (*expected, "task.yaml: inputs: "))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["space.yaml", "task.yaml"]
+
+
+def test_a_metric_and_a_stopping_metric_that_the_task_lacks_stand_beside_a_wrong_space_and_file(
+    no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("training: {early_stopping_metric: chrf, epochs: 3}\n")
+    given = ["--task", "classify", "--data", "a.csv", "--metric", "rouge", "--search-space", "t5_smal"]
+    assert tune.main([*given, "--config", "run.yaml"]) == 2
+    message = refusal(capsys)
+    for problem in (
+        "training.epochs: no such setting.",
+        "--model is missing beside --data, --task",
+        "search.metric: must be a metric of task classify, but got 'rouge'",
+        "training.early_stopping_metric: must be a loss or a metric of task classify, but got 'chrf'",
+        "search.space: must be a YAML file or a shipped space, but got 't5_smal'. Did you mean `t5_small`?",
+    ):
+        assert problem in message
+
+
+def test_a_settings_file_that_cannot_be_read_hides_no_other_problem(
+    no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["--config", "nowhere.yaml", "--task", "clasify"]) == 2
+    message = refusal(capsys)
+    assert "nowhere.yaml: the file must exist" in message
+    assert "Did you mean `classify`?" in message
+
+
 @pytest.mark.parametrize("entry", [tune, train])
 def test_data_that_are_not_there_are_a_data_error(
     entry: Any, no_ray: None, tmp_path: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
@@ -391,6 +456,7 @@ def test_signals_end_with_code_130(
     ],
 )
 def test_the_command_to_go_on_with_can_be_typed(
+    unchecked: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     typed: list[str],

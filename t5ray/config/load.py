@@ -8,7 +8,7 @@ import os.path
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,6 +101,7 @@ def load_settings(
     flags: Mapping[str, Any],
     sets: Iterable[str] = (),
     base: Mapping[str, Any] | None = None,
+    checks: Sequence[Callable[[Mapping[str, Any]], list[str]]] = (),
 ) -> S:
     """Merge the sources and validate them.
 
@@ -109,6 +110,7 @@ def load_settings(
         flags: dotted setting (`training.learning_rate`) -> value; None values are flags not given.
         sets: `section.key=value` texts, values in YAML.
         base: dotted setting -> value that takes the place of the default.
+        checks: further looks at the merged settings, valid or not: what is wrong with the files that they name.
     Raises:
         ConfigError: holds every problem of the merged settings.
     """
@@ -137,6 +139,7 @@ def load_settings(
         settings = model.model_validate(merged)
     except ValidationError as exc:
         problems += explain(model, exc)
+    problems += (problem for check in checks for problem in check(merged))
     if problems:
         raise ConfigError(problems)
     return settings
@@ -180,7 +183,8 @@ def explain(model: type[BaseModel], exc: ValidationError, where: str = "") -> li
             continue
         message = error["msg"].removeprefix("Value error, ")
         found = "" if error["type"] == "value_error" else f", but got {_short(error['input'])}"
-        lines.append(f"{head}: {_lower_first(message)}{found}.{_nearest(error)}")
+        place = f"{head}: " if head else ""  # a problem of several settings names them itself
+        lines.append(f"{place}{_lower_first(message)}{found}.{_nearest(error)}")
     return lines
 
 

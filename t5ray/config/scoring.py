@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from t5ray.config.base import Settings
 from t5ray.config.decode import DecodeConfig
@@ -107,3 +107,16 @@ class EvaluateConfig(Settings):
     """Ray to join: `auto` or HOST:PORT. None: RAY_ADDRESS, else a Ray of its own."""
 
     _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "EvaluateConfig":
+        if self.predictions is not None:
+            clash = [name for name in ("model", "data", "split") if getattr(self, name) is not None]
+            if clash:
+                raise ValueError(f"{clash[0]}: must not be given with --predictions, which are judged as they are")
+        elif self.model is None or self.data is None:
+            missing = "model" if self.model is None else "data"
+            raise ValueError(
+                f"{missing}: must be given (--{missing}), or else --predictions with the output of predict"
+            )
+        return self

@@ -92,24 +92,12 @@ class Evaluation:
     files: tuple[Path, ...]
 
 
-def check_settings(config: EvaluateConfig) -> None:
-    """Refuse settings that say too little or contradict each other.
+def check_output(config: EvaluateConfig) -> None:
+    """Refuse an output that is a URI, or would replace what is judged.
 
     Raises:
-        ConfigError: there is not exactly one source of predictions, or the output is a URI or would replace what
-            is judged.
+        ConfigError: it does.
     """
-    if config.predictions is not None:
-        clash = [name for name in ("model", "data", "split") if getattr(config, name) is not None]
-        if clash:
-            raise ConfigError(f"{clash[0]}: must not be given with --predictions, which are judged as they are.")
-    elif config.model is None or config.data is None:
-        missing = "model" if config.model is None else "data"
-        raise ConfigError(f"{missing}: must be given (--{missing}), or else --predictions with the output of predict.")
-    _refuse_output_over_input(config)
-
-
-def _refuse_output_over_input(config: EvaluateConfig) -> None:
     output = output_folder(config.output).resolve()
     for name, path in (("predictions", config.predictions), ("data", config.data)):
         if path is None or is_uri(path):

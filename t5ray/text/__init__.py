@@ -3,6 +3,7 @@
     tasks.py    built-in tasks; rows -> inputs and references      lint.py       findings before training
     metrics.py  `score` and `judge`                                statistics.py one class per family of metrics
     squad.py    SQuAD's normalisation                              bootstrap.py  intervals
+    objectives.py  what runs are judged by; problems of the files that settings name
 
 Comes in: rows as mappings, texts. Goes out: texts and numbers. Must not know torch, ray, transformers or files of rows.
 """

@@ -12,7 +12,7 @@ from t5ray.config import AugmentationConfig, DecodeConfig, RunConfig, TaskConfig
 from t5ray.data.augmented import TrainingTexts
 from t5ray.data.splits import Splits, read_splits
 from t5ray.data.tokens import TokenisedData, tokenise
-from t5ray.errors import ConfigError, DataError, did_you_mean
+from t5ray.errors import ConfigError, DataError
 from t5ray.model.loading import (
     initialise,
     is_bare,
@@ -22,8 +22,8 @@ from t5ray.model.loading import (
     tokenizer_fingerprint,
 )
 from t5ray.text.lint import lint_task
+from t5ray.text.objectives import check_stopping, choose_objective, source_problems
 from t5ray.text.tasks import resolve_task
-from t5ray.training.stopping import LOSSES
 
 HEAD_ROOM = 1.25
 """Output cap over the longest target that training sees."""
@@ -100,14 +100,8 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
 
 def _required(config: RunConfig) -> tuple[str, str, str]:
     """Return data path, task and model, all of which must be named."""
-    named = {"--data": config.data.path, "--task": config.task, "--model": config.model}
-    missing = [flag for flag, value in named.items() if not value]
-    if missing:
-        given = ", ".join(flag for flag in named if flag not in missing)
-        raise ConfigError(
-            f"--data, --task and --model must be given together, but {' and '.join(missing)} is missing beside "
-            f"{given or 'none'}. Without any of the three, the embedded demo runs."
-        )
+    if problems := source_problems(config.model_dump()):
+        raise ConfigError(problems)
     return str(config.data.path), str(config.task), str(config.model)
 
 
@@ -124,36 +118,6 @@ def _back_translates(config: RunConfig, varied: Collection[str]) -> bool:
             "not set. Name one, such as --set back_translation.forward=google/flan-t5-small."
         )
     return asked
-
-
-def choose_objective(asked: str | None, task: TaskConfig) -> tuple[str, Literal["max", "min"]]:
-    """Return the objective and whether larger is better.
-
-    Raises:
-        ConfigError: the task has no such metric.
-    """
-    if asked == "validation_loss":
-        return asked, "min"
-    if asked is not None and asked not in task.metrics:
-        known = (*task.metrics, "validation_loss")
-        raise ConfigError(
-            f"search.metric: must be a metric of task {task.name}, but got {asked!r}. {did_you_mean(asked, known)}"
-        )
-    return asked or task.metrics[0], "max"
-
-
-def check_stopping(metric: str | None, task: TaskConfig) -> None:
-    """Check that early stopping watches something that is recorded.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    known = (*LOSSES, *task.metrics)
-    if metric is not None and metric not in known:
-        raise ConfigError(
-            f"training.early_stopping_metric: must be a loss or a metric of task {task.name}, but got {metric!r}. "
-            f"{did_you_mean(metric, known)}"
-        )
 
 
 def _skipped(lines: Sequence[str]) -> list[str]:

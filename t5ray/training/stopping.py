@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from t5ray.text.objectives import LOSSES
 from t5ray.training.plan import RunPlan
-
-LOSSES = ("train_loss", "validation_loss")
 
 
 def patience_is_over(
