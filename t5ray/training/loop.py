@@ -15,7 +15,7 @@ from t5ray.cluster import upload_dir
 from t5ray.data.batches import epoch_steps, num_steps
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel
-from t5ray.model.numeric import autocast, resolve_precision
+from t5ray.model.numeric import resolve_precision
 from t5ray.model.optim import learning_rate_at, set_learning_rate
 from t5ray.training.checkpoint import (
     BEST,
@@ -170,10 +170,16 @@ class _Run:
     def _validate(self, loaded: LoadedModel, course: EpochCourse) -> Evaluation:
         data, plan = self.data, self.plan
         rows = fixed_sample(len(data.validation), plan.config.validation_rows)
-        with autocast(resolve_precision(plan.config.precision, self.group.device), self.group.device):
-            found = validate(
-                loaded, data.validation, data.validation_references, plan.task, plan.decode, rows=rows, group=self.group
-            )
+        found = validate(
+            loaded,
+            data.validation,
+            data.validation_references,
+            plan.task,
+            plan.decode,
+            rows=rows,
+            group=self.group,
+            precision=resolve_precision(plan.config.precision, self.group.device),
+        )
         value = found.loss if plan.objective == "validation_loss" else found.metrics[plan.objective]
         if not math.isfinite(value) or not math.isfinite(found.loss):
             raise RunFailed(f"validation must be finite, but {plan.objective} is {value} and the loss {found.loss}")

@@ -15,7 +15,7 @@ from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
 from t5ray.data.batches import Step, epoch_steps
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import load_model
-from t5ray.model.numeric import autocast, default_device, resolve_precision
+from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
 from t5ray.training.step import EpochSums, optimizer_step
@@ -112,6 +112,9 @@ def _validate_row_s(trainee: Trainee, data: TokenisedData, spec: ProbeSpec, grou
     rows = fixed_sample(len(data.validation), min(VALIDATION_ROWS, spec.config.validation_rows))
     references: Any = data.validation_references
     began = time.perf_counter()
-    with autocast(resolve_precision(spec.config.precision, group.device), group.device):
-        validate(trainee.loaded, data.validation, references, spec.task, spec.decode, rows=rows, group=group)
+    precision = resolve_precision(spec.config.precision, group.device)
+    with trainee.as_published() as loaded:
+        validate(
+            loaded, data.validation, references, spec.task, spec.decode, rows=rows, group=group, precision=precision
+        )
     return (time.perf_counter() - began) / len(rows)

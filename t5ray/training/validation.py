@@ -10,6 +10,7 @@ from t5ray.config import DecodeConfig, TaskConfig
 from t5ray.data.batches import IGNORED, Indices, collate, micro_batches
 from t5ray.data.tokens import TokenisedSplit
 from t5ray.model.loading import LoadedModel
+from t5ray.model.numeric import autocast
 from t5ray.model.packed import packed, summed_loss
 from t5ray.model.predictor import Predictor
 from t5ray.text.metrics import score
@@ -49,19 +50,22 @@ def validate(
     *,
     rows: Indices,
     group: Group,
+    precision: str = "fp32",
 ) -> Validation:
     """Judge the model on some rows of a split; the workers of a group share them.
 
     Args:
         references: accepted targets of every row of the split.
         rows: positions in the split to judge.
+        precision: of matrix products: fp32, or any bf16.
     Returns:
         The same values on every worker.
     """
     model = loaded.model.eval()
     mine = rows[group.rank :: group.size]
-    loss, tokens = group.sum(_loss(loaded, split, mine))
-    texts = predict_rows(loaded, split, mine, task, decode)
+    with autocast(precision, group.device):
+        loss, tokens = group.sum(_loss(loaded, split, mine))
+    texts = predict_rows(loaded, split, mine, task, decode, precision)
     everything = [item for part in group.gather(texts) for item in part]
     model.train()
     found = {row: (text, cut) for row, text, cut in everything}
@@ -86,11 +90,23 @@ def _loss(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[fl
 
 
 def predict_rows(
-    loaded: LoadedModel, split: TokenisedSplit, rows: Indices, task: TaskConfig, decode: DecodeConfig
+    loaded: LoadedModel,
+    split: TokenisedSplit,
+    rows: Indices,
+    task: TaskConfig,
+    decode: DecodeConfig,
+    precision: str = "fp32",
 ) -> list[tuple[int, str, bool]]:
     """Return (row, text, cut at the cap) for each row, as scoring will predict them."""
     labels = task.labels if task.closed_labels else ()
-    predictor = Predictor(loaded.model, loaded.tokenizer, decode, labels=labels, batch_tokens=EVAL_BATCH_TOKENS)
+    predictor = Predictor(
+        loaded.model,
+        loaded.tokenizer,
+        decode,
+        labels=labels,
+        precision="fp32" if precision == "fp32" else "bf16",
+        batch_tokens=EVAL_BATCH_TOKENS,
+    )
     ids = [split.input_ids[split.input_offsets[i] : split.input_offsets[i + 1]].tolist() for i in rows]
     predictions = predictor.predict(ids)
     return [(int(row), found.text, found.hit_cap) for row, found in zip(rows, predictions, strict=True)]

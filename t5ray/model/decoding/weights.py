@@ -100,9 +100,9 @@ def prepare(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> T5Wei
     return T5Weights(
         embeddings=model.shared.weight.detach(),
         encoder=[_encoder_layer(model.encoder.block, i, dtype) for i in range(len(model.encoder.block))],
-        encoder_norm=model.encoder.final_layer_norm.weight.detach(),
+        encoder_norm=model.encoder.final_layer_norm.weight.detach().float(),
         decoder=[_decoder_layer(model.decoder.block, i, dtype) for i in range(len(model.decoder.block))],
-        decoder_norm=model.decoder.final_layer_norm.weight.detach(),
+        decoder_norm=model.decoder.final_layer_norm.weight.detach().float(),
         head=model.lm_head.weight.detach().to(dtype),
         head_scale=config.d_model**-0.5 if scales_head(config) else 1.0,
         num_heads=config.num_heads,
@@ -163,14 +163,16 @@ def _feed_forward(layer: Any, dtype: torch.dtype) -> FeedForward:
     dense = layer.DenseReluDense
     gated = hasattr(dense, "wi_0")
     gates = (dense.wi_0, dense.wi_1) if gated else (dense.wi,)
-    return FeedForward(layer.layer_norm.weight.detach(), _joined(dtype, *gates), _joined(dtype, dense.wo), gated)
+    return FeedForward(
+        layer.layer_norm.weight.detach().float(), _joined(dtype, *gates), _joined(dtype, dense.wo), gated
+    )
 
 
 def _encoder_layer(block: Any, number: int, dtype: torch.dtype) -> EncoderLayer:
     attention, feed_forward = block[number].layer
     own = attention.SelfAttention
     return EncoderLayer(
-        norm=attention.layer_norm.weight.detach(),
+        norm=attention.layer_norm.weight.detach().float(),
         qkv=_joined(dtype, own.q, own.k, own.v),
         out=_joined(dtype, own.o),
         bias=_bias(block, number),
@@ -182,11 +184,11 @@ def _decoder_layer(block: Any, number: int, dtype: torch.dtype) -> DecoderLayer:
     attention, cross, feed_forward = block[number].layer
     own, other = attention.SelfAttention, cross.EncDecAttention
     return DecoderLayer(
-        norm=attention.layer_norm.weight.detach(),
+        norm=attention.layer_norm.weight.detach().float(),
         qkv=_joined(dtype, own.q, own.k, own.v),
         out=_joined(dtype, own.o),
         bias=_bias(block, number),
-        cross_norm=cross.layer_norm.weight.detach(),
+        cross_norm=cross.layer_norm.weight.detach().float(),
         cross_q=_joined(dtype, other.q),
         cross_kv=_joined(dtype, other.k, other.v),
         cross_out=_joined(dtype, other.o),
