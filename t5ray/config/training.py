@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from t5ray.config.augmentation import AugmentationConfig
-from t5ray.config.fields import Precision, Seconds, refuse_fp16
+from t5ray.config.fields import Seconds, TrainingPrecision, refuse_fp16
 
 
 class TrainingConfig(AugmentationConfig):
@@ -90,8 +90,9 @@ class TrainingConfig(AugmentationConfig):
     """Optimizer steps between evaluations within an epoch; each epoch's end is always judged. None: only that."""
     checkpoint_every_s: Seconds | None = Field(default=None, gt=0)
     """Save the state to resume from this often within an epoch: seconds, or text such as 10m. None: after epochs."""
-    precision: Precision = "auto"
-    """bf16 runs matrix products in bfloat16 over fp32 weights; auto takes it where the hardware has it."""
+    precision: TrainingPrecision = "auto"
+    """bf16 runs matrix products in bfloat16 over fp32 weights; auto takes it where the hardware has it. bf16_pure
+    computes all in bfloat16, gradients included; updates are added to fp32 weights, which are judged and kept."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
@@ -122,6 +123,10 @@ class TrainingConfig(AugmentationConfig):
     def _shards_what_can_be_sharded(self) -> Self:
         if self.parallel == "fsdp" and self.optimizer == "adafactor":
             raise ValueError("parallel=fsdp cannot shard Adafactor's factored state. Use adamw, or parallel=ddp")
+        if self.parallel == "fsdp" and self.precision == "bf16_pure":
+            raise ValueError(
+                "parallel=fsdp has no precision=bf16_pure: its weights are fp32 and are gathered in bf16. Use bf16"
+            )
         return self
 
     def with_params(self, params: Mapping[str, object]) -> Self:

@@ -21,15 +21,15 @@ def has_fast_bf16(device_type: str) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return `fp32` or `bf16`; `auto` means bf16 where the hardware is fast at it."""
+    """Return `fp32`, `bf16` or `bf16_pure`; `auto` means bf16 where the hardware is fast at it."""
     if precision == "auto":
         return "bf16" if has_fast_bf16(device.type) else "fp32"
     return precision
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which matrix products run at this precision over fp32 weights."""
-    if precision == "bf16":
+    """Return the context in which matrix products run at this precision, whatever that of the weights."""
+    if precision in ("bf16", "bf16_pure"):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 

@@ -26,7 +26,9 @@ MEMORY_SHARE = 0.8
 
 def is_sharded(config: TrainingConfig, model: nn.Module, group: Group) -> bool:
     """Say whether the run's workers hold parts of the model rather than copies."""
-    if group.size == 1 or config.parallel == "ddp" or config.optimizer == "adafactor":
+    if group.size == 1 or config.parallel == "ddp":
+        return False
+    if config.optimizer == "adafactor" or config.precision == "bf16_pure":
         return False
     if config.parallel == "fsdp":
         return True

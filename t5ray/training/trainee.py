@@ -1,7 +1,7 @@
 """A model made ready for one run, what updates it, and its state. When the run ends, the model is as it came."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from t5ray.config import TrainingConfig
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import set_dropout
-from t5ray.model.optim import WeightAverage, adapted, build_optimizer, frozen, merged, merged_weights
+from t5ray.model.optim import Twins, WeightAverage, adapted, build_optimizer, frozen, merged, merged_weights
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
 from t5ray.training.sharding import gathered, placed_like, placed_optimizer_state, spread, whole
@@ -28,6 +28,8 @@ class Trainee:
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     """The moving average that is judged and kept in the place of the weights."""
+    twins: Twins | None = None
+    """What the model computes with in the place of its parameters."""
 
     @property
     def sharded(self) -> bool:
@@ -38,6 +40,7 @@ class Trainee:
     def as_published(self) -> Iterator[LoadedModel]:
         """Show the model with the weights that are judged and kept."""
         with (
+            self._own_weights(),
             self.average.in_place() if self.average else nullcontext(),
             nullcontext() if self.sharded else merged(self.loaded.model),
         ):
@@ -56,8 +59,10 @@ class Trainee:
     def state(self) -> dict[str, Any]:
         """Return what changes while it trains: frozen weights are not part of it."""
         average = self.average
+        with self._own_weights():
+            weights = {name: weight.detach() for name, weight in self._trained()}
         state = {
-            "weights": {name: weight.detach() for name, weight in self._trained()},
+            "weights": weights,
             "optimizer": self.optimizer.state_dict(),
             "average": None if average is None else {"values": average.values, "steps": average.steps},
         }
@@ -66,13 +71,18 @@ class Trainee:
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
         """Take such a state on."""
-        for name, weight in self._trained():
-            weight.copy_(placed_like(state["weights"][name], weight))
+        with self._own_weights():
+            for name, weight in self._trained():
+                weight.copy_(placed_like(state["weights"][name], weight))
         self.optimizer.load_state_dict(placed_optimizer_state(state["optimizer"], self.optimizer))
         if self.average is not None:
             self.average.steps = state["average"]["steps"]
             for mine, saved in zip(self.average.values, state["average"]["values"], strict=True):
                 mine.copy_(placed_like(saved, mine))
+
+    def _own_weights(self) -> AbstractContextManager[None]:
+        """Let the model have the parameters that the optimizer updates."""
+        return self.twins.away() if self.twins else nullcontext()
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, weight) for name, weight in self.loaded.model.named_parameters() if weight.requires_grad)
@@ -93,9 +103,17 @@ def made_ready(loaded: LoadedModel, config: TrainingConfig, group: Group) -> Ite
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     try:
-        with adapted(model, config), frozen(model, config):
+        with adapted(model, config), frozen(model, config), ExitStack() as stack:
+            twins = None
+            if config.precision == "bf16_pure":
+                twins = Twins(model.to(group.device))
+                stack.enter_context(twins.in_place())
             forward = spread(model, config, group)
-            average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
-            yield Trainee(loaded, config, forward, build_optimizer(model, config), average)
+            with twins.away() if twins else nullcontext():
+                average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+                optimizer = build_optimizer(model, config)
+            if twins:
+                twins.follow(optimizer)
+            yield Trainee(loaded, config, forward, optimizer, average, twins)
     except ValueError as exc:
         raise RunFailed(str(exc)) from exc

@@ -45,9 +45,10 @@ def same(one: Weights, other: Weights) -> bool:
 
 
 ADAPTED = {"lora_rank": 4, "lora_dropout": 0.2, "ema_decay": 0.5, "freeze_layers": 1}
+PURE = {"precision": "bf16_pure", "ema_decay": 0.5}
 
 
-@pytest.mark.parametrize("settings", [{}, EVERYTHING, ADAPTED], ids=["plain", "everything", "adapted"])
+@pytest.mark.parametrize("settings", [{}, EVERYTHING, ADAPTED, PURE], ids=["plain", "everything", "adapted", "pure"])
 def test_cut_off_at_any_step_a_run_ends_with_the_bits_of_an_undisturbed_one(
     tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
