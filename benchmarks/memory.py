@@ -5,6 +5,9 @@
 The formula: N parameters in fp32 over W workers take 4 (weights) + 4 (gradients) + 8 (moments) bytes each, 16 N / W per
 worker; whatever W is, validation holds all N once more in the dtype that is computed in (2 N bytes in bf16).
 The check: two CPU workers (gloo) shard a small T5, make one step, and count the bytes of what they hold.
+
+In pure bf16 a worker, which then holds all N, takes 4 (master weights) + 2 (twins) + 2 (gradients) + 8 (moments) bytes
+each; within the optimizer's step the gradients are fp32 and take 4. Checked in the same way, in this process.
 """
 
 import tempfile
@@ -17,7 +20,7 @@ from torch.multiprocessing.spawn import start_processes
 from transformers import T5Config, T5ForConditionalGeneration
 
 from t5ray.config import TrainingConfig
-from t5ray.model.optim import build_optimizer
+from t5ray.model.optim import Twins, build_optimizer
 from t5ray.training.group import Group
 from t5ray.training.sharding import STATE_BYTES, spread
 
@@ -57,6 +60,29 @@ def measure(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def measure_pure() -> tuple[int, int]:
+    """Make a step in pure bf16, and return what is held after the next backward pass and within the next step."""
+    model, held = T5ForConditionalGeneration(SMALL), list[int]()
+    optimizer = build_optimizer(model, TrainingConfig(precision="bf16_pure"))
+    masters, twins = list(model.parameters()), Twins(model)
+    ids = torch.arange(2, 18)[None]
+
+    def note(*_: object) -> None:
+        parameters = [*masters, *model.parameters()]
+        grads = [p.grad for p in parameters if p.grad is not None]
+        moments = [t for p in masters for t in optimizer.state[p].values()]
+        held.append(sum(map(local_bytes, [*parameters, *grads, *moments])))
+
+    with twins.in_place():
+        twins.follow(optimizer)
+        optimizer.register_step_pre_hook(note)
+        for _ in range(2):
+            model(input_ids=ids, labels=ids).loss.backward()
+            note()
+            optimizer.step()
+    return held[2], held[3]
+
+
 def main() -> None:
     """Print the table and the check."""
     print("model    parameters   " + "".join(f"{f'{w} GPUs':>12}" for w in (2, 4, 8, 16)) + "   validation adds (bf16)")
@@ -71,6 +97,8 @@ def main() -> None:
     expected = STATE_BYTES * n / WORKERS
     print(f"small    {n:14,}  formula {expected:,.0f} bytes a worker, measured {held[0]:,} and {held[1]:,} "
           f"({max(held) / expected - 1:+.2%})")  # fmt: skip
+    for when, each, found in zip(("after backward", "in the step"), (16, 18), measure_pure(), strict=True):
+        print(f"bf16_pure, {when}: formula {each * n:,} bytes, measured {found:,} ({found / each / n - 1:+.2%})")
 
 
 if __name__ == "__main__":
