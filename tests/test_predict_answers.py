@@ -1,4 +1,4 @@
-"""What the predict command writes of a model's answers, from flag to file; Ray's pool is left out."""
+"""What predict and evaluate write of a model's answers, from flag to file; Ray's pool is left out."""
 
 import json
 from collections.abc import Iterator
@@ -7,12 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+import yaml
 
 from t5ray.cluster import Cluster
-from t5ray.config import DecodeConfig
+from t5ray.config import DecodeConfig, TaskConfig
+from t5ray.evaluate import main as evaluate
+from t5ray.model.bundle import publish
+from t5ray.model.card import BundleCard
 from t5ray.model.engine import Engine
+from t5ray.model.loading import load_model
 from t5ray.predict import main
 from t5ray.scoring.scorer import Outcome, Scorer
 
@@ -99,3 +106,47 @@ def test_several_texts_stand_beside_the_first(tiny_t5: Path, tmp_path: Path) -> 
 def test_a_setting_without_a_cap_takes_the_models_own(tiny_t5: Path, tmp_path: Path) -> None:
     out = predict(tiny_t5, tmp_path, "--set", "decode.repetition_penalty=1.5", "--format", "jsonl")
     assert all(json.loads(line)["error"] is None for line in (out / "part-00000.jsonl").read_text().splitlines())
+
+
+def make_bundle(model: Path, target: Path, temperature: float) -> Path:
+    card = BundleCard(
+        task=TaskConfig.model_validate(yaml.safe_load(TASK)),
+        decode=DecodeConfig(max_new_tokens=4),
+        max_input_tokens=40,
+        temperature=temperature,
+    )
+    publish(load_model(str(model)), card, target)
+    return target
+
+
+def test_the_cards_temperature_is_that_of_its_labels_only(tiny_t5: Path, tmp_path: Path) -> None:
+    bundle, texts = make_bundle(tiny_t5, tmp_path / "bundle", 5.0), [f"topic: {text}" for text in TEXTS]
+    (one, *_), (cooled, *_) = (
+        Engine(str(model), labels=LABELS).predict(texts, all_scores=True) for model in (tiny_t5, bundle)
+    )
+    before, after = (torch.tensor(list((found.label_scores or {}).values())) for found in (one, cooled))
+    assert after.tolist() == pytest.approx(torch.softmax(before.log() / 5, dim=0).tolist(), rel=1e-3)
+    others = [Engine(str(model), labels=("up", "down")).predict(texts, scores=True) for model in (tiny_t5, bundle)]
+    assert others[0] == others[1]
+
+
+def test_evaluate_says_how_far_probabilities_are_from_the_truth(tiny_t5: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tiny_t5, tmp_path / "bundle", 5.0)
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, [*LABELS, "news"], strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--model", bundle, "--data", tmp_path / "rows.jsonl", "--output", tmp_path / "judged", "--split", "all"]
+    assert evaluate([*map(str, given), "--tracking-uri", "none", "--precision", "fp32"]) == 0
+    found = json.loads((tmp_path / "judged" / "metrics.json").read_text())["calibration"]
+    inputs = [f"topic: {text}" for text in TEXTS]
+    for name, model in (("ece_before", tiny_t5), ("ece_after", bundle)):
+        said = Engine(str(model), labels=LABELS).predict(inputs, scores=True)
+        assert found[name] == pytest.approx(error_by_hand(said, [row["label"] for row in rows]), abs=1e-4)
+    assert found["temperature"] == 5.0
+    assert "before temperature 5.00)" in (tmp_path / "judged" / "report.html").read_text()
+
+
+def error_by_hand(said: Any, labels: list[str]) -> float:
+    bins: dict[int, list[float]] = {}
+    for one, label in zip(said, labels, strict=True):
+        bins.setdefault(int(np.ceil(one.score * 15)), []).append(one.score - (one.text == label))
+    return sum(abs(sum(gaps)) for gaps in bins.values()) / len(labels)

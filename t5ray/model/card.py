@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class BundleCard(Settings):
     """Longest input in tokens with EOS; longer ones are cut, as in training."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column the task looks for -> column of the data that it was trained on."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the scores of closed labels before they become probabilities; fitted on validation."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Validation metrics of these weights."""
     training: dict[str, Any] = Field(default_factory=dict)
@@ -42,6 +45,15 @@ class BundleCard(Settings):
     """Every seed that was used, by what it seeds."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of t5ray and the libraries that made the weights."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The closed set that predictions are taken from; empty for a task that generates."""
+        return self.decode.answers or (self.task.labels if self.task.closed_labels else ())
+
+    def temperature_of(self, labels: Sequence[str]) -> float:
+        """Return what the scores of labels are divided by: it was fitted for the card's own, others have none."""
+        return self.temperature if tuple(labels) == self.labels else 1.0
 
 
 def require_model(source: str) -> None:

@@ -49,11 +49,13 @@ class Engine:
         self.tokenizer = loaded.tokenizer
         self.decode = self._with_cap(decode)
         self.max_input_tokens = self.card.max_input_tokens if self.card else None
+        closed = tuple(self.decode.answers or (self._own_labels() if labels is None else labels))
         self._predictor = Predictor(
             loaded.model.to(self.device),
             loaded.tokenizer,
             self.decode,
-            labels=self._own_labels() if labels is None else labels,
+            labels=closed,
+            temperature=self.card.temperature_of(closed) if self.card else 1.0,
             precision=self.precision,
             batch_tokens=batch_tokens,
         )

@@ -85,6 +85,11 @@ class Predictor:
         self._tree = self._make_tree() if self._labels else None
         self.tally = Tally()
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The closed set, without labels that the tokenizer cannot tell from an earlier one."""
+        return self._labels
+
     @torch.inference_mode()
     def predict(
         self, rows: Sequence[Sequence[int]], *, scores: bool = False, all_scores: bool = False

@@ -3,7 +3,7 @@
 Comes in: a model and data, or the output of predict with the references in the same rows. Goes out, in a folder:
 
     config.yaml            the settings, all of them
-    metrics.json           {rows, metrics, per_class, intervals, and what was judged}
+    metrics.json           {rows, metrics, per_class, intervals, calibration, and what was judged}
     predictions.jsonl      each row as it was, with `inputs`, `references`, `prediction`, `error`, `correct`
     report.html            one file, opens offline
     confusion_matrix.csv   for a task with closed labels; lines are true labels, columns predicted ones
@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from t5ray.report import render_evaluation
 from t5ray.scoring.ledger import read_job, write_atomically, writing
 from t5ray.scoring.plan import FinishedJob, Job, ScoringModel, open_model, output_folder, prepare
 from t5ray.scoring.scorer import render_row
-from t5ray.scoring.writing import ERROR, PREDICTION, json_text
+from t5ray.scoring.writing import ERROR, PREDICTION, SCORES, json_text
+from t5ray.text.calibration import Calibration, calibration_of
 from t5ray.text.metrics import Judgement, judge
 from t5ray.text.squad import squad_exact_match
 from t5ray.text.statistics import equals_reference
@@ -80,6 +81,8 @@ class Scored:
     predictions: list[str | None]
     """None where the row failed."""
     errors: list[str | None]
+    calibration: Calibration | None = None
+    """Of the labels' probabilities; None where the model generates."""
 
 
 @dataclass(frozen=True)
@@ -200,12 +203,14 @@ def plan_scoring(config: EvaluateConfig, model: ScoringModel, rows: Labelled) ->
             write_atomically(folder / "inputs.jsonl", lines.encode())
     settings = _scoring_settings(config, input_path=str(folder / "inputs.jsonl"), output=str(folder / "scored"))
     verbatim = model.task.model_copy(update={"inputs": "{inputs}"})
+    settings = settings.model_copy(update={"all_scores": bool(model.labels)})
     return prepare(settings, replace(model, task=verbatim, columns={}, is_rendered=True))
 
 
 def _work_folder(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> Path:
     """Name the folder after what decides its content, so that other settings never meet it."""
     parts = [model.fingerprint, rows.fingerprint, model.decode, config.precision, model.task.model_dump(mode="json")]
+    parts += [model.labels]
     return local_path(config.output) / WORK / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -218,7 +223,8 @@ def read_scored(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> 
     """Read the predictions of the finished scoring job."""
     found = list(_read_parts(str(_work_folder(config, model, rows) / "scored")))
     assert len(found) == len(rows.inputs)
-    return Scored([row[PREDICTION] for _, row in found], [row[ERROR] for _, row in found])
+    calibration = calibration_of([row.get(SCORES) for _, row in found], rows.references, model.temperature)
+    return Scored([row[PREDICTION] for _, row in found], [row[ERROR] for _, row in found], calibration)
 
 
 def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
@@ -317,6 +323,7 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
         "metrics": judgement.metrics,
         "per_class": judgement.per_class,
         "intervals": judgement.intervals,
+        "calibration": asdict(scored.calibration) if scored.calibration else None,
         "rows_with_error": num_errors,
         "rows_left_out": len(rows.skipped),
         "task": rows.task.name,
@@ -336,6 +343,7 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
                 "rows": len(rows.records),
                 "rows with an error": num_errors or None,
                 "rows left out": len(rows.skipped) or None,
+                "calibration error": scored.calibration,
             },
             confusion=_confusion_mapping(judgement),
         ),

@@ -44,6 +44,8 @@ class ScoringModel:
     """URI that `source` was fetched from; empty where the model is a folder or of the hub."""
     labels: tuple[str, ...] = ()
     """The closed set that predictions are taken from; empty where the model generates."""
+    temperature: float = 1.0
+    """Divides the labels' scores before they become probabilities."""
     is_rendered: bool = False
     """True where the input's one column holds what the task renders, to be scored to the letter."""
 
@@ -211,11 +213,13 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     card = read_card(source)
     decode = _decode(config.decode, card.decode if card else None)
     known = task or _task(config, card.task if card else None)
+    labels = (decode.answers if decode else ()) or (known.labels if known.closed_labels else ())
     return ScoringModel(
         source=source,
         fingerprint=fingerprint(source),
         task=known,
-        labels=(decode.answers if decode else ()) or (known.labels if known.closed_labels else ()),
+        labels=labels,
+        temperature=card.temperature_of(labels) if card else 1.0,
         decode=decode.model_dump(mode="json") if decode else {},
         split_seed=card.seeds.get("split", 0) if card else 0,
         columns=card.columns if card else {},

@@ -15,10 +15,11 @@ from t5ray.model.card import BundleCard
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
 from t5ray.tracking.uri import shown
+from t5ray.training.calibration import fit_label_temperature
 from t5ray.training.checkpoint import BEST
 from t5ray.training.group import Group
 from t5ray.training.prepare import Prepared
-from t5ray.training.validation import validate
+from t5ray.training.validation import fixed_sample, validate
 
 KNOWN_LABELS = "known_label_share"
 """Beside the metrics of a task with closed labels: the share of outputs that are one of its labels."""
@@ -73,12 +74,14 @@ def publish_best(
         folder: where the run's checkpoints are.
     """
     loaded = load_model(str(folder / BEST))
+    loaded.model.to(default_device())
     settings = prepared.config.training.with_params(params).model_dump(mode="json")
     card = BundleCard(
         task=prepared.task,
         decode=prepared.decode,
         max_input_tokens=prepared.data.max_input_tokens,
         columns=prepared.config.data.columns,
+        temperature=_temperature(prepared, loaded),
         metrics={**report["metrics"], "validation_loss": report["validation_loss"]},
         training=settings,
         base_model=str(prepared.config.model),
@@ -95,9 +98,17 @@ def publish_best(
     return loaded
 
 
+def _temperature(prepared: Prepared, loaded: LoadedModel) -> float:
+    """Fit the labels' temperature on the rows that every epoch was judged on."""
+    data = prepared.data
+    rows = fixed_sample(len(data.validation), prepared.config.training.validation_rows)
+    return fit_label_temperature(
+        loaded, data.validation, data.validation_references, prepared.task, prepared.decode, rows=rows
+    )
+
+
 def judge_on_test(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
     """Return the task's metrics, and the loss, on the whole test split, in fp32 as scoring computes."""
-    loaded.model.to(default_device())
     rows = np.arange(len(prepared.data.test))
     references, task, decode = prepared.data.test_references, prepared.task, prepared.decode
     found = validate(loaded, prepared.data.test, references, task, decode, rows=rows, group=Group(default_device()))

@@ -107,6 +107,10 @@ def predict_rows(
         precision="fp32" if precision == "fp32" else "bf16",
         batch_tokens=EVAL_BATCH_TOKENS,
     )
-    ids = [split.input_ids[split.input_offsets[i] : split.input_offsets[i + 1]].tolist() for i in rows]
-    predictions = predictor.predict(ids)
+    predictions = predictor.predict(input_rows(split, rows))
     return [(int(row), found.text, found.hit_cap) for row, found in zip(rows, predictions, strict=True)]
+
+
+def input_rows(split: TokenisedSplit, rows: Indices) -> list[list[int]]:
+    """Return the input tokens of some rows of a split."""
+    return [split.input_ids[split.input_offsets[i] : split.input_offsets[i + 1]].tolist() for i in rows]
