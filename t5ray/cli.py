@@ -256,6 +256,14 @@ def show_error(exc: T5RayError) -> None:
     stderr.print(str(exc), markup=False)
 
 
+def end_with(exc: T5RayError, command: str) -> None:
+    """Print an error and the command that goes on, and end the process at once, from any thread, untidied."""
+    console.show_cursor()  # a bar hides it
+    show_error(exc)
+    stderr.print(f"Go on with: {command}", markup=False)
+    os._exit(exc.exit_code)
+
+
 def say(text: str) -> None:
     """Print one plain line."""
     console.print(text, markup=False)

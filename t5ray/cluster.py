@@ -8,11 +8,13 @@ Comes in: an address, a folder or URI. Goes out: a `Cluster`, files. Must not kn
 
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ PROBE_S = 10.0
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """Client preface and an empty SETTINGS frame: what every gRPC server, Ray's head included, answers with its own."""
 SETTINGS_FRAME = 4
+HEAD = ("raylet", "gcs_server")
+"""Processes of Ray without which a driver is lost: the node's daemon and the store of the cluster's state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,12 @@ class Cluster:
 
 @contextmanager
 def connect(
-    address: str | None, *, num_cpus: int | None = None, num_gpus: int | None = None, debug: bool = False
+    address: str | None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    debug: bool = False,
+    on_loss: Callable[[ClusterError], object] | None = None,
 ) -> Iterator[Cluster]:
     """Join a running Ray, or start one that lives as long as the context.
 
@@ -53,6 +62,8 @@ def connect(
         address: `auto`, HOST:PORT or ray://HOST:PORT. None: RAY_ADDRESS, and where that is empty, a Ray of its own.
         num_cpus, num_gpus: what an own Ray offers; None: what the machine has.
         debug: show Ray's log and the output of workers.
+        on_loss: called in another thread when a process of an own Ray dies. Ray's native code then ends this process
+            with exit code 1 and no word, moments later; this is the chance to say more.
     Raises:
         ClusterError: nothing answers at the address, the token is refused, or Ray does not start.
     """
@@ -75,7 +86,8 @@ def connect(
         context = _start(address, options)
         if on_sigterm is not None:  # Ray replaces the handler, and with it the tidy end of an interrupted command
             signal.signal(signal.SIGTERM, on_sigterm)
-        yield _describe(context.dashboard_url, started_here=address == "local")
+        with _watched(on_loss) if on_loss and address == "local" else nullcontext():
+            yield _describe(context.dashboard_url, started_here=address == "local")
     finally:
         with nullcontext() if debug else _hidden_stderr():  # where Ray reports each worker that goes down with it
             ray.shutdown()
@@ -99,6 +111,51 @@ def _start(address: str, options: dict[str, Any]) -> Any:
             "`ray start --head`. If it demands a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or "
             "RAY_AUTH_TOKEN_PATH) as on its head node."
         ) from exc
+
+
+@contextmanager
+def _watched(on_loss: Callable[[ClusterError], object]) -> Iterator[None]:
+    """Call `on_loss` when one of the head's processes ends while this lasts. Needs Linux 5.3; else nobody watches."""
+    with ExitStack() as opened:
+        names = _open_head(opened)
+        told, stop = os.pipe()
+        opened.callback(os.close, told)
+        watcher = threading.Thread(target=_await_loss, args=(names, told, on_loss), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            os.close(stop)
+            watcher.join()
+
+
+def _open_head(opened: ExitStack) -> dict[int, str]:
+    """Return a file descriptor for each process of the head -> its name. It turns readable when the process ends."""
+    import psutil
+
+    found: dict[int, str] = {}
+    if hasattr(os, "pidfd_open"):
+        for process in psutil.Process().children():
+            with suppress(psutil.Error, OSError):
+                if process.name() in HEAD:
+                    found[os.pidfd_open(process.pid)] = process.name()
+    for file in found:
+        opened.callback(os.close, file)
+    return found
+
+
+def _await_loss(names: dict[int, str], told: int, on_loss: Callable[[ClusterError], object]) -> None:
+    poll = select.poll()
+    for file in (*names, told):
+        poll.register(file, select.POLLIN)
+    ended = {file for file, _ in poll.poll()}
+    if told not in ended:
+        on_loss(
+            ClusterError(
+                f"Ray's own processes must live as long as the command, but `{names[ended.pop()]}` died: killed, "
+                "perhaps for want of memory. What was finished is kept: run the same command again."
+            )
+        )
 
 
 @contextmanager

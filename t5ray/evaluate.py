@@ -97,7 +97,10 @@ def _score(settings: "EvaluateConfig", model: "ScoringModel", rows: "Labelled") 
     if isinstance(job, Job):
         from t5ray.scoring.job import run
 
-        with connect(settings.address) as cluster, cli.progress("scoring", job.spec.input.num_rows) as advance:
+        with (
+            connect(settings.address, on_loss=lambda exc: cli.end_with(exc, cli.again("evaluate"))) as cluster,
+            cli.progress("scoring", job.spec.input.num_rows) as advance,
+        ):
             run(job, cluster, advance)
     return read_scored(settings, model, rows)
 

@@ -76,7 +76,10 @@ def _run(job: "Job") -> "JobSummary":
     from t5ray.cluster import connect
     from t5ray.scoring.job import run
 
-    with connect(job.config.address) as cluster, cli.progress("scoring", job.spec.input.num_rows) as advance:
+    with (
+        connect(job.config.address, on_loss=lambda exc: cli.end_with(exc, cli.again("predict"))) as cluster,
+        cli.progress("scoring", job.spec.input.num_rows) as advance,
+    ):
         return run(job, cluster, advance)
 
 

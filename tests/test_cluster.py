@@ -1,6 +1,8 @@
 import os
+import queue
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -138,3 +140,22 @@ def test_free_bytes_of_a_folder_to_come(tmp_path: Path) -> None:
     stat = os.statvfs(tmp_path)
     assert free_bytes(tmp_path / "not" / "yet") == pytest.approx(stat.f_bavail * stat.f_frsize, rel=0.05)
     assert free_bytes("s3://bucket") is None
+
+
+def test_a_process_of_rays_head_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "HEAD", ("sleep",))
+    told = queue.Queue[ClusterError]()
+    with subprocess.Popen(["sleep", "100"]) as process, cluster._watched(told.put):
+        process.kill()
+        loss = told.get(timeout=30)
+    assert "must live as long as the command, but `sleep` died" in str(loss)
+
+
+def test_a_head_that_is_stopped_after_the_command_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "HEAD", ("sleep",))
+    told = queue.Queue[ClusterError]()
+    with subprocess.Popen(["sleep", "100"]) as process:
+        with cluster._watched(told.put):
+            pass
+        process.kill()
+    assert told.empty()

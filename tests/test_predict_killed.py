@@ -1,8 +1,13 @@
-"""kill -9 of anything at any moment: the same command goes on, and the result is what an undisturbed run gives."""
+"""kill -9 of anything at any moment: the same command goes on, and the result is what an undisturbed run gives.
+
+Where Ray's own process dies, the command says so and ends with 6. Only before it watches them, while Ray starts, may
+Ray's native code be first: it ends its driver with exit code 1 and no word, which no code of the driver can change.
+"""
 
 import json
 import os
 import random
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -10,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.test_predict import arguments, score_without_ray, start, write_rows
+from tests.test_predict import arguments, score_without_ray, start, wait_for, write_rows
 
 NUM_KILLS = 12
 NUM_ROWS = 1500
@@ -60,7 +65,7 @@ def test_kill_nine_of_anything_at_random_moments_changes_nothing(tiny_t5: Path, 
                 killed.append(victim)
         shown = process.communicate(timeout=60)[0]
         codes.append(process.returncode)
-        assert process.returncode in (0, 1, 6, -signal.SIGKILL), shown  # 1: Ray ends a driver whose node is gone
+        assert process.returncode in (0, 1, 6, -signal.SIGKILL), shown  # 1: see above
         assert "Traceback" not in shown, shown
     assert len(killed) >= 3
     resumed = sorted((tmp_path / "out").glob("part-*"))
@@ -70,3 +75,23 @@ def test_kill_nine_of_anything_at_random_moments_changes_nothing(tiny_t5: Path, 
     ids = [json.loads(line)["id"] for path in resumed for line in path.read_text().splitlines()]
     assert ids == list(range(NUM_ROWS))
     assert not list((tmp_path / "out").glob(".*")), os.listdir(tmp_path / "out")
+
+
+@pytest.mark.integration
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "name"), [("raylet", "raylet"), ("gcs", "gcs_server")])
+def test_a_ray_that_dies_is_said_in_one_paragraph_with_the_command_that_goes_on(
+    tiny_t5: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", NUM_ROWS)
+    given = arguments(tiny_t5, rows, tmp_path / "out", "--set", "shard_rows=10", "--format", "jsonl")
+    process = start(given)
+    wait_for(lambda: len(list((tmp_path / "out" / "_ledger").glob("part-*.json"))) >= 2, process)
+    victims(process.pid, VICTIMS[kind])[0].kill()
+    shown = process.communicate(timeout=60)[0]
+    assert process.returncode == 6, shown
+    assert shown.splitlines()[-2:] == [
+        f"cluster error: Ray's own processes must live as long as the command, but `{name}` died: killed, perhaps for "
+        "want of memory. What was finished is kept: run the same command again.",
+        f"Go on with: {shlex.join(['python', '-m', 't5ray.predict', *given])}",
+    ]
