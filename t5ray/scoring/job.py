@@ -25,6 +25,8 @@ from t5ray.tracking.uri import shown
 
 MOST_BLOCKS = 2000
 """Blocks that the shard descriptions are spread over: each is a Ray task, and an object that the driver puts."""
+INIT_DEATHS = 3
+"""Workers that may die in a row before they are up; a scorer's own start does nothing that could fail each time."""
 TICK_S = 1.0
 """How often the progress is looked up."""
 VERSIONS = ("t5ray", "ray", "torch", "transformers", "pyarrow")
@@ -163,12 +165,16 @@ def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterat
 
 
 def _set_up_ray_data() -> None:
-    """Keep Ray Data's own progress and plans off the console (its log files keep them), and let pools grow."""
+    """Keep Ray Data's progress, plans and stack traces to its log files; let pools grow, and outlive a bad start."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # a pool of busy workers grows
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
+    log = logging.getLogger("ray.data")
+    log.setLevel(logging.INFO)
+    for handler in [one for one in log.handlers if isinstance(one, logging.StreamHandler)]:
+        log.removeHandler(handler)
 
 
 class Pace:
