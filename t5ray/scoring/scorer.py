@@ -259,7 +259,7 @@ class Scorer:
                 texts[number] = self._input_text(rows, number)
             except DataError as exc:
                 results.errors[number] = str(exc)
-        order = sorted(texts, key=lambda number: -len(texts[number]))
+        order = sorted(texts, key=lambda number: (-len(texts[number]), texts[number]))  # equal texts meet in a slice
         capped = 0
         for part, is_deadly in journal.slices(len(order), SLICE_ROWS):
             chosen = order[slice(*part)]

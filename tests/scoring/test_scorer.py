@@ -65,6 +65,14 @@ def test_a_bad_row_gets_its_error_and_leaves_the_rest_alone(tmp_path: Path) -> N
     assert rows[0]["error"] is rows[6]["error"] is None
 
 
+def test_equal_texts_come_to_the_engine_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer_module, "SLICE_ROWS", 3)
+    engine = ShoutingEngine()
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["aa", "bb"] * 3), tmp_path / "out", shard_rows=6)
+    assert [row["prediction"] for row in score_all(spec, engine)] == ["AA", "BB"] * 3
+    assert engine.batches == [["classify: aa"] * 3, ["classify: bb"] * 3]
+
+
 def test_long_inputs_are_errors_on_request_only(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", ["one two", "one two three four"])
     engine = ShoutingEngine(max_input_tokens=5)
