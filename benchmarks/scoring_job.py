@@ -8,7 +8,7 @@
 
 Rows are the embedded dates, over and over, with a number. The model is the demo's, without training, or --model.
 Start-up (Ray, imports, weights) is told apart from scoring, which lasts from the first shard's begin to the last one's
-commit.
+commit; for `overhead` from the first shard's commit.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -113,31 +112,10 @@ def entries(output: Path) -> list[Path]:
 
 
 def overhead(given: argparse.Namespace) -> None:
-    """Print rows/s of the bare engine, and of jobs with the same number of threads."""
-    rows = write_rows(given, given.rows)
-    sides: dict[str, list[tuple[float, float]]] = {}
-    for number in range(given.rounds):
-        sides.setdefault("bare engine, 1 process x 2 threads", []).append(_bare(given, rows))
-        for workers in (1, 2):
-            output = given.folder / f"out-{number}-{workers}"
-            took = finish(Command(words(given, rows, output, workers))).seconds
-            span = scoring_span_s(output)
-            name = f"job, {workers} worker{'s' * (workers > 1)} x {2 // workers} thread{'s' * (workers < 2)}"
-            sides.setdefault(name, []).append((given.rows / span, took - span))
-    base = statistics.median(rate for rate, _ in next(iter(sides.values())))
-    print(f"{'':<38}{'rows/s':>10}{'of bare':>9}{'start-up and end, s':>21}   each round")
-    for name, runs in sides.items():
-        rate, rest = (statistics.median(column) for column in zip(*runs, strict=True))
-        each = ", ".join(f"{one:.1f}" for one, _ in runs)
-        print(f"{name:<38}{rate:>10.1f}{rate / base:>9.1%}{rest:>21.1f}   {each}")
+    """Print what a job adds to the bare engine."""
+    from benchmarks.scoring_job_overhead import print_overhead
 
-
-def _bare(given: argparse.Namespace, rows: Path) -> tuple[float, float]:
-    """Run the engine alone in a fresh process; return rows/s and seconds of start-up."""
-    arguments = [given.model, given.task, str(rows), str(given.max_new_tokens)]
-    found = finish(Command(["benchmarks.scoring_job_bare", *arguments], OMP_NUM_THREADS="2"))
-    seconds = float(found.output.split()[-1])
-    return given.rows / seconds, found.seconds - seconds
+    print_overhead(given)
 
 
 def costs(given: argparse.Namespace) -> None:

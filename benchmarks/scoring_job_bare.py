@@ -1,6 +1,9 @@
-"""The engine alone in one process, for `benchmarks.scoring_job`: prints the seconds of scoring, start-up left out.
+"""The engine alone in one process, for `benchmarks.scoring_job overhead`: prints rows/s, start-up left out.
 
-python -m benchmarks.scoring_job_bare MODEL TASK ROWS MAX_NEW_TOKENS
+python -m benchmarks.scoring_job_bare MODEL TASK ROWS MAX_NEW_TOKENS NUM_WARM
+
+The first NUM_WARM rows warm up and are not timed. The others come in calls of 10,000, of which no two rows are equal:
+the engine would score them once.
 """
 
 import sys
@@ -13,17 +16,21 @@ from t5ray.data.sources import find_sources
 from t5ray.model.engine import Engine
 from t5ray.text.tasks import render_input, resolve_task
 
+CALL_ROWS = 10_000
 
-def main(model: str, task_name: str, rows: str, max_new_tokens: int) -> None:
+
+def main(model: str, task_name: str, rows: str, max_new_tokens: int, num_warm: int) -> None:
     task = resolve_task(task_name)
     (source,), _ = find_sources(str(Path(rows)))
     texts = [render_input(task, row.values) for row in read_source(source) if isinstance(row, Row)]
     engine = Engine(model, decode=DecodeConfig(max_new_tokens=max_new_tokens), precision="fp32")
-    engine.predict(texts[:8])  # the first call of anything is slow, and counts as start-up
+    engine.predict(texts[:num_warm])
     started = time.perf_counter()
-    assert len(engine.predict(texts)) == len(texts)
-    print(time.perf_counter() - started)
+    for start in range(num_warm, len(texts), CALL_ROWS):
+        engine.predict(texts[start : start + CALL_ROWS])
+    seconds = time.perf_counter() - started
+    print((len(texts) - num_warm) / seconds, seconds)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

@@ -33,8 +33,12 @@ class Watched:
 class Command:
     """A running `python -m …` in a process group of its own."""
 
-    def __init__(self, words: Sequence[str], **environment: str) -> None:
-        """Start it."""
+    def __init__(self, words: Sequence[str], *, watch: bool = True, **environment: str) -> None:
+        """Start it.
+
+        Args:
+            watch: note its memory, which costs some per cent of a core.
+        """
         self._started = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", *words],
@@ -45,7 +49,7 @@ class Command:
             start_new_session=True,
         )
         self._peaks = {"driver": 0.0, "worker": 0.0}
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher = threading.Thread(target=self._watch if watch else self._process.wait, daemon=True)
         self._watcher.start()
 
     @property
