@@ -1,0 +1,182 @@
+"""Training speed, memory and losses of t5ray and of transformers' Seq2SeqTrainer, in turn.
+
+    python -m benchmarks.training --model google/flan-t5-small --data rows.jsonl --rows 480 --rounds 3 --seeds 3
+
+All train one epoch of the same tokens with the same rows per optimizer step, learning rate, linear schedule, AdamW,
+clipping and dropout, each run in a new process. Round r trains with seed r modulo `--seeds`. Speeds and memory are
+medians over rounds, losses means. `ceiling` is the share of what the machine multiplies per second in its faster
+precision, the best of before and after. `trainer` is Seq2SeqTrainer as it comes; its best setting is the fastest of the rest.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.flops import machine_flops, training_flops
+from benchmarks.training_contenders import CONTENDERS, Outcome, prepared, run
+
+
+def main() -> None:
+    args = _arguments()
+    if args.worker:
+        run(args)
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        work = _work(args, Path(cache))
+        before = _machine(args)
+        found = _race(args, cache)
+        after = _machine(args)  # others may have been at work before
+    print("\n".join(table(found, work, max(*before.values(), *after.values()))))
+    if args.curve:
+        from benchmarks.training_curve import drawing
+
+        curves = {name: mean_curve(found[name]) for name in ("t5ray", best_trainer(found)) if name in found}
+        Path(args.curve).write_text(drawing(curves), encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--task", default="summarize")
+    parser.add_argument("--rows", type=int, default=480)
+    parser.add_argument("--validation-rows", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--curve", default="", help="SVG file for the loss curves of t5ray and the best trainer")
+    for hidden, kind in {"--worker": str, "--cache": str, "--seed": int}.items():
+        parser.add_argument(hidden, type=kind, default=kind(), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every contender has to do in one epoch."""
+
+    source_tokens: int
+    target_tokens: int
+    flops: float
+
+
+def _work(args: argparse.Namespace, cache: Path) -> Work:
+    """Tokenise once for all, and count."""
+    from t5ray.model.loading import load_config
+
+    train = prepared(args, cache).data.train
+    sources, targets = np.asarray(train.input_lengths), np.asarray(train.label_lengths)
+    lengths = list(zip(sources.tolist(), targets.tolist(), strict=True))
+    print(f"{len(train)} rows, {sources.mean():.0f} source and {targets.mean():.0f} target tokens a row; "
+          f"{args.batch_size} rows a step, learning rate {args.learning_rate:g}, {args.threads} threads, "
+          f"{args.rounds} rounds, {min(args.rounds, args.seeds)} seeds")  # fmt: skip
+    return Work(int(sources.sum()), int(targets.sum()), training_flops(load_config(args.model), lengths))
+
+
+def _machine(args: argparse.Namespace) -> dict[str, float]:
+    """Print what this ran on, and return its speeds."""
+    import torch
+    import transformers
+
+    from t5ray.model.numeric import default_device
+
+    torch.set_num_threads(args.threads)
+    speeds = machine_flops(default_device())
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPUs, {_cpu()}"
+    measured = ", ".join(f"{name} {speed / 1e12:.3g} TFLOP/s" for name, speed in speeds.items())
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {hardware}: {measured}", flush=True)
+    return speeds
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _race(args: argparse.Namespace, cache: str) -> dict[str, list[Outcome]]:
+    """Run each contender once a round."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "TOKENIZERS_PARALLELISM": "false"}
+    passed = ("model", "data", "task", "rows", "validation_rows", "batch_size", "learning_rate", "threads")
+    common = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in passed]
+    found: dict[str, list[Outcome]] = {name: [] for name in args.contenders.split(",")}
+    for turn in range(args.rounds):
+        for name in found:
+            command = [sys.executable, "-m", "benchmarks.training", *common, f"--cache={cache}"]
+            command += [f"--seed={turn % args.seeds}", f"--worker={name}"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+            outcome = Outcome(**json.loads(done.stdout.splitlines()[-1]))
+            found[name].append(outcome)
+            print(f"  round {turn + 1} {name}: {outcome.seconds:.1f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def best_trainer(found: Mapping[str, Sequence[Outcome]]) -> str | None:
+    """Return the fastest setting of Seq2SeqTrainer beside the one it comes with."""
+    tuned = [name for name in found if name.startswith("trainer-")]
+    return min(tuned, key=lambda name: median(found[name], "seconds")) if tuned else None
+
+
+def median(outcomes: Sequence[Outcome], name: str) -> float:
+    """Return the median of a number over rounds."""
+    return float(statistics.median(getattr(outcome, name) for outcome in outcomes))
+
+
+def mean(outcomes: Sequence[Outcome], name: str) -> float:
+    """Return the mean of a number over rounds."""
+    return statistics.fmean(getattr(outcome, name) for outcome in outcomes)
+
+
+def mean_curve(outcomes: Sequence[Outcome]) -> list[float]:
+    """Return each step's loss, mean over rounds."""
+    return [statistics.fmean(step) for step in zip(*(outcome.losses for outcome in outcomes), strict=True)]
+
+
+def table(found: Mapping[str, Sequence[Outcome]], work: Work, ceiling: float) -> list[str]:
+    """Lay out one line per contender, and what t5ray is of the others.
+
+    Args:
+        ceiling: operations per second.
+    """
+    lines = [
+        f"{'':16}{'source tok/s':>13}{'all tok/s':>11}{'ceiling':>9}{'padding':>9}{'peak MiB':>10}"
+        f"{'train loss':>12}{'valid. loss':>13}{'spread':>15}"
+    ]
+    for name, outcomes in found.items():
+        seconds = median(outcomes, "seconds")
+        speeds = sorted(work.source_tokens / outcome.seconds for outcome in outcomes)
+        lines.append(
+            f"{name:16}{work.source_tokens / seconds:13.0f}"
+            f"{(work.source_tokens + work.target_tokens) / seconds:11.0f}"
+            f"{work.flops / seconds / ceiling:9.1%}{mean(outcomes, 'padding'):9.1%}"
+            f"{median(outcomes, 'peak_bytes') / 2**20:10.0f}{mean(outcomes, 'train_loss'):12.4f}"
+            f"{mean(outcomes, 'validation_loss'):13.4f}{f'{speeds[0]:.0f} to {speeds[-1]:.0f}':>15}"
+        )
+    against = {"as it comes": "trainer", "at its best": best_trainer(found)}
+    pairs = [(what, name) for what, name in against.items() if name in found and "t5ray" in found]
+    return lines + [_ratios(what, str(name), found["t5ray"], found[str(name)]) for what, name in pairs]
+
+
+def _ratios(what: str, name: str, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> str:
+    speed = median(theirs, "seconds") / median(ours, "seconds")
+    memory = median(ours, "peak_bytes") / median(theirs, "peak_bytes")
+    train, validation = (mean(ours, loss) / mean(theirs, loss) - 1 for loss in ("train_loss", "validation_loss"))
+    return (
+        f"t5ray to Seq2SeqTrainer {what} ({name}): {speed:.2f} times the speed, {memory:.2f} of its memory, "
+        f"train loss {train:+.2%}, validation loss {validation:+.2%}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""One contender of `benchmarks.training`: load, train one epoch, judge, and print what was measured as JSON.
+
+Each runs in a process of its own, so that its peak memory is its own. Timed is what both sides do: from the call that
+trains to the end of the last optimizer step.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+from t5ray.config import DataConfig, RunConfig, TrainingConfig
+from t5ray.data.batches import collate
+from t5ray.data.tokens import TokenisedSplit
+from t5ray.model.loading import LoadedModel, load_model
+from t5ray.model.numeric import default_device
+from t5ray.training.group import Group
+from t5ray.training.loop import fine_tune
+from t5ray.training.plan import Pulse, RunPlan
+from t5ray.training.prepare import Prepared, prepare
+
+TRAINER: dict[str, dict[str, Any]] = {
+    "trainer": {},
+    "trainer-grouped": {"train_sampling_strategy": "group_by_length", "optim": "adamw_torch_fused"},
+    "trainer-bf16": {"train_sampling_strategy": "group_by_length", "optim": "adamw_torch_fused", "bf16": True},
+}
+"""What each Seq2SeqTrainer gets beyond rows, rates and seed; the first is as it comes."""
+CONTENDERS = (*TRAINER, "t5ray")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one training run came to."""
+
+    seconds: float
+    losses: list[float]
+    """Per optimizer step, per target token."""
+    train_loss: float
+    """Mean over the epoch's target tokens, while weights changed."""
+    validation_loss: float
+    """Mean over the validation rows' target tokens, in fp32, afterwards."""
+    padding: float
+    """Share of forwarded positions, source and target, that were padding."""
+    peak_bytes: int
+
+
+def prepared(args: argparse.Namespace, cache: Path) -> Prepared:
+    """Read and tokenise the rows, or open what another process tokenised."""
+    rows = DataConfig(path=args.data, max_train_rows=args.rows, max_validation_rows=args.validation_rows)
+    return prepare(RunConfig(data=rows, task=args.task, model=args.model), cache)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Be one contender."""
+    torch.set_num_threads(args.threads)
+    found = prepared(args, Path(args.cache))
+    loaded = load_model(args.model)
+    measure = _by_t5ray if args.worker == "t5ray" else _by_trainer
+    print(json.dumps(asdict(measure(args, found, loaded))), flush=True)
+
+
+def _by_t5ray(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) -> Outcome:
+    config = TrainingConfig(
+        learning_rate=args.learning_rate,
+        batch_size=args.batch_size,
+        max_epochs=1,
+        warmup_share=0.0,
+        validation_rows=1,
+        seed=args.seed,
+    )
+    loaded.model.to(default_device())
+    losses: list[float] = []
+    ends: list[tuple[float, int]] = []
+    reports: list[dict[str, Any]] = []
+
+    def tick(pulse: Pulse) -> None:
+        losses.append(pulse.loss)
+        if pulse.step == pulse.num_steps:
+            ends.append((time.perf_counter(), peak_bytes()))
+
+    def report(epoch: dict[str, Any]) -> bool:
+        reports.append(epoch)
+        return True
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan = RunPlan(0, config, found.decode, found.task, "validation_loss", "min", Path(folder))
+        group = Group(device=default_device())
+        started = time.perf_counter()
+        fine_tune(loaded, found.data, plan, group=group, report=report, tick=tick)
+    (ended, peak), (epoch,) = ends[0], reports
+    after = validation_loss(loaded.model, found.data.validation)
+    return Outcome(ended - started, losses, epoch["train_loss"], after, epoch["padding_share"], peak)
+
+
+class _Counting(Seq2SeqTrainer):  # type: ignore[misc]
+    """Seq2SeqTrainer that keeps each step's loss and counts tokens, which costs it next to nothing."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self.steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.real: list[torch.Tensor] = []
+        self.padded = 0
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        tokens = (inputs["labels"] >= 0).sum()
+        self.real.append(tokens + inputs["attention_mask"].sum())
+        self.padded += inputs["labels"].numel() + inputs["input_ids"].numel()
+        loss = super().training_step(model, inputs, *rest, **named)
+        self.steps.append((loss, tokens))
+        return loss
+
+
+def _by_trainer(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Seq2SeqTrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+            weight_decay=TrainingConfig().weight_decay,
+            num_train_epochs=1,
+            seed=args.seed,
+            save_strategy="no",
+            report_to="none",
+            dataloader_pin_memory=torch.cuda.is_available(),
+            disable_tqdm=True,
+            **TRAINER[args.worker],
+        )
+        trainer = _Counting(
+            model=loaded.model,
+            args=settings,
+            train_dataset=_rows(found.data.train),
+            data_collator=DataCollatorForSeq2Seq(loaded.tokenizer, model=loaded.model),
+        )
+        started = time.perf_counter()
+        trainer.train()
+        seconds, peak = time.perf_counter() - started, peak_bytes()
+    losses, tokens = (np.array([float(value) for value in column]) for column in zip(*trainer.steps, strict=True))
+    return Outcome(
+        seconds=seconds,
+        losses=losses.tolist(),
+        train_loss=float(losses @ tokens / tokens.sum()),
+        validation_loss=validation_loss(loaded.model, found.data.validation),
+        padding=1 - sum(map(int, trainer.real)) / trainer.padded,
+        peak_bytes=peak,
+    )
+
+
+def _rows(split: TokenisedSplit) -> list[dict[str, Any]]:
+    """Return what Seq2SeqTrainer's collator pads."""
+    rows = []
+    for i in range(len(split)):
+        ids = split.input_ids[split.input_offsets[i] : split.input_offsets[i + 1]].tolist()
+        labels = split.labels[split.label_offsets[i] : split.label_offsets[i + 1]].tolist()
+        rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+    return rows
+
+
+@torch.inference_mode()
+def validation_loss(model: Any, split: TokenisedSplit) -> float:
+    """Return transformers' own loss per target token: one judge for all."""
+    model.eval()
+    total = tokens = 0.0
+    for start in range(0, len(split), 16):
+        batch = collate(split, range(start, min(start + 16, len(split))), pad_id=model.config.pad_token_id)
+        batch = batch.to(model.device)
+        count = float((batch.labels >= 0).sum())
+        named = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        total += float(model(**named).loss) * count
+        tokens += count
+    return total / tokens
+
+
+def peak_bytes() -> int:
+    """Return the most memory so far: what tensors took of the GPU, or this process of the machine (RSS)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
