@@ -5,7 +5,8 @@
 All train one epoch of the same tokens with the same rows per optimizer step, learning rate, linear schedule, AdamW,
 clipping and dropout, each run in a new process. Round r trains with seed r modulo `--seeds`. Speeds and memory are
 medians over rounds, losses means. `ceiling` is the share of what the machine multiplies per second in its faster
-precision, the best of before and after. `trainer` is Seq2SeqTrainer as it comes; its best setting is the fastest of the rest.
+precision, the best of before and after. `trainer` is Seq2SeqTrainer as it comes; its best setting is the fastest of
+the rest.
 """
 
 import argparse

@@ -129,6 +129,7 @@ def _by_trainer(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) 
             seed=args.seed,
             save_strategy="no",
             report_to="none",
+            use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=torch.cuda.is_available(),
             disable_tqdm=True,
             **TRAINER[args.worker],

@@ -92,6 +92,28 @@ def test_loss_and_gradients_are_those_of_transformers(kind: str, feed_forward: s
     assert_equal(by_us(model, 0.1), by_transformers(model, 0.1))
 
 
+def untied(kind: str) -> Any:
+    """A model with a head of its own: a T5 made from a configuration shares it, whatever the configuration says."""
+    model = model_of(kind, tied=False)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    model.config.tie_word_embeddings = False
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_head_of_its_own_gets_its_own_gradient(kind: str, by_hand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not by_hand:
+        monkeypatch.setattr("t5ray.model.packed.ops.by_hand", lambda *tensors: False)
+    model = untied(kind)
+    ours, theirs = by_us(model, 0.1), by_transformers(model, 0.1)
+    assert_equal(ours, theirs)
+    head, shared = ours[1]["lm_head.weight"], ours[1]["shared.weight"]
+    assert head is not None
+    assert shared is not None
+    assert not torch.equal(head, shared)
+
+
 @pytest.mark.parametrize("kind", ["t5", "umt5"])
 def test_checkpointed_gradients_are_those_of_transformers(kind: str) -> None:
     model = model_of(kind)
