@@ -45,7 +45,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         num_nodes=1, num_cpus=2, num_gpus=0, object_store_bytes=1 << 30, dashboard_url=None, started_here=True
     )
     monkeypatch.setattr("t5ray.scoring.job._outcomes", outcomes)
-    monkeypatch.setattr("t5ray.cluster.connect", lambda address: nullcontext(here))
+    monkeypatch.setattr("t5ray.cluster.connect", lambda address, **_: nullcontext(here))
 
 
 def predict(model: Path, folder: Path, *more: str, task: str = "classify", code: int = 0) -> Path:
@@ -150,3 +150,48 @@ def error_by_hand(said: Any, labels: list[str]) -> float:
     for one, label in zip(said, labels, strict=True):
         bins.setdefault(int(np.ceil(one.score * 15)), []).append(one.score - (one.text == label))
     return sum(abs(sum(gaps)) for gaps in bins.values()) / len(labels)
+
+
+def test_ctranslate2_runs_the_same_job(tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ctranslate2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cap = ("--set", "decode.max_new_tokens=6", "--format", "jsonl", "--scores")
+    found = {}
+    for engine in ("torch", "ctranslate2"):
+        folder = tmp_path / engine
+        folder.mkdir()
+        out = predict(tiny_t5, folder, "--engine", engine, *cap)
+        found[engine] = [json.loads(line) for line in (out / "part-00000.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in found["ctranslate2"]] == [row["prediction"] for row in found["torch"]]
+    for ours, theirs in zip(found["torch"], found["ctranslate2"], strict=True):
+        assert theirs["score"] == pytest.approx(ours["score"], rel=1e-3)
+    assert len(list((tmp_path / "cache" / "t5ray" / "ctranslate2").iterdir())) == 1
+
+
+def test_the_engine_and_its_weights_belong_to_the_job(
+    tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ctranslate2")
+    predict(tiny_t5, tmp_path)
+    predict(tiny_t5, tmp_path, "--engine", "ctranslate2", "--set", "engine_dtype=int8", code=2)
+    shown = capsys.readouterr().err
+    assert "engine ('torch' there, 'ctranslate2' here); engine_dtype ('float32' there, 'int8' here)" in shown
+    predict(tiny_t5, tmp_path, "--engine", "ctranslate2", task=topics(tmp_path), code=2)
+    assert "the answers are a closed set, which the engine torch scores" in capsys.readouterr().err
+    monkeypatch.setattr("t5ray.model.ctranslate.is_installed", lambda: False)
+    predict(tiny_t5, tmp_path, "--engine", "ctranslate2", code=2)
+    assert "ctranslate2 must be installed, but is not: pip install 't5ray[ctranslate2]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--set", "engine_dtype=int8"], "engine_dtype is of engine ctranslate2; torch takes --precision"),
+        (["--engine", "ctranslate2", "--precision", "bf16"], "precision bf16 is of engine torch"),
+    ],
+)
+def test_settings_of_the_other_engine_are_refused(
+    tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    predict(tiny_t5, tmp_path, *given, code=2)
+    assert message in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Kinds of values that several groups of settings share."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -25,6 +25,24 @@ def refuse_fp16(value: object) -> object:
     if isinstance(value, str) and value.lower() in ("fp16", "float16", "half"):
         raise ValueError("T5's activations overflow in fp16 (it was trained in bfloat16). Use bf16 or fp32")
     return value
+
+
+class _Engine(Protocol):
+    engine: str
+    engine_dtype: str
+    precision: str
+
+
+_Settings = TypeVar("_Settings", bound=_Engine)
+
+
+def refuse_unfit_engine(settings: _Settings) -> _Settings:
+    """Refuse settings of one engine for the other; an `after` validator of settings that name an engine."""
+    if settings.engine == "torch" and settings.engine_dtype != "float32":
+        raise ValueError("engine_dtype is of engine ctranslate2; torch takes --precision")
+    if settings.engine == "ctranslate2" and settings.precision == "bf16":
+        raise ValueError("precision bf16 is of engine torch; ctranslate2 takes engine_dtype float32 or int8")
+    return settings
 
 
 def _pool(value: object) -> object:

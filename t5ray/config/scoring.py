@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from t5ray.config.base import Settings
 from t5ray.config.decode import DecodeConfig
-from t5ray.config.fields import Precision, WorkerPool, refuse_fp16
+from t5ray.config.fields import Precision, WorkerPool, refuse_fp16, refuse_unfit_engine
 from t5ray.config.run import TrackingConfig
 
 
@@ -37,8 +37,10 @@ class PredictConfig(Settings):
     """GPUs of one scorer."""
     batch_tokens: int = Field(default=16_384, ge=1)
     """Padded input tokens a scorer forwards at once, at most."""
-    engine: Literal["torch"] = "torch"
-    """What runs the model."""
+    engine: Literal["torch", "ctranslate2"] = "torch"
+    """What runs the model. ctranslate2 is an extra (`t5ray[ctranslate2]`), which generates only."""
+    engine_dtype: Literal["float32", "int8"] = "float32"
+    """Weights of ctranslate2; int8 changes outputs."""
     precision: Precision = "auto"
     """bf16 where the hardware has it, unless fp32 is asked for."""
     scores: bool = False
@@ -59,6 +61,7 @@ class PredictConfig(Settings):
     """Ray to join: `auto` or HOST:PORT. None: RAY_ADDRESS, else a Ray of its own."""
 
     _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)
+    _engine_fits = model_validator(mode="after")(refuse_unfit_engine)
 
 
 class EvaluateConfig(Settings):
@@ -92,8 +95,10 @@ class EvaluateConfig(Settings):
     """GPUs of one scorer."""
     batch_tokens: int = Field(default=16_384, ge=1)
     """Padded input tokens a scorer forwards at once, at most."""
-    engine: Literal["torch"] = "torch"
-    """What runs the model."""
+    engine: Literal["torch", "ctranslate2"] = "torch"
+    """What runs the model. ctranslate2 is an extra (`t5ray[ctranslate2]`), which generates only."""
+    engine_dtype: Literal["float32", "int8"] = "float32"
+    """Weights of ctranslate2; int8 changes outputs."""
     precision: Precision = "auto"
     """bf16 where the hardware has it, unless fp32 is asked for."""
     decode: DecodeConfig | None = None
@@ -107,6 +112,7 @@ class EvaluateConfig(Settings):
     """Ray to join: `auto` or HOST:PORT. None: RAY_ADDRESS, else a Ray of its own."""
 
     _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)
+    _engine_fits = model_validator(mode="after")(refuse_unfit_engine)
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "EvaluateConfig":

@@ -47,7 +47,7 @@ class Engine:
         self.device = device or default_device()
         self.precision = resolve_precision(precision, self.device)
         self.tokenizer = loaded.tokenizer
-        self.decode = self._with_cap(decode)
+        self.decode = decode_in_force(decode, self.card)
         self.max_input_tokens = self.card.max_input_tokens if self.card else None
         closed = tuple(self.decode.answers or (self._own_labels() if labels is None else labels))
         self._predictor = Predictor(
@@ -86,14 +86,16 @@ class Engine:
         found = self._predictor.predict(ids, scores=scores, all_scores=all_scores)
         return [found[places[text]] for text in inputs]
 
-    def _with_cap(self, decode: DecodeConfig | None) -> DecodeConfig:
-        own = self.card.decode if self.card else DecodeConfig(max_new_tokens=DEFAULT_NEW_TOKENS)
-        if decode is None or decode.max_new_tokens is not None:
-            return decode or own
-        return decode.model_copy(update={"max_new_tokens": own.max_new_tokens})
-
     def _own_labels(self) -> tuple[str, ...]:
         return self.card.task.labels if self.card and self.card.task.closed_labels else ()
+
+
+def decode_in_force(decode: DecodeConfig | None, card: BundleCard | None) -> DecodeConfig:
+    """Return what is asked for, else the bundle's own, in any case with an output cap."""
+    own = card.decode if card else DecodeConfig(max_new_tokens=DEFAULT_NEW_TOKENS)
+    if decode is None or decode.max_new_tokens is not None:
+        return decode or own
+    return decode.model_copy(update={"max_new_tokens": own.max_new_tokens})
 
 
 def tokenise_inputs(

@@ -210,7 +210,7 @@ def plan_scoring(config: EvaluateConfig, model: ScoringModel, rows: Labelled) ->
 def _work_folder(config: EvaluateConfig, model: ScoringModel, rows: Labelled) -> Path:
     """Name the folder after what decides its content, so that other settings never meet it."""
     parts = [model.fingerprint, rows.fingerprint, model.decode, config.precision, model.task.model_dump(mode="json")]
-    parts += [model.labels]
+    parts += [model.labels, config.engine, config.engine_dtype]
     return local_path(config.output) / WORK / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

@@ -92,6 +92,7 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     model = model or open_model(config)
     _check_columns(config.columns, model.task)
     extras = _extras(config, model)
+    _check_engine(config, model)
     earlier = read_job(output)
     wanted = _fingerprint(config, model)
     if earlier is None and any(output.glob("part-*")):
@@ -170,6 +171,8 @@ def _spec(
             batch_tokens=config.batch_tokens,
             origin=model.origin,
             labels=model.labels,
+            engine=config.engine,
+            dtype=config.engine_dtype,
         ),
         input=rows,
         task=model.task,
@@ -181,6 +184,18 @@ def _spec(
         refuse_long=config.on_long == "error",
         keep_good_rows=config.retry_errors,
     )
+
+
+def _check_engine(config: PredictConfig, model: ScoringModel) -> None:
+    """Refuse an engine that is not there, or cannot do what is asked for."""
+    if config.engine == "torch":
+        return
+    from t5ray.model.ctranslate import is_installed, unfit
+
+    if not is_installed():
+        raise ConfigError("engine: ctranslate2 must be installed, but is not: pip install 't5ray[ctranslate2]'.")
+    if reason := unfit(DecodeConfig.model_validate(model.decode), model.labels):
+        raise ConfigError(f"{config.model}: {reason}")
 
 
 def _extras(config: PredictConfig, model: ScoringModel) -> Extras:
@@ -308,6 +323,7 @@ def _fingerprint(config: PredictConfig, model: ScoringModel) -> dict[str, Any]:
         "task": model.task.model_dump(mode="json"),
         "decode": model.decode,
         "engine": config.engine,
+        "engine_dtype": config.engine_dtype,
         "precision": config.precision,
         "columns": dict(config.columns),
         "scores": config.scores,

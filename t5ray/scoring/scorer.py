@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from t5ray import errors
 from t5ray.config import LANGUAGES, DecodeConfig, TaskConfig
@@ -84,6 +84,9 @@ class EngineSpec:
     """URI that a worker fetches the model from where `source` is on another node's disk."""
     labels: tuple[str, ...] = ()
     """The closed set that predictions are taken from; empty generates."""
+    engine: str = "torch"
+    dtype: Literal["float32", "int8"] = "float32"
+    """Weights of ctranslate2."""
 
     def load(self) -> TextEngine:
         """Load the model.
@@ -94,6 +97,8 @@ class EngineSpec:
         # Idle OpenMP threads spin, and on cores that others use too they spin while those wait: 2 threads on 2 busy
         # cores took 8 times as long as with this, which libgomp reads once, when torch loads it.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if self.engine == "ctranslate2":
+            return self._load_ctranslate()
         from t5ray.model.engine import Engine
 
         return Engine(
@@ -101,6 +106,17 @@ class EngineSpec:
             decode=self.decode,
             labels=self.labels,
             precision=self.precision,
+            batch_tokens=self.batch_tokens,
+        )
+
+    def _load_ctranslate(self) -> TextEngine:
+        from t5ray.model.ctranslate import CTranslateEngine
+
+        return CTranslateEngine(
+            self._local_source(),
+            decode=self.decode,
+            labels=self.labels,
+            dtype=self.dtype,
             batch_tokens=self.batch_tokens,
         )
 
