@@ -3,10 +3,10 @@
     python -m benchmarks.scoring --model google/flan-t5-small --data translate=rows.jsonl --data classify=topics.jsonl
 
 Each contender has a process and is timed in turn with the others, round after round; the best round counts. A workload
-is a built-in task over JSON lines with its columns. `--peers` narrows the contenders; CTranslate2 runs where it is
-installed. Prints rows/s, the ratio to `generate` as it comes, the task's first metric, the share of texts equal to
-`generate` in fp32, the padding share, and the share of the ceiling: the time that the encoder's fp32 products alone
-take, at a speed that each process measures for itself before it is timed.
+is a built-in task over JSON lines with its columns; all contenders get the texts sorted by tokens. `--peers` narrows
+the contenders; CTranslate2 runs where it is installed. Prints rows/s, the ratio to `generate` as it comes, the task's
+first metric, the share of texts equal to `generate` in fp32, the padding share, and the share of the ceiling: the time
+that the encoder's fp32 products alone take, at a speed that each process measures for itself before it is timed.
 """
 
 import argparse
@@ -116,15 +116,15 @@ def _work(args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(args.threads)
+    from t5ray.model.loading import load_tokenizer
     from t5ray.text.tasks import render_input
 
     (workload,) = args.data
     task, rows, labels = _workload(workload, args.rows)
-    texts = sorted((render_input(task, row) for row in rows), key=len, reverse=True)
-    places: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        places.setdefault(render_input(task, row), []).append(number)
-    order = [places[text].pop() for text in texts]
+    inputs = [render_input(task, row) for row in rows]
+    lengths = [len(ids) for ids in load_tokenizer(args.model)(inputs).input_ids]
+    order = sorted(range(len(rows)), key=lambda number: -lengths[number])
+    texts = [inputs[number] for number in order]
     run, ceiling = _contender(args.worker, args.model, labels)
     run(texts[-8:])
     ceiling_s = ceiling(texts)
@@ -140,7 +140,7 @@ def _work(args: argparse.Namespace) -> None:
 
 
 Run = Callable[[Sequence[str]], tuple[list[str], float]]
-"""Takes texts, longest first; returns predictions and the share of input positions that were padding."""
+"""Takes texts, those of most tokens first; returns predictions and the share of input positions that were padding."""
 
 
 def _contender(name: str, model: str, labels: tuple[str, ...]) -> tuple[Run, Callable[[Sequence[str]], float]]:
