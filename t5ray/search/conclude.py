@@ -47,10 +47,10 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
         params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
         loaded = publish_best(prepared, params, report, workspace.trials / source.key, workspace.best)
         test = judge_on_test(prepared, loaded)
-    ledger.finished = source is not None
-    ledger.save()
     content = summary(prepared, ledger, test)
     write_summary(workspace.folder, content)
+    ledger.finished = source is not None  # only now: a search that was killed before this concludes again
+    ledger.save()
     workspace.upload()
     if ledger.study_run_id is not None:
         _close_study(prepared.config, ledger, source, workspace, tracker, content)

@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def observer(ledger: Ledger, folder: Path) -> Observer:
+def observer(ledger: Ledger, folder: Path, max_epochs: int = 2) -> Observer:
     (folder / "state/confirm").mkdir(parents=True, exist_ok=True)
     tracker = open_tracker(RunConfig.model_validate({"tracking": {"uri": "none"}}).tracking, outbox=folder / "outbox")
     return Observer(
@@ -42,7 +42,7 @@ def observer(ledger: Ledger, folder: Path) -> Observer:
         tracker,
         workspace=Workspace(folder, folder / "cache"),
         objective="accuracy",
-        max_epochs=2,
+        max_epochs=max_epochs,
         slots=1,
         announce=lambda record: None,
     )

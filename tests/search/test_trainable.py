@@ -1,0 +1,89 @@
+"""From a worker's failure to what Optuna and the ledger hear of it, without a Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+import torch
+
+from t5ray.config import RunConfig, SearchSpace
+from t5ray.model.loading import load_model
+from t5ray.search.journal import open_storage
+from t5ray.search.ledger import Ledger
+from t5ray.search.searcher import StudySearch
+from t5ray.search.study import trial_spec
+from t5ray.search.trainable import SlotTrainable, TrialSpec
+from t5ray.search.workspace import Workspace
+from t5ray.training import loop
+from t5ray.training.group import Group
+from t5ray.training.mailbox import Job, Mailbox, Message
+from t5ray.training.plan import RunPlan
+from t5ray.training.prepare import prepare
+from t5ray.training.worker import _do
+from tests.search.events import tune_trial
+from tests.search.test_observer import observer
+
+SPACE = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-4, 1e-2]}}})
+
+
+class HereSlot:
+    """A slot whose worker is the caller: for runs that fail before their first report."""
+
+    def __init__(self, model: Path, data: Any) -> None:
+        self.model, self.data, self.mailbox = model, data, Mailbox()
+
+    def start(self, plan: RunPlan) -> None:
+        job = Job(1, plan)
+        self.mailbox.submit(job)
+        _do(job, load_model(str(self.model)), self.data, Group(), self.mailbox)
+
+    def next_message(self) -> Message:
+        message = self.mailbox.next_message(1, 0, wait_s=0)
+        assert message is not None
+        return message
+
+
+def spec_of(folder: Path, words: Path, model: Path) -> TrialSpec:
+    given = {"model": str(model), "task": "classify", "data": {"path": str(words)}, "name": "words"}
+    found = prepare(RunConfig.model_validate({**given, "storage": str(folder)}), folder / "cache")
+    return trial_spec(found, Workspace.of(found.config), str(folder))
+
+
+def test_out_of_gpu_memory_is_told_as_a_failure_with_its_cause(
+    tmp_path: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*given: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(loop, "optimizer_step", run_out)
+    trainable = object.__new__(SlotTrainable)
+    trainable.spec = spec_of(tmp_path, words, tiny_t5)
+    trainable.slot = HereSlot(tiny_t5, trainable.spec.slot.data)  # type: ignore[assignment]
+    books = observer(Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    search = StudySearch(
+        SPACE,
+        books.ledger,
+        storage=open_storage(tmp_path / "journal"),
+        first_points=[{"learning_rate": 3e-4}],
+        num_trials=2,
+        seed=0,
+    )
+    config = search.suggest("a")
+    assert isinstance(config, dict)
+    trial = tune_trial(0, params=config["params"])
+    books.on_trial_start(0, [], trial)
+    trainable._begin(config)
+    trial.last_result = trainable.step()
+    books.on_trial_result(0, [], trial, trial.last_result)
+    search.on_trial_complete("a", trial.last_result)
+    books.on_trial_complete(0, [], trial)
+
+    cause = "out of GPU memory with micro_batch_tokens=16384: CUDA out of memory. Tried to allocate 2.00 GiB"
+    record = books.ledger.trials[0]
+    assert (record.state, record.reason, record.best_value) == ("FAIL", cause, None)
+    (told,) = optuna.load_study(study_name="t5ray", storage=open_storage(tmp_path / "journal")).trials
+    assert (told.state.name, told.value, told.user_attrs) == ("FAIL", None, {"cause": cause})
+    assert isinstance(search.suggest("b"), dict)  # the search goes on
