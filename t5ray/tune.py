@@ -66,6 +66,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.cluster import connect
     from t5ray.config import load_space
     from t5ray.search.conclude import conclude, interrupt
+    from t5ray.search.contradictions import require_consistent
     from t5ray.search.points import look_up_warm_start
     from t5ray.search.preview import describe, foresee
     from t5ray.search.samplers import notes
@@ -75,6 +76,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.training.prepare import prepare
 
     space = load_space(settings.search.space)
+    require_consistent(space, settings.training, settings.search.space)
     workspace = Workspace.of(settings)
     ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
     if ledger is not None and not extend and _is_done(settings.search, ledger):

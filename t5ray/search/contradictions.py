@@ -1,0 +1,80 @@
+"""Combinations of a search space that no run can have, found before anything is started.
+
+Comes in: a space and the run's training settings. Goes out: a ConfigError, or nothing. Of a numeric range one value
+stands for all, so a contradiction that hangs on a particular number is seen by the trial that draws it only.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from t5ray.config import Range, SearchSpace, TrainingConfig
+from t5ray.errors import ConfigError
+from t5ray.search.space import Params, default_settings, holds
+
+MAX_CHECKED = 1000
+"""Combinations that are tried, at most; of more, a fixed sample."""
+MAX_TOLD = 5
+"""Contradictions that are told in words, at most."""
+
+
+def require_consistent(space: SearchSpace, training: TrainingConfig, place: str) -> None:
+    """Refuse a space some of whose points contradict themselves.
+
+    Args:
+        training: the settings that the space's values replace.
+        place: name or path of the space.
+    Raises:
+        ConfigError: names the values that do not go together, and why.
+    """
+    tried = (_contradiction(point, training) for point in _points(space, training))
+    found = sorted({one for one in tried if one is not None})
+    more = [f"and {len(found) - MAX_TOLD} more."] * (len(found) > MAX_TOLD)
+    if found:
+        raise ConfigError([f"{place}: {one}" for one in [*found[:MAX_TOLD], *more]])
+
+
+def _points(space: SearchSpace, training: TrainingConfig) -> Iterator[Params]:
+    """Yield the points of the file, then combinations of its values under their conditions."""
+    defaults = default_settings(space, training)
+    yield from ({**defaults, **given} for given in space.start_from)
+    points: list[Params] = [{}]
+    for name, ranges in space.parameters.items():
+        grown: list[Params] = []
+        for params in points:
+            fitting = next((values for values in ranges if holds(values.when, params)), None)
+            grown += [params] if fitting is None else [{**params, name: value} for value in _tried(fitting)]
+        points = grown if len(grown) <= MAX_CHECKED else random.Random(0).sample(grown, MAX_CHECKED)
+    yield from points
+
+
+def _tried(values: Range) -> tuple[Any, ...]:
+    """Return every value of a choice, and a number inside any other range."""
+    if values.kind in ("choice", "fixed"):
+        return values.bounds
+    low, high = (float(bound) for bound in values.bounds)
+    inside = (low + high) / 2
+    return (inside,) if values.kind in ("uniform", "loguniform") else (round(inside + 0.1),)
+
+
+def _contradiction(params: Params, training: TrainingConfig) -> str | None:
+    """Say which of some values do not go together, and why; None where all do."""
+    reason = _reason(params, training)
+    if reason is None:
+        return None
+    for name in list(params):
+        without = {other: value for other, value in params.items() if other != name}
+        if _reason(without, training) == reason:
+            params = without
+    values = ", ".join(f"{name}={value}" for name, value in params.items())
+    return f"with {values}: {reason}. Leave such values out, or set them apart with `when:`."
+
+
+def _reason(params: Mapping[str, object], training: TrainingConfig) -> str | None:
+    try:
+        training.with_params(params)
+    except ValidationError as exc:
+        return "; ".join(error["msg"].removeprefix("Value error, ").rstrip(".") for error in exc.errors())
+    return None

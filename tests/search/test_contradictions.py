@@ -1,0 +1,104 @@
+"""A space some of whose combinations no run can have is refused, with the values that clash and no others."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5ray.config import SearchSpace, TrainingConfig, load_space, shipped_spaces
+from t5ray.errors import ConfigError
+from t5ray.search.contradictions import MAX_CHECKED, require_consistent
+from t5ray.tune import main
+
+RELATIVE = {"optimizer": {"fixed": "adafactor"}, "adafactor_relative_step": {"choice": [False, True]}}
+
+
+def check(parameters: dict[str, Any], training: dict[str, Any] | None = None, **rest: Any) -> None:
+    space = SearchSpace.model_validate({"parameters": parameters, **rest})
+    require_consistent(space, TrainingConfig.model_validate(training or {}), "mine.yaml")
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_shipped_spaces_agree_with_themselves(name: str) -> None:
+    require_consistent(load_space(name), TrainingConfig(), name)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "training", "message"),
+    [
+        (
+            {"optimizer": {"choice": ["adamw", "adafactor"]}, "dropout": {"choice": [0.0, 0.1]}},
+            {"parallel": "fsdp"},
+            "mine.yaml: with optimizer=adafactor: parallel=fsdp cannot shard Adafactor's factored state",
+        ),
+        (
+            {**RELATIVE, "learning_rate": {"loguniform": [1e-4, 1e-3]}},
+            {"schedule": "constant", "warmup_share": 0.0},
+            "mine.yaml: with optimizer=adafactor, adafactor_relative_step=True, learning_rate=0.00055: "
+            "adafactor_relative_step chooses the learning rate itself, so learning_rate=0.00055 cannot hold",
+        ),
+        (
+            {**RELATIVE, "warmup_steps": {"int": [0, 1]}},
+            {"schedule": "constant", "warmup_share": 0.0},
+            "with optimizer=adafactor, adafactor_relative_step=True, warmup_steps=1: adafactor_relative_step chooses",
+        ),
+        (
+            {"preset": {"choice": ["t5-adamw", "t5-adafactor"]}, "adafactor_warmup_init": {"fixed": True}},
+            {},
+            "with preset=t5-adafactor, adafactor_warmup_init=True: adafactor_warmup_init needs adafactor_relative_step",
+        ),
+    ],
+)
+def test_a_contradiction_is_told_with_the_values_that_clash(
+    parameters: dict[str, Any], training: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        check(parameters, training)
+    assert "dropout" not in str(caught.value)
+    assert len(caught.value.problems) == 1
+
+
+def test_values_set_apart_by_a_condition_are_taken() -> None:
+    apart = {"fixed": 0.0, "when": {"adafactor_relative_step": True}}
+    check({**RELATIVE, "warmup_share": apart, "schedule": {"fixed": "constant"}})
+    check({**RELATIVE, "warmup_share": [apart, {"uniform": [0, 0.1], "when": {"adafactor_relative_step": False}}]},
+          {"schedule": "constant"})  # fmt: skip
+
+
+def test_a_start_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ConfigError, match="with optimizer=adafactor: parallel=fsdp cannot shard"):
+        check(
+            {"optimizer": {"choice": ["adamw", "sgd"]}}, {"parallel": "fsdp"}, start_from=[{"optimizer": "adafactor"}]
+        )
+
+
+def test_many_contradictions_are_counted() -> None:
+    schedules = ["linear", "cosine", "inverse_sqrt", "polynomial", "step", "exponential"]
+    with pytest.raises(ConfigError, match=r"mine\.yaml: and 1 more") as caught:
+        check({**RELATIVE, "schedule": {"choice": schedules}}, {"warmup_share": 0.0})
+    assert len(caught.value.problems) == 6
+
+
+def test_a_space_of_many_combinations_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    monkeypatch.setattr(TrainingConfig, "with_params", lambda self, params: tried.append(params))
+    check({name: {"choice": [i / 10 for i in range(8)]} for name in ("dropout", "beta1", "beta2", "momentum")})
+    assert len(tried) == MAX_CHECKED
+
+
+def test_the_command_refuses_it_before_rows_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "clash.yaml"
+    file.write_text("parameters: {optimizer: {choice: [adamw, adafactor]}}", encoding="utf-8")
+    named = ["--data", str(tmp_path / "absent.csv"), "--task", "classify", "--model", str(tmp_path / "absent")]
+    given = [
+        *named,
+        "--search-space",
+        str(file),
+        "--storage",
+        str(tmp_path / "runs"),
+        "--set",
+        "training.parallel=fsdp",
+    ]
+    assert main(given) == 2
+    assert f"{file}: with optimizer=adafactor: parallel=fsdp cannot shard" in " ".join(capsys.readouterr().err.split())
