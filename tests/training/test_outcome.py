@@ -1,0 +1,39 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from t5ray.config import RunConfig
+from t5ray.text.calibration import fit_temperature
+from t5ray.training.checkpoint import BEST
+from t5ray.training.outcome import publish_best
+from t5ray.training.prepare import prepare
+
+
+def test_the_bundle_of_a_classifier_carries_the_temperature_of_its_labels(tmp_path: Path, tiny_t5: Path) -> None:
+    rows = [f"Is {word} a fruit,{'yes' if word in 'aikmu' else 'no'}" for word in "abcdefghijklmnopqrstuvwxyz"]
+    splits = ["train"] * 8 + ["validation"] * 14 + ["test"] * 4
+    lines = [f"{row},{split}\n" for row, split in zip(rows, splits, strict=True)]
+    (tmp_path / "rows.csv").write_text("text,label,split\n" + "".join(lines))
+    given = {"data": {"path": str(tmp_path / "rows.csv")}, "task": "classify", "model": str(tiny_t5), "name": "run"}
+    prepared = prepare(RunConfig.model_validate(given), tmp_path / "cache")
+    shutil.copytree(tiny_t5, tmp_path / "state" / BEST)
+
+    publish_best(prepared, {}, {"metrics": {}, "validation_loss": 1.0}, tmp_path / "state", tmp_path / "best")
+    card = json.loads((tmp_path / "best" / "t5ray.json").read_text())
+
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5), AutoTokenizer.from_pretrained(tiny_t5)
+
+    def log_probability(text: str, label: str) -> float:
+        target = tokenizer(label, return_tensors="pt").input_ids
+        loss = model(**tokenizer(f"classify: {text}", return_tensors="pt"), labels=target).loss
+        return float(-loss * target.shape[1])
+
+    validation = [row.split(",") for row in rows[8:22]]
+    scores = np.array([[log_probability(text, label) for label in ("no", "yes")] for text, _ in validation])
+    truths = np.array([("no", "yes").index(label) for _, label in validation])
+    assert card["temperature"] == pytest.approx(fit_temperature(scores, truths), rel=1e-3)
+    assert card["temperature"] != 1.0
