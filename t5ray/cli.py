@@ -6,7 +6,6 @@ answers in a blink.
 """
 
 import os
-import re
 import shlex
 import signal
 import sys
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from t5ray.errors import ConfigError, T5RayError
+from t5ray.redaction import hide_secrets
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig
@@ -199,8 +199,7 @@ def again(module: str, **extra: object) -> str:
             words.append(word)
     for flag, value in new.items():
         words += [flag] if value is True else [flag, str(value)]
-    words = [re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:PASSWORD@", word) for word in words]
-    return shlex.join(["python", "-m", f"t5ray.{module}", *words])
+    return hide_secrets(shlex.join(["python", "-m", f"t5ray.{module}", *words]))
 
 
 def _column(item: str) -> tuple[str, str]:
@@ -266,7 +265,7 @@ def end_with(exc: T5RayError, command: str) -> None:
 
 def say(text: str) -> None:
     """Print one plain line."""
-    console.print(text, markup=False)
+    console.print(hide_secrets(text), markup=False)
 
 
 def tell(lines: Iterable[str]) -> None:
@@ -277,7 +276,7 @@ def tell(lines: Iterable[str]) -> None:
 
 def close(result: str, commands: dict[str, str]) -> None:
     """End a command: one result line, then what to run next (purpose -> command)."""
-    console.print(f"\n[bold green]{_escaped(result)}[/]")
+    console.print(f"\n[bold green]{_escaped(hide_secrets(result))}[/]")
     commands = {purpose: command for purpose, command in commands.items() if command}
     if commands:
         say("Next:")

@@ -7,17 +7,23 @@
       TrackingError     MLflow unreachable or refusing                     exit 5
       ClusterError      Ray or resources                                   exit 6
 
-A message is one paragraph: what must hold, what was found, where, and how to mend it.
+A message is one paragraph: what must hold, what was found, where, and how to mend it. No message holds a password: most
+name an address, and an address may hold one.
 """
 
 import difflib
 from collections.abc import Iterable, Sequence
+
+from t5ray.redaction import hide_secrets
 
 
 class T5RayError(Exception):
     """Base of all errors that end a command without a traceback."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(hide_secrets(message))
 
 
 class ConfigError(T5RayError):
@@ -26,7 +32,8 @@ class ConfigError(T5RayError):
     exit_code = 2
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        found = [problems] if isinstance(problems, str) else problems
+        self.problems = [hide_secrets(problem) for problem in found]
         super().__init__("\n".join(self.problems))
 
 

@@ -1,6 +1,10 @@
 """The base of every settings model: frozen, strict about names, documented by attribute docstrings."""
 
+from typing import Any, Self
+
 from pydantic import BaseModel, ConfigDict
+
+from t5ray.redaction import hide_secrets
 
 
 class Settings(BaseModel):
@@ -9,3 +13,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+    def public(self) -> Self:
+        """Return the settings as they may be written down: no address in them holds a password or token."""
+        return self.model_copy(update={name: _public(getattr(self, name)) for name in type(self).model_fields})
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.public()
+    if isinstance(value, str):
+        return hide_secrets(value)
+    if isinstance(value, dict):
+        return {key: _public(inner) for key, inner in value.items()}
+    return type(value)(_public(inner) for inner in value) if type(value) in (list, tuple) else value

@@ -32,6 +32,7 @@ from t5ray.data.sources import find_sources
 from t5ray.data.splits import EvaluationRows, fingerprint, read_examples
 from t5ray.errors import ConfigError, DataError
 from t5ray.model.card import SEEN
+from t5ray.redaction import hide_secrets
 from t5ray.report import render_evaluation
 from t5ray.scoring.ledger import read_job, write_atomically, writing
 from t5ray.scoring.plan import FinishedJob, Job, ScoringModel, open_model, output_folder, prepare
@@ -133,7 +134,7 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
         records=rows.records,
         inputs=[example.inputs for example in rows.examples],
         references=[example.references for example in rows.examples],
-        about={"model": str(config.model), "data": str(config.data), "split": rows.split},
+        about={"model": hide_secrets(str(config.model)), "data": hide_secrets(str(config.data)), "split": rows.split},
         fingerprint=rows.fingerprint,
         findings=rows.findings,
         skipped=rows.skipped,
@@ -359,9 +360,9 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
 
 
 def _public(config: EvaluateConfig) -> EvaluateConfig:
-    """Return the settings without a password in the tracking URI."""
+    """Return the settings as they may be written down: no address in them holds a password or token."""
     tracking = config.tracking.model_copy(update={"uri": shown(config.tracking.uri)})
-    return config.model_copy(update={"tracking": tracking})
+    return config.model_copy(update={"tracking": tracking}).public()
 
 
 def _judged(rows: Labelled, scored: Scored) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:

@@ -20,6 +20,7 @@ import fsspec
 from t5ray.cluster import download_dir
 from t5ray.errors import ModelError
 from t5ray.model.card import fingerprint
+from t5ray.redaction import hide_secrets
 from t5ray.tracking import resolve_model
 
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
@@ -63,7 +64,7 @@ def fetch_registered(uri: str, tracking_uri: str) -> Path:
 
 def _slug(uri: str) -> str:
     """Return the end of a URI as part of a folder's name."""
-    return re.sub(r"[^\w.@-]+", "-", uri.partition(":")[2]).strip("-")[-60:]
+    return re.sub(r"[^\w.@-]+", "-", hide_secrets(uri).partition(":")[2]).strip("-")[-60:]
 
 
 def _stamp(uri: str) -> str:

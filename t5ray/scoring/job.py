@@ -233,7 +233,7 @@ def _opening_record(job: Job) -> dict[str, Any]:
         "columns": dict(spec.columns),
         "has_references": all(spec.columns.get(name, name) in names for name in spec.task.target_columns),
         "stamps": [[file.source.name, file.stamp] for file in job.spec.input.files],
-        "config": {**job.config.model_dump(mode="json"), "tracking_uri": shown(job.config.tracking_uri)},
+        "config": {**job.config.public().model_dump(mode="json"), "tracking_uri": shown(job.config.tracking_uri)},
         "versions": {name: _version(name) for name in VERSIONS},
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t5ray.errors import TrackingError
+from t5ray.redaction import hide_secrets
 from t5ray.tracking.outbox import Event, Kind, Outbox, read_events
 from t5ray.tracking.store import HANDLE_PREFIX, MlflowStore
 from t5ray.tracking.tracker import NO_METRICS, NO_TAGS, NOTHING, Status
@@ -52,7 +53,7 @@ class MlflowTracker:
                 by `close`.
         """
         handle = HANDLE_PREFIX + (uuid.uuid5(uuid.NAMESPACE_OID, f"{parent}/{name}") if parent else uuid.uuid4()).hex
-        texts = {key: str(value) for key, value in params.items()}
+        texts = {key: hide_secrets(str(value)) for key, value in params.items()}
         event = self._add("start", handle, name=name, parent=parent, params=texts, tags=dict(tags))
         if (reason := self._refusal_of_first(event)) is not None:
             raise TrackingError(f"MLflow at {shown(self._uri)} must take the run {name!r}, but refused: {reason}.")

@@ -14,6 +14,7 @@ from t5ray.model.bundle import publish
 from t5ray.model.card import BundleCard
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
+from t5ray.redaction import hide_secrets
 from t5ray.tracking.uri import shown
 from t5ray.training.calibration import fit_label_temperature
 from t5ray.training.checkpoint import BEST
@@ -32,9 +33,9 @@ def versions() -> dict[str, str]:
 
 
 def public(config: RunConfig) -> RunConfig:
-    """Return the settings as they may be written down: without a password in the tracking URI."""
+    """Return the settings as they may be written down: no address in them holds a password or token."""
     tracking = config.tracking.model_copy(update={"uri": shown(config.tracking.uri)})
-    return config.model_copy(update={"tracking": tracking})
+    return config.model_copy(update={"tracking": tracking}).public()
 
 
 def identity_of(prepared: Prepared) -> dict[str, str]:
@@ -42,7 +43,7 @@ def identity_of(prepared: Prepared) -> dict[str, str]:
     return {
         "objective": f"{prepared.objective} ({prepared.mode})",
         "data": prepared.splits.fingerprint,
-        "model": str(prepared.config.model),
+        "model": hide_secrets(str(prepared.config.model)),
         "training settings": prepared.config.training.model_dump_json(),
         "decode settings": prepared.decode.model_dump_json(),
         "back translation": prepared.config.back_translation.model_dump_json(),
@@ -84,7 +85,7 @@ def publish_best(
         temperature=_temperature(prepared, loaded),
         metrics={**report["metrics"], "validation_loss": report["validation_loss"]},
         training=settings,
-        base_model=str(prepared.config.model),
+        base_model=hide_secrets(str(prepared.config.model)),
         data_fingerprint=prepared.splits.fingerprint,
         seeds={
             "training": int(settings["seed"]),

@@ -78,7 +78,7 @@ def test_files_lie_beside_the_database_and_nothing_in_the_working_directory(
 
 def test_a_later_tracker_goes_on_with_the_same_run(config: Config) -> None:
     first = open_tracker(config())
-    run = first.start_run("trial_0", params={"learning_rate": 0.1})
+    run = first.start_run("trial_0", params={"learning_rate": 0.1, "data": "ftp://me:secret@host/rows.csv"})
     first.log_metrics(run, {"accuracy": 0.5}, step=1)
     first.end_run(run, "KILLED")
     assert first.close() == []
@@ -91,7 +91,7 @@ def test_a_later_tracker_goes_on_with_the_same_run(config: Config) -> None:
     (only,) = runs_of(config()).values()
     assert (only.info.run_id, only.info.status) == (run, "FINISHED")
     assert only.data.metrics == {"accuracy": 0.75}
-    assert only.data.params == {"learning_rate": "0.1"}
+    assert only.data.params == {"learning_rate": "0.1", "data": "ftp://***@host/rows.csv"}
 
 
 def test_a_trial_that_a_killed_driver_forgot_is_taken_up_not_doubled(config: Config) -> None:
