@@ -5,8 +5,8 @@
 All train one epoch of the same tokens with the same rows per optimizer step, learning rate, linear schedule, AdamW,
 clipping and dropout, each run in a new process. Round r trains with seed r modulo `--seeds`. Speeds and memory are
 medians over rounds, losses means. `ceiling` is the share of what the machine multiplies per second in its faster
-precision, the best of before and after. `trainer` is Seq2SeqTrainer as it comes; its best setting is the fastest of
-the rest.
+precision, measured at the start. `trainer` is Seq2SeqTrainer as it comes; its best setting is the fastest of the rest.
+The table is printed after each round, over all rounds so far.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.flops import machine_flops, training_flops
 from benchmarks.training_contenders import CONTENDERS, Outcome, prepared, run
+from benchmarks.training_curve import drawing
 
 
 def main() -> None:
@@ -34,15 +35,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as cache:
         work = _work(args, Path(cache))
-        before = _machine(args)
-        found = _race(args, cache)
-        after = _machine(args)  # others may have been at work before
-    print("\n".join(table(found, work, max(*before.values(), *after.values()))))
-    if args.curve:
-        from benchmarks.training_curve import drawing
-
-        curves = {name: mean_curve(found[name]) for name in ("t5ray", best_trainer(found)) if name in found}
-        Path(args.curve).write_text(drawing(curves), encoding="utf-8")
+        ceiling = max(_machine(args).values())
+        found: dict[str, list[Outcome]] = {name: [] for name in args.contenders.split(",")}
+        for turn in range(args.rounds):
+            _round(args, cache, turn, found)
+            print(f"after round {turn + 1}", *table(found, work, ceiling), sep="\n", flush=True)
+            if args.curve:
+                curves = {name: mean_curve(found[name]) for name in ("t5ray", best_trainer(found)) if name in found}
+                Path(args.curve).write_text(drawing(curves), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -87,7 +87,7 @@ def _work(args: argparse.Namespace, cache: Path) -> Work:
 
 
 def _machine(args: argparse.Namespace) -> dict[str, float]:
-    """Print what this ran on, and return its speeds."""
+    """Print what this runs on, and return its speeds."""
     import torch
     import transformers
 
@@ -106,21 +106,17 @@ def _cpu() -> str:
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
-def _race(args: argparse.Namespace, cache: str) -> dict[str, list[Outcome]]:
-    """Run each contender once a round."""
+def _round(args: argparse.Namespace, cache: str, turn: int, found: Mapping[str, list[Outcome]]) -> None:
+    """Run each contender once."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "TOKENIZERS_PARALLELISM": "false"}
     passed = ("model", "data", "task", "rows", "validation_rows", "batch_size", "learning_rate", "threads")
     common = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in passed]
-    found: dict[str, list[Outcome]] = {name: [] for name in args.contenders.split(",")}
-    for turn in range(args.rounds):
-        for name in found:
-            command = [sys.executable, "-m", "benchmarks.training", *common, f"--cache={cache}"]
-            command += [f"--seed={turn % args.seeds}", f"--worker={name}"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-            outcome = Outcome(**json.loads(done.stdout.splitlines()[-1]))
-            found[name].append(outcome)
-            print(f"  round {turn + 1} {name}: {outcome.seconds:.1f} s", file=sys.stderr, flush=True)
-    return found
+    for name, outcomes in found.items():
+        command = [sys.executable, "-m", "benchmarks.training", *common, f"--cache={cache}"]
+        command += [f"--seed={turn % args.seeds}", f"--worker={name}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        outcomes.append(Outcome(**json.loads(done.stdout.splitlines()[-1])))
+        print(f"  round {turn + 1} {name}: {outcomes[-1].seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def best_trainer(found: Mapping[str, Sequence[Outcome]]) -> str | None:
