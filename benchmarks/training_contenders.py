@@ -33,7 +33,10 @@ TRAINER: dict[str, dict[str, Any]] = {
     "trainer-bf16": {"train_sampling_strategy": "group_by_length", "optim": "adamw_torch_fused", "bf16": True},
 }
 """What each Seq2SeqTrainer gets beyond rows, rates and seed; the first is as it comes."""
+T5RAY: dict[str, dict[str, Any]] = {"t5ray": {}, "t5ray-pure": {"precision": "bf16_pure"}}
+"""Likewise; the second is for hardware that is fast at bf16."""
 CONTENDERS = (*TRAINER, "t5ray")
+"""Who takes part unless asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     found = prepared(args, Path(args.cache))
     loaded = load_model(args.model)
-    measure = _by_t5ray if args.worker == "t5ray" else _by_trainer
+    measure = _by_t5ray if args.worker in T5RAY else _by_trainer
     print(json.dumps(asdict(measure(args, found, loaded))), flush=True)
 
 
@@ -75,6 +78,7 @@ def _by_t5ray(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) ->
         warmup_share=0.0,
         validation_rows=1,
         seed=args.seed,
+        **T5RAY[args.worker],
     )
     loaded.model.to(default_device())
     losses: list[float] = []
