@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.optimization import Adafactor
 
 from t5ray.config import TrainingConfig
 from t5ray.model.optim.layers import decays, depth_below_top, num_blocks
@@ -20,6 +19,8 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     rate = config.learning_rate
     match config.optimizer:
         case "adafactor":
+            from transformers.optimization import Adafactor  # brings its trainer along: the others need not wait
+
             flags = {"relative_step": False, "warmup_init": False, "scale_parameter": config.adafactor_scale_parameter}
             adafactor: torch.optim.Optimizer = Adafactor(groups, lr=rate, **flags)  # schedules.py has relative steps
             return adafactor
