@@ -48,8 +48,11 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t5ray.cluster.connect", lambda address, **_: nullcontext(here))
 
 
-def predict(model: Path, folder: Path, *more: str, task: str = "classify", code: int = 0) -> Path:
-    (folder / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+def predict(
+    model: Path, folder: Path, *more: str, task: str = "classify", code: int = 0, beside: dict[str, str] | None = None
+) -> Path:
+    rows = ({"text": text, **(beside or {})} for text in TEXTS)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = ["--model", model, "--input", folder / "rows.jsonl", "--output", folder / "out", "--task", task]
     assert main([*map(str, given), "--precision", "fp32", *more]) == code
     return folder / "out"
@@ -195,3 +198,30 @@ def test_settings_of_the_other_engine_are_refused(
 ) -> None:
     predict(tiny_t5, tmp_path, *given, code=2)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("beside", "is_shown"), [({"label": "sport"}, True), ({"labels": "sport"}, False)])
+def test_judging_is_suggested_where_the_rows_have_references(
+    tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], beside: dict[str, str], is_shown: bool
+) -> None:
+    out = predict(tiny_t5, tmp_path, "--set", "decode.max_new_tokens=3", beside=beside)
+    shown = " ".join(capsys.readouterr().out.split())
+    command = f"judge it python -m t5ray.evaluate --predictions {out} --output evaluation"
+    assert ("judge it" in shown, command in shown) == (is_shown, is_shown)
+
+
+def test_outputs_that_hit_the_cap_are_told_with_the_command_that_lifts_it(
+    tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cap = ("--set", "decode.max_new_tokens=3")
+    predict(tiny_t5, tmp_path, *cap)
+    expected = Engine(str(tiny_t5), decode=DecodeConfig(max_new_tokens=3)).predict([f"classify: {t}" for t in TEXTS])
+    share = sum(one.hit_cap for one in expected) / len(TEXTS)
+    assert share > 0
+    shown = capsys.readouterr().out
+    assert f", {share:.1%} of outputs cut at decode.max_new_tokens: {tmp_path}/out" in shown
+    (line,) = [line for line in shown.splitlines() if "let outputs be longer" in line]
+    assert f"--output {tmp_path}/out-longer " in line
+    assert line.endswith(" --set decode.max_new_tokens=6")  # the last --set wins
+    predict(tiny_t5, tmp_path, "--set", "decode.answers=[up, down]", "--output", str(tmp_path / "answers"))
+    assert "of outputs cut" not in capsys.readouterr().out

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,20 @@ def test_the_task_comes_from_the_bundle_or_the_settings_and_not_from_both(
     job = planned(changed(settings, model=str(bundle), task=None))
     assert job.spec.task == task
     assert json.loads(json.dumps(job.fingerprint))["decode"]["max_new_tokens"] == 9
+
+
+def test_one_decode_setting_leaves_the_bundles_others_as_they_are(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path
+) -> None:
+    bundle = shutil.copytree(tiny_t5, tmp_path / "bundle")
+    task = TaskConfig(name="shout", inputs="shout: {text}", targets="{loud}", metrics=("exact_match",))
+    own = DecodeConfig(max_new_tokens=9, num_beams=4, length_penalty=0.5)
+    card = BundleCard(task=task, decode=own, max_input_tokens=32)
+    (bundle / "t5ray.json").write_text(card.model_dump_json())
+    asked = DecodeConfig.model_validate({"num_beams": 2})
+    job = planned(changed(settings, model=str(bundle), task=None, decode=asked))
+    decode = job.fingerprint["decode"]
+    assert [decode[name] for name in ("num_beams", "max_new_tokens", "length_penalty")] == [2, 9, 0.5]
 
 
 def test_the_output_must_be_a_folder_here(settings: PredictConfig) -> None:
