@@ -1,7 +1,7 @@
 """The Ray that a command runs on, and the storage its results go to.
 
     connect      join the Ray at an address, or start one for the command and stop it afterwards
-    upload_dir, download_dir, is_uri, free_bytes     folders here or at an fsspec URI
+    upload_dir, upload_file, download_dir, download_file, is_uri, free_bytes     what is here or at an fsspec URI
 
 Comes in: an address, a folder or URI. Goes out: a `Cluster`, files. Must not know what runs on it.
 """
@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -249,6 +250,30 @@ def download_dir(source: str, local: Path) -> None:
     _copy(source, str(local), source, upload=False)
 
 
+def upload_file(path: Path, target: str) -> None:
+    """Copy a file into a folder or URI, which is made where it does not exist.
+
+    Raises:
+        ClusterError: the storage refuses.
+    """
+    with _reachable(target) as (files, root):
+        files.makedirs(root, exist_ok=True)
+        files.put_file(str(path), f"{root.rstrip('/')}/{path.name}")
+
+
+def download_file(source: str, local: Path) -> None:
+    """Copy a file from a path or URI here; it appears whole or not at all, whoever else copies it.
+
+    Raises:
+        ClusterError: nothing is there, or the storage refuses.
+    """
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=local.parent) as folder:
+        with _reachable(source) as (files, root):
+            files.get_file(root, f"{folder}/{local.name}")
+        Path(folder, local.name).replace(local)
+
+
 def is_there(path: str) -> bool:
     """Say whether a file or folder exists here or at a URI.
 
@@ -283,18 +308,28 @@ def remove_dir(path: str) -> None:
 
 
 def _copy(source: str, target: str, remote: str, *, upload: bool) -> None:
-    import fsspec
-
-    try:
-        files, root = fsspec.core.url_to_fs(remote)
+    with _reachable(remote) as (files, root):
         if upload:
             files.makedirs(root, exist_ok=True)
             files.put(source.rstrip("/") + "/", root.rstrip("/") + "/", recursive=True)
         else:
             files.get(root.rstrip("/") + "/", target.rstrip("/") + "/", recursive=True)
+
+
+@contextmanager
+def _reachable(uri: str) -> Iterator[tuple[Any, str]]:
+    """Give the file system of a folder or URI, and the path in it.
+
+    Raises:
+        ClusterError: what was done with it failed.
+    """
+    import fsspec
+
+    try:
+        yield fsspec.core.url_to_fs(uri)
     except (OSError, ImportError, ValueError) as exc:
         raise ClusterError(
-            f"{remote}: the storage must be reachable and writable, but: {exc}. Check address and credentials."
+            f"{uri}: the storage must be reachable and writable, but: {exc}. Check address and credentials."
         ) from exc
 
 

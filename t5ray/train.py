@@ -10,9 +10,6 @@ from t5ray import cli
 if TYPE_CHECKING:
     from t5ray.config import RunConfig
 
-OUTBOX = "mlflow_outbox.jsonl"
-"""What could not be sent to MLflow yet, in the run's folder."""
-
 
 def command(
     ctx: typer.Context,
@@ -56,11 +53,12 @@ def _show_augmented(settings: "RunConfig", num_rows: int) -> int:
     from contextlib import nullcontext
 
     from t5ray.back_translation import with_back_translations
-    from t5ray.cluster import connect, local_path
+    from t5ray.cluster import connect
     from t5ray.training.augmentation import show
+    from t5ray.training.place import Place
     from t5ray.training.prepare import prepare
 
-    cache = local_path(settings.storage) / "cache"
+    cache = Place.of(settings).cache
     prepared = prepare(settings, cache)
     with connect(settings.address) if prepared.back_translates else nullcontext() as cluster:
         cli.tell(show(with_back_translations(prepared, cluster, cache) if cluster else prepared, num_rows))
@@ -74,26 +72,25 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.tracking import open_tracker, ui_command
     from t5ray.training.outcome import advice
     from t5ray.training.prepare import prepare
-    from t5ray.training.run import describe, fits_here, open_folder, require_room, run_once
+    from t5ray.training.run import describe, fits_here, open_place, require_room, run_once
 
     if resume and (sent := _send_rest(settings)) is not None:
         return sent
-    folder = open_folder(settings, resume=resume)
-    cache = folder.parent / "cache"
-    prepared = prepare(settings, cache)
+    place = open_place(settings, resume=resume)
+    prepared = prepare(settings, place.cache)
     cli.tell(prepared.notes)
     cli.tell(describe(prepared))
     if preview:
         return 0
     with connect(settings.address) as cluster:
         cli.tell(require_room(settings, cluster))
-        prepared = with_back_translations(prepared, cluster, cache)
-        tracker = open_tracker(settings.tracking, outbox=folder / OUTBOX)
+        prepared = with_back_translations(prepared, cluster, place.cache)
+        tracker = open_tracker(settings.tracking, outbox=place.outbox)
         try:
             with cli.progress("training", None) as advance:
                 outcome = run_once(
                     prepared,
-                    folder,
+                    place,
                     tracker,
                     on_tick=lambda pulse: advance(pulse.step, pulse.shown, pulse.num_steps),
                     in_process=fits_here(settings, cluster),
@@ -103,12 +100,13 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
             return cli.INTERRUPTED
         finally:
             cli.tell(tracker.close())
+    bundle = f"{place.shown}/best"
     cli.close(
-        f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {folder}/best"
+        f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {bundle}"
         f"{advice(outcome.get('test'))}",
         {
-            "judge it": cli.to_judge(f"{folder}/best", str(settings.data.path)),
-            "score rows": cli.to_score(f"{folder}/best"),
+            "judge it": cli.to_judge(bundle, str(settings.data.path)),
+            "score rows": cli.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
         },
     )
@@ -117,14 +115,17 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
 
 def _send_rest(settings: "RunConfig") -> int | None:
     """End a run that was resumed though it is finished: all that may be left is for MLflow. None: it is not."""
-    from t5ray.cluster import local_path
     from t5ray.tracking import send_rest
+    from t5ray.training.place import Place
+    from t5ray.training.run import is_finished
 
-    folder = local_path(settings.storage) / str(settings.name)
-    if not (folder / "train.json").exists():
+    place = Place.of(settings)
+    if not is_finished(place):
         return None
-    cli.say(f"{folder}: this run is finished; nothing was trained again.")
-    cli.tell(send_rest(settings.tracking, folder / OUTBOX))
+    if place.folder.exists():
+        place.upload()  # where the storage refused it before
+    cli.say(f"{place.shown}: this run is finished; nothing was trained again.")
+    cli.tell(send_rest(settings.tracking, place.outbox))
     return 0
 
 

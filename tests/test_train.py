@@ -3,16 +3,19 @@
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import mlflow
 import pytest
 from transformers import AutoModelForSeq2SeqLM
 
 from t5ray.cluster import Cluster
+from t5ray.model.optim import learning_rate_at
 from t5ray.tracking import MemoryTracker
 from t5ray.train import main
 
@@ -288,17 +291,42 @@ def test_preview_shows_the_plan_and_runs_nothing(
     assert "tokens reused" in capsys.readouterr().out
 
 
-def test_storage_at_a_uri_is_not_taken_for_a_folder(
-    tmp_path: Path,
-    tiny_t5: Path,
-    no_ray: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_run_at_a_uri_goes_on_where_the_local_folder_is_gone(
+    small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def press_ctrl_c(tracker: object, run_id: str, report: dict[str, Any], objective: str) -> None:
+        if report["epoch"] == 2:
+            raise KeyboardInterrupt
+
     monkeypatch.chdir(tmp_path)
-    assert main(arguments(tmp_path, tiny_t5, "--storage", "memory://runs", "--preview")) == 6
-    assert "memory://runs: must be a folder" in " ".join(capsys.readouterr().err.split())
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("ray.get", lambda value: value)
+    bucket = fsspec.filesystem("memory")
+    given = arguments(tmp_path, tiny_t5, "--storage", "memory://runs")
+    with monkeypatch.context() as patch:
+        patch.setattr("t5ray.training.run.log_epoch", press_ctrl_c)
+        assert main(given) == 130
+    assert {"last.pt", "run.json", "best"} == {
+        Path(path).name for path in bucket.ls("/runs/finished/state", detail=False)
+    }
+    assert main(given) == 2  # an interrupted run is there
+    shutil.rmtree(tmp_path / "t5ray_runs/finished")
+    steps: list[int] = []
+
+    def note(step: int, *rest: Any) -> float:
+        steps.append(step)
+        return learning_rate_at(step, *rest)
+
+    monkeypatch.setattr("t5ray.training.loop.learning_rate_at", note)
+    assert main([*given, "--resume"]) == 0
+    assert min(steps) >= 3  # the first epoch came back from the bucket
+    record = json.loads(bucket.cat("/runs/finished/train.json"))
+    assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2, 3]
+    kept = {Path(path).name for path in bucket.ls("/runs/finished", detail=False)}
+    assert kept == {"best", "train.json", "config.yaml"}
+
+    shutil.rmtree(tmp_path / "t5ray_runs/finished")
+    assert main(given) == 2
+    assert main([*given, "--resume"]) == 0  # and trains nothing
 
 
 def test_resuming_a_finished_run_sends_what_mlflow_missed(tmp_path: Path, tiny_t5: Path, no_ray: None) -> None:

@@ -18,35 +18,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from t5ray.cluster import download_dir, is_there, is_uri, local_path, remove_dir, upload_dir
-from t5ray.config import RunConfig
+from t5ray.cluster import download_dir, is_there, remove_dir, upload_dir, upload_file
 from t5ray.errors import ClusterError
 from t5ray.training.checkpoint import BEST
-
-LOCAL_STORAGE = "t5ray_runs"
-"""Where the driver works when the storage is a URI."""
+from t5ray.training.place import OUTBOX, Place
 
 
 @dataclass(frozen=True)
-class Workspace:
+class Workspace(Place):
     """The folders of one search."""
-
-    folder: Path
-    cache: Path
-    remote: str | None = None
-    """URI of the search, where the storage is one."""
-
-    @classmethod
-    def of(cls, config: RunConfig) -> "Workspace":
-        """Return the workspace of a named run."""
-        remote = f"{config.storage.rstrip('/')}/{config.name}" if is_uri(config.storage) else None
-        storage = Path(LOCAL_STORAGE) if remote else local_path(config.storage)
-        return cls(storage / str(config.name), storage / "cache", remote)
-
-    @property
-    def shown(self) -> str:
-        """The place as the user named it."""
-        return self.remote or str(self.folder)
 
     @property
     def trials(self) -> Path:
@@ -80,12 +60,7 @@ class Workspace:
     @property
     def outbox(self) -> Path:
         """What could not be sent to MLflow yet."""
-        return self.folder / "state" / "mlflow_outbox.jsonl"
-
-    @property
-    def best(self) -> Path:
-        """The bundle."""
-        return self.folder / "best"
+        return self.folder / "state" / OUTBOX
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -132,27 +107,11 @@ class Workspace:
         """Copy ledger and journal to the storage URI."""
         for part in (self.ledger, self.journal):
             if self.remote and part.exists():
-                _upload_file(part, f"{self.remote}/saved")
+                upload_file(part, f"{self.remote}/saved")
         if self.remote and self.confirmed.exists():
             upload_dir(self.confirmed, f"{self.remote}/saved/confirm")
 
     def upload(self) -> None:
         """Copy results and state to the storage URI; checkpoints are there already."""
-        if self.remote is None:
-            return
-        for part in (path for path in self.folder.iterdir() if path.is_file()):
-            _upload_file(part, self.remote)
-        if self.best.exists():
-            upload_dir(self.best, f"{self.remote}/best")
+        super().upload()
         self.upload_state()
-
-
-def _upload_file(path: Path, target: str) -> None:
-    """Copy one file into a folder at a URI."""
-    folder = path.with_name(f".{path.name}.upload")
-    folder.mkdir(exist_ok=True)
-    try:
-        shutil.copy2(path, folder / path.name)
-        upload_dir(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from t5ray.cluster import download_file, is_there
 from t5ray.config import TrainingConfig
 from t5ray.model.bundle import save_weights
 from t5ray.model.loading import LoadedModel
@@ -80,6 +81,13 @@ def load_last(folder: Path) -> tuple[dict[str, Any], Progress] | None:
         if state is not None:
             return state, Progress(**state.pop("progress"))
     return None
+
+
+def fetch_last(folder: Path, remote: str) -> None:
+    """Copy the last state here from a URI, where that holds one and the folder none."""
+    known = any((folder / name).exists() for name in (LAST, BEFORE_LAST))
+    if not known and is_there(f"{remote}/{LAST}"):
+        download_file(f"{remote}/{LAST}", folder / LAST)
 
 
 def drop_last(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from t5ray.cluster import upload_dir
+from t5ray.cluster import upload_dir, upload_file
 from t5ray.data.batches import epoch_steps, num_steps
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel
@@ -19,8 +19,10 @@ from t5ray.model.numeric import resolve_precision
 from t5ray.model.optim import learning_rate_at, set_learning_rate
 from t5ray.training.checkpoint import (
     BEST,
+    LAST,
     Progress,
     drop_last,
+    fetch_last,
     load_last,
     random_state,
     save_best,
@@ -210,11 +212,15 @@ class _Run:
         state = {**self.trainee.state(), "random": self.group.gather(random_state())}
         if self.group.rank == 0:
             save_last(self.plan.folder, state, self.progress)
+            if self.plan.remote_states:
+                upload_file(self.plan.folder / LAST, str(self.plan.remote))
         self.saved_at = time.monotonic()
         return time.perf_counter() - started
 
     def _restored(self) -> Progress:
         """Go on from the folder's state, which every worker must be able to read."""
+        if self.plan.remote_states:
+            fetch_last(self.plan.folder, str(self.plan.remote))
         found = load_last(self.plan.folder)
         steps = self.group.gather(-1 if found is None else found[1].step)
         if len(set(steps)) > 1:

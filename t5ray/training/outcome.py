@@ -50,7 +50,7 @@ def identity_of(prepared: Prepared) -> dict[str, str]:
     }
 
 
-def require_same(before: Mapping[str, str], now: Mapping[str, str], place: Path) -> None:
+def require_same(before: Mapping[str, str], now: Mapping[str, str], place: Path | str) -> None:
     """Refuse to go on with a run that began otherwise.
 
     Raises:

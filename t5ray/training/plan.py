@@ -31,6 +31,8 @@ class RunPlan:
     """Whether the run ends with a `RowScores` message on its best epoch."""
     remote: str | None = None
     """URI that the best weights are copied to, where the driver cannot read this worker's disk."""
+    remote_states: bool = False
+    """Whether the states to go on from are copied there too, so that another machine can."""
 
 
 @dataclass(frozen=True)

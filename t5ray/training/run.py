@@ -4,24 +4,28 @@
 <storage>/<name>/train.json   objective, best epoch, test metrics, every epoch's report
 <storage>/<name>/config.yaml  the resolved settings
 <storage>/<name>/state/       what --resume needs
+
+With a storage URI all of it is there, and in a local folder of the same name; --resume needs only the former.
 """
 
 import json
 import shutil
 import tempfile
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import ray
 
-from t5ray.cluster import Cluster, local_path
+from t5ray.cluster import Cluster, download_dir, download_file, is_there, remove_dir, upload_file
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.model.card import write_json
 from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
+from t5ray.training.checkpoint import BEST
 from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, require_same, versions
+from t5ray.training.place import Place
 from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import Slot, SlotSpec
@@ -30,37 +34,51 @@ IDENTITY = "state/run.json"
 """What an interrupted run began with, and its MLflow run."""
 
 
-def open_folder(config: RunConfig, *, resume: bool) -> Path:
-    """Return the run's folder.
+def is_finished(place: Place) -> bool:
+    """Say whether the run has ended, here or at the storage URI."""
+    return _holds(place, "train.json")
+
+
+def _holds(place: Place, name: str) -> bool:
+    return (place.folder / name).exists() or (place.remote is not None and is_there(f"{place.remote}/{name}"))
+
+
+def open_place(config: RunConfig, *, resume: bool) -> Place:
+    """Return the run's place, with the books of the run that is to go on.
 
     Raises:
-        ConfigError: the folder holds a run and --resume was not given, or there is no interrupted one to go on with.
-        ClusterError: the storage is a URI, which only a search can use yet.
+        ConfigError: the place holds a run and --resume was not given, or there is no interrupted one to go on with.
+        ClusterError: the storage cannot be reached.
     """
-    folder = local_path(config.storage) / str(config.name)
-    if (folder / "train.json").exists():
-        raise ConfigError(f"{folder}: must be a new folder, but holds a finished run. Choose another --name.")
-    interrupted = (folder / IDENTITY).exists()
+    place = Place.of(config)
+    if is_finished(place):
+        raise ConfigError(f"{place.shown}: must be a new folder, but holds a finished run. Choose another --name.")
+    interrupted = _holds(place, IDENTITY)
     if interrupted and not resume:
         raise ConfigError(
-            f"{folder}: must be a new folder, but holds an interrupted run. Add --resume, or choose another --name."
+            f"{place.shown}: must be a new folder, but holds an interrupted run. Add --resume, or choose another "
+            "--name."
         )
     if resume and not interrupted:
-        raise ConfigError(f"{folder}: must hold an interrupted run to go on with, but holds none. Leave out --resume.")
-    return folder
+        raise ConfigError(
+            f"{place.shown}: must hold an interrupted run to go on with, but holds none. Leave out --resume."
+        )
+    if interrupted and not (place.folder / IDENTITY).exists():
+        download_file(f"{place.remote}/{IDENTITY}", place.folder / IDENTITY)
+    return place
 
 
-def _begin(prepared: Prepared, folder: Path, tracker: Tracker) -> str:
+def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> str:
     """Open the run's books, or take them up again, and return its MLflow run.
 
     Raises:
         ConfigError: the interrupted run had other settings, data or another model.
-        ClusterError: the folder cannot be written.
+        ClusterError: the storage cannot be written.
     """
-    identity = identity_of(prepared)
+    identity, folder = identity_of(prepared), place.folder
     if (folder / IDENTITY).exists():
         saved = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-        require_same(saved["identity"], identity, folder)
+        require_same(saved["identity"], identity, place.shown)
         run_id = str(saved["mlflow_run_id"])
         if run_id:
             tracker.reopen_run(run_id)
@@ -73,6 +91,9 @@ def _begin(prepared: Prepared, folder: Path, tracker: Tracker) -> str:
         write_json(folder / IDENTITY, {"identity": identity, "mlflow_run_id": run_id})
     except OSError as exc:
         raise ClusterError(f"{folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
+    if place.remote is not None:
+        place.upload()
+        upload_file(folder / IDENTITY, f"{place.remote}/state")
     return run_id
 
 
@@ -91,7 +112,7 @@ def describe(prepared: Prepared) -> list[str]:
 
 
 def run_once(
-    prepared: Prepared, folder: Path, tracker: Tracker, on_tick: Tick, *, in_process: bool = False
+    prepared: Prepared, place: Place, tracker: Tracker, on_tick: Tick, *, in_process: bool = False
 ) -> dict[str, Any]:
     """Train, publish the bundle, judge it on test, and record it all.
 
@@ -101,8 +122,8 @@ def run_once(
         ClusterError: the workers died too often.
         T5RayError: the run failed, for example by a loss that is not finite.
     """
-    config = prepared.config
-    run_id = _begin(prepared, folder, tracker)
+    config, folder = prepared.config, place.folder
+    run_id = _begin(prepared, place, tracker)
     with tempfile.TemporaryDirectory(prefix="t5ray-train-", ignore_cleanup_errors=True) as scratch:
         slot = Slot(
             SlotSpec(
@@ -117,14 +138,16 @@ def run_once(
             )
         )
         try:
-            reports = _follow(slot, prepared, folder, tracker, run_id, on_tick)
+            reports = _follow(slot, prepared, place, tracker, run_id, on_tick)
         except (KeyboardInterrupt, ClusterError):
             tracker.end_run(run_id, "KILLED")
             raise
         finally:
             slot.close()
     best = reports[reports[-1]["best_epoch"] - 1]
-    loaded = publish_best(prepared, {}, best, folder / "state", folder / "best")
+    if place.remote is not None and not (folder / "state" / BEST).exists():
+        download_dir(f"{place.remote}/state/{BEST}", folder / "state" / BEST)
+    loaded = publish_best(prepared, {}, best, folder / "state", place.best)
     outcome = {
         "name": config.name,
         "metric": prepared.objective,
@@ -136,12 +159,21 @@ def run_once(
         "versions": versions(),
     }
     write_json(folder / "train.json", outcome)
-    shutil.rmtree(folder / "state", ignore_errors=True)
+    place.upload()
+    _drop_state(place)
     if run_id:
-        tracker.log_model(run_id, folder / "best", columns=config.data.columns, register=config.register_as)
+        tracker.log_model(run_id, place.best, columns=config.data.columns, register=config.register_as)
     tests = {f"test_{name}": value for name, value in outcome["test"].items()}
     tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
     return outcome
+
+
+def _drop_state(place: Place) -> None:
+    """Delete what only an interrupted run needs."""
+    shutil.rmtree(place.folder / "state", ignore_errors=True)
+    if place.remote is not None:
+        with suppress(ClusterError):  # what is left there costs space; the run has ended well
+            remove_dir(f"{place.remote}/state")
 
 
 def fits_here(config: RunConfig, cluster: Cluster) -> bool:
@@ -173,7 +205,7 @@ def require_room(config: RunConfig, cluster: Cluster) -> list[str]:
 
 
 def _follow(
-    slot: Slot, prepared: Prepared, folder: Path, tracker: Tracker, run_id: str, on_tick: Tick
+    slot: Slot, prepared: Prepared, place: Place, tracker: Tracker, run_id: str, on_tick: Tick
 ) -> list[dict[str, Any]]:
     """Start the job and note its epochs until the last."""
     config = prepared.config
@@ -185,7 +217,9 @@ def _follow(
             task=prepared.task,
             objective=prepared.objective,
             mode=prepared.mode,
-            folder=(folder / "state").resolve(),
+            folder=(place.folder / "state").resolve(),
+            remote=f"{place.remote}/state" if place.remote else None,
+            remote_states=place.remote is not None,
         )
     )
     reports: list[dict[str, Any]] = []

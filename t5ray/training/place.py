@@ -1,0 +1,63 @@
+"""Where a run or a search keeps what: in a folder here and, for a storage URI, there as well.
+
+With a URI (`s3://bucket/runs`) the command works in a local folder of the same name and copies results to the URI;
+workers copy the weights that they keep themselves, since the command may not see their disks.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from t5ray.cluster import is_uri, local_path, upload_dir, upload_file
+from t5ray.config import RunConfig
+
+LOCAL_STORAGE = "t5ray_runs"
+"""Where the command works when the storage is a URI."""
+OUTBOX = "mlflow_outbox.jsonl"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of one named run or search."""
+
+    folder: Path
+    cache: Path
+    """Tokenised data, shared by all runs of the storage."""
+    remote: str | None = None
+    """URI of the run, where the storage is one."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """Return the place of a named run."""
+        remote = f"{config.storage.rstrip('/')}/{config.name}" if is_uri(config.storage) else None
+        storage = Path(LOCAL_STORAGE) if remote else local_path(config.storage)
+        return cls(storage / str(config.name), storage / "cache", remote)
+
+    @property
+    def shown(self) -> str:
+        """The place as the user named it."""
+        return self.remote or str(self.folder)
+
+    @property
+    def best(self) -> Path:
+        """The bundle."""
+        return self.folder / "best"
+
+    @property
+    def outbox(self) -> Path:
+        """What could not be sent to MLflow yet."""
+        return self.folder / OUTBOX
+
+    def upload(self) -> None:
+        """Copy results to the storage URI, where the storage is one.
+
+        Raises:
+            ClusterError: the storage refuses.
+        """
+        if self.remote is None:
+            return
+        for part in self.folder.iterdir():
+            if part.is_file() and part != self.outbox:
+                upload_file(part, self.remote)
+        if self.best.exists():
+            upload_dir(self.best, f"{self.remote}/best")
