@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from t5ray.config import SearchSpace, TrainingConfig, load_space, shipped_spaces
+from t5ray.search.space import default_settings, point
 
 
 def space(parameters: dict[str, Any], **rest: Any) -> SearchSpace:
@@ -98,6 +99,13 @@ def test_shipped_space_loads_by_name_and_opens_with_purpose_and_command(name: st
     assert lines[1].startswith("# Purpose:")
     assert any(line.startswith("# python -m t5ray.tune") for line in lines)
     assert set(load_space(name).parameters) <= TrainingConfig.searchable()
+
+
+@pytest.mark.parametrize("name", ["demo", "t5_small", "t5_base", "t5_large", "adafactor"])
+def test_shipped_spaces_hold_the_default_settings(name: str) -> None:
+    """So that trial 0 teaches the sampler. Only t5_large's own checkpointing is no default: it changes no result."""
+    defaults = TrainingConfig(gradient_checkpointing=name == "t5_large")
+    assert point(load_space(name), default_settings(load_space(name), defaults)) is not None
 
 
 def test_every_shipped_space_is_tested() -> None:
