@@ -4,14 +4,16 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import boto3
 import fsspec
 import mlflow
 import pytest
+from moto.server import ThreadedMotoServer
 from transformers import AutoModelForSeq2SeqLM
 
 from t5ray.cluster import Cluster
@@ -291,8 +293,24 @@ def test_preview_shows_the_plan_and_runs_nothing(
     assert "tokens reused" in capsys.readouterr().out
 
 
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An S3 server on loopback with the bucket `t5ray-runs`."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.client("s3").create_bucket(Bucket="t5ray-runs")
+    yield
+    server.stop()
+
+
+@pytest.mark.parametrize("scheme", ["memory", "s3"])
 def test_a_run_at_a_uri_goes_on_where_the_local_folder_is_gone(
-    small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+    s3: None, small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     def press_ctrl_c(tracker: object, run_id: str, report: dict[str, Any], objective: str) -> None:
         if report["epoch"] == 2:
@@ -300,13 +318,13 @@ def test_a_run_at_a_uri_goes_on_where_the_local_folder_is_gone(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ray.get", lambda value: value)
-    bucket = fsspec.filesystem("memory")
-    given = arguments(tmp_path, tiny_t5, "--storage", "memory://runs")
+    bucket, top = fsspec.core.url_to_fs(f"{scheme}://t5ray-runs")
+    given = arguments(tmp_path, tiny_t5, "--storage", f"{scheme}://t5ray-runs")
     with monkeypatch.context() as patch:
         patch.setattr("t5ray.training.run.log_epoch", press_ctrl_c)
         assert main(given) == 130
     assert {"last.pt", "run.json", "best"} == {
-        Path(path).name for path in bucket.ls("/runs/finished/state", detail=False)
+        Path(path).name for path in bucket.ls(f"{top}/finished/state", detail=False)
     }
     assert main(given) == 2  # an interrupted run is there
     shutil.rmtree(tmp_path / "t5ray_runs/finished")
@@ -319,9 +337,9 @@ def test_a_run_at_a_uri_goes_on_where_the_local_folder_is_gone(
     monkeypatch.setattr("t5ray.training.loop.learning_rate_at", note)
     assert main([*given, "--resume"]) == 0
     assert min(steps) >= 3  # the first epoch came back from the bucket
-    record = json.loads(bucket.cat("/runs/finished/train.json"))
+    record = json.loads(bucket.cat(f"{top}/finished/train.json"))
     assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2, 3]
-    kept = {Path(path).name for path in bucket.ls("/runs/finished", detail=False)}
+    kept = {Path(path).name for path in bucket.ls(f"{top}/finished", detail=False)}
     assert kept == {"best", "train.json", "config.yaml"}
 
     shutil.rmtree(tmp_path / "t5ray_runs/finished")
