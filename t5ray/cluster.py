@@ -98,7 +98,10 @@ def _start(address: str, options: dict[str, Any]) -> Any:
     import ray
 
     try:
-        with nullcontext() if options["log_to_driver"] else _hidden_stderr():
+        with (
+            nullcontext() if options["log_to_driver"] else _hidden_stderr(),
+            _on_loopback() if address == "local" else nullcontext(),
+        ):
             return ray.init(address=address, **options)
     except Exception as exc:  # a bare one where a process of Ray dies while it starts
         reason = " ".join(str(exc).split())
@@ -157,6 +160,23 @@ def _await_loss(names: dict[int, str], told: int, on_loss: Callable[[ClusterErro
                 "perhaps for want of memory. What was finished is kept: run the same command again."
             )
         )
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that starts here listen on 127.0.0.1 only: nobody else has to reach it.
+
+    Ray turns `_node_ip_address="127.0.0.1"` into the machine's outer address. Its switch against that is an environment
+    variable that it reads when it is imported, which may have happened; so the constant behind it is set.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

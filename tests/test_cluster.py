@@ -1,3 +1,4 @@
+import contextlib
 import os
 import queue
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import psutil
 import pytest
 
 from t5ray import cluster
@@ -75,6 +77,17 @@ def test_a_refused_token_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> No
         pass
 
 
+def listening() -> set[str]:
+    """Return the addresses at which this process and those below it accept connections."""
+    here = psutil.Process()
+    found = set[str]()
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # a process that has just ended
+            connections = process.net_connections(kind="inet")
+            found |= {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    return found
+
+
 @pytest.mark.integration
 def test_a_ray_of_its_own_lives_as_long_as_the_context(capfd: pytest.CaptureFixture[str]) -> None:
     import ray
@@ -86,6 +99,7 @@ def test_a_ray_of_its_own_lives_as_long_as_the_context(capfd: pytest.CaptureFixt
         with connect(None, num_cpus=2) as found:
             assert (found.num_nodes, found.num_cpus, found.started_here) == (1, 2.0, True)
             assert found.object_store_bytes > 0
+            assert {address.removeprefix("::ffff:") for address in listening()} == {"127.0.0.1"}
             assert signal.getsignal(signal.SIGTERM) is on_sigterm
             with connect(None) as again:
                 assert not again.started_here

@@ -40,7 +40,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as exc:
         raise ModelError(_unloadable(source, "tokenizer", exc)) from exc
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
@@ -56,7 +56,7 @@ def load_config(source: str) -> Any:
     """
     require_model(source)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as exc:
         raise ModelError(_unloadable(source, "config.json", exc)) from exc
     if config.model_type not in T5_FAMILY:
@@ -77,14 +77,34 @@ def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedMode
     """
     load_config(source)
     tokenizer = load_tokenizer(source)
+    _check_weight_files(Path(source))
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as exc:
         raise ModelError(_unloadable(source, "weights", exc)) from exc
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ModelError(f"{source}: the model must have a row for each token, but has {rows} for {len(tokenizer)}.")
     return LoadedModel(model.eval(), tokenizer, source)
+
+
+def _check_weight_files(folder: Path) -> None:
+    """Refuse an index of weights that names files elsewhere: transformers would read them.
+
+    Raises:
+        ModelError: the index is broken, or leads out of the folder.
+    """
+    index = folder / WEIGHT_FILES[1]
+    if not index.is_file():
+        return
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        raise ModelError(f"{index}: must be an index of weights, but could not be read: {exc}.") from exc
+    if outside := sorted(str(name) for name in names if Path(str(name)).name != name):
+        raise ModelError(f"{index}: all weight files must lie in the model's folder, but one is {outside[0]!r}.")
 
 
 def is_bare(source: str) -> bool:

@@ -156,7 +156,8 @@ def _unseen(rows: EvaluationRows, model: ScoringModel, where: str) -> Evaluation
     file = Path(model.source) / SEEN
     if not file.is_file():
         return rows
-    fresh = ~np.isin(digest_texts((example.inputs for example in rows.examples), SEEN_SEED), np.load(file))
+    known = np.load(file, allow_pickle=False)
+    fresh = ~np.isin(digest_texts((example.inputs for example in rows.examples), SEEN_SEED), known)
     num_seen = len(fresh) - int(fresh.sum())
     if num_seen == 0:
         return rows

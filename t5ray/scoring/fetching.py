@@ -80,6 +80,8 @@ def _stamp(uri: str) -> str:
         ) from exc
     if not any(name.endswith("/config.json") for name in found):
         raise ModelError(f"{uri}: must be the folder of a model, but holds no config.json. Check the address.")
+    if leading_out := [name for name in found if ".." in name.split("/")]:
+        raise ModelError(f"{uri}: all files must lie in the model's folder, but one is called {leading_out[0]!r}.")
     listing = [[name, found[name]["size"], _version(found[name])] for name in sorted(found)]
     return hashlib.sha256(json.dumps([uri, listing]).encode()).hexdigest()
 

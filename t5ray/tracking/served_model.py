@@ -36,8 +36,10 @@ class BundleModel(PythonModel):
         self.task: dict[str, Any] = card["task"]
         self.max_input_tokens: int = card["max_input_tokens"]
         self.columns: dict[str, str] = context.model_config["columns"]
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         self.answers = self._answers(card)
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
