@@ -16,6 +16,7 @@ from t5ray.training.worker import WarmModel
 from tests.training.running import curves, run
 
 TECHNIQUES: dict[str, dict[str, Any]] = {
+    "pure bf16": {"precision": "bf16_pure"},
     "frozen": {"freeze_embeddings": True, "freeze_layers": 1},
     "averaged": {"ema_decay": 0.9, "layer_decay": 0.5},
     "adapted": {"lora_rank": 4, "lora_targets": "all", "lora_dropout": 0.1},
