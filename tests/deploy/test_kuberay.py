@@ -1,6 +1,6 @@
 """deploy/kuberay/, judged by Ray's KubeRay autoscaler, Kubernetes' schemas and this repository's own command lines.
 
-The fields of KubeRay's own kinds are from its API reference (ray.io/v1, KubeRay 1.7); what is inside a pod template is
+The fields of KubeRay's own kinds are from its API reference (ray.io/v1); what is inside a pod template is
 judged by the schemas of Kubernetes that the package kubernetes-validate holds. No cluster, no image is built.
 """
 
