@@ -46,6 +46,7 @@ def publish(loaded: LoadedModel, card: BundleCard, target: Path, *, seen: npt.ND
     Raises:
         ModelError: the logits of the reloaded model differ, or the disk refused.
     """
+    clear_leftovers(target)
     temporary = _beside(target)
     try:
         temporary.mkdir(parents=True)
@@ -119,6 +120,12 @@ def _check_reload(loaded: LoadedModel, card: BundleCard, folder: Path) -> None:
 
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def clear_leftovers(target: Path) -> None:
+    """Delete what a kill left beside a target that is written whole or not at all; nobody may be writing it."""
+    for leftover in target.parent.glob(f".{target.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _replace(temporary: Path, target: Path) -> None:

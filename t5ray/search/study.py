@@ -123,7 +123,8 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
 def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
     """Return what a search may have on disk at once. 0 for a model that is not on this disk yet: its size is not known.
 
-    A running trial keeps its best weights and its last two states; the best trial so far keeps its weights.
+    A running trial has its best weights, beside them the better ones that are being written, and its last two states;
+    the best trial so far keeps its weights.
     """
     size = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
     return (weights_on_disk(training) * slots + 1) * size

@@ -21,7 +21,7 @@ import torch
 
 from t5ray.cluster import download_file, is_there
 from t5ray.config import TrainingConfig
-from t5ray.model.bundle import save_weights
+from t5ray.model.bundle import clear_leftovers, save_weights
 from t5ray.model.loading import LoadedModel
 
 BEST, LAST, BEFORE_LAST = "best", "last.pt", "last-but-one.pt"
@@ -88,6 +88,12 @@ def fetch_last(folder: Path, remote: str) -> None:
     known = any((folder / name).exists() for name in (LAST, BEFORE_LAST))
     if not known and is_there(f"{remote}/{LAST}"):
         download_file(f"{remote}/{LAST}", folder / LAST)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a kill left half written."""
+    clear_leftovers(folder / BEST)
+    (folder / f".{LAST}.tmp").unlink(missing_ok=True)
 
 
 def drop_last(folder: Path) -> None:

@@ -28,6 +28,7 @@ from t5ray.training.checkpoint import (
     save_best,
     save_last,
     set_random_state,
+    sweep,
 )
 from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
@@ -219,6 +220,8 @@ class _Run:
 
     def _restored(self) -> Progress:
         """Go on from the folder's state, which every worker must be able to read."""
+        if self.group.rank == 0:
+            sweep(self.plan.folder)
         if self.plan.remote_states:
             fetch_last(self.plan.folder, str(self.plan.remote))
         found = load_last(self.plan.folder)

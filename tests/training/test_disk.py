@@ -1,0 +1,47 @@
+"""What a run has on disk at most, and that it cleans up behind a kill."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import T5ForConditionalGeneration
+
+from t5ray.data.tokens import TokenisedData
+from t5ray.training.checkpoint import weights_on_disk
+from t5ray.training.plan import RunPlan
+from tests.disk import HighWater
+from tests.tiny import character_tokenizer, tiny_config
+from tests.training.running import run
+
+
+def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
+    tmp_path: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    T5ForConditionalGeneration(tiny_config(d_model=256)).save_pretrained(tmp_path / "wide")
+    character_tokenizer().save_pretrained(tmp_path / "wide")
+    found, fsync = HighWater(), os.fsync
+
+    def look(file: int) -> None:  # what is written whole or not at all is synced just before the old one goes
+        fsync(file)
+        found.look(plan.folder)
+
+    monkeypatch.setattr(os, "fsync", look)
+    falling = replace(plan, objective="validation_loss", mode="min")  # each epoch is the best so far
+    reports, _ = run(tmp_path / "wide", data, falling)
+    assert [report["best_epoch"] for report in reports] == [1, 2, 3]
+    assert (found.weights, found.states) == (2, 2)
+    size = (tmp_path / "wide/model.safetensors").stat().st_size
+    assert found.size_bytes <= 1.02 * weights_on_disk(plan.config) * size  # numbers beside the tensors
+    assert [path.name for path in plan.folder.iterdir()] == ["best"]
+
+
+def test_what_a_kill_left_half_written_is_deleted(
+    tmp_path: Path, data: TokenisedData, plan: RunPlan, tiny_t5: Path
+) -> None:
+    half = plan.folder / ".best.0123abcd.tmp"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    (plan.folder / ".last.pt.tmp").write_bytes(b"half")
+    run(tiny_t5, data, plan)
+    assert [path.name for path in plan.folder.iterdir()] == ["best"]
