@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import optuna
@@ -23,15 +22,11 @@ from t5ray.search import conclude
 from t5ray.training.outcome import judge_on_test
 from t5ray.training.prepare import Prepared
 from t5ray.tune import main as tune
+from tests.disk import watched
+from tests.search.commands import SPACE, arguments, result
 from tests.tiny import make_tiny_t5
 
 pytestmark = pytest.mark.integration
-
-SPACE = """
-parameters:
-  learning_rate: {loguniform: [1.0e-4, 1.0e-2]}
-  batch_size: {choice: [16, 32]}
-"""
 
 
 @pytest.fixture
@@ -41,26 +36,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def arguments(words: Path, model: Path, **flags: Any) -> list[str]:
-    given = {"data": words, "task": "classify", "model": model, "search-space": "space.yaml", "num-trials": 5}
-    given |= {"max-epochs": 3, "name": "words", "storage": "runs", "confirm-seeds": 0, **flags}
-    return [word for flag, value in given.items() for word in (f"--{flag}", str(value))]
-
-
-def result(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "runs/words/search.json").read_text())
-    return content
-
-
 def study_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "runs/words/state/optuna.journal"))
     return list(optuna.load_study(study_name="t5ray", storage=optuna.storages.JournalStorage(backend)).trials)
 
 
 def test_a_search_from_data_to_bundle(
-    local_ray: None, folder: Path, words: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
+    local_ray: None,
+    folder: Path,
+    words: Path,
+    tiny_t5: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert tune(arguments(words, tiny_t5, register="kinds")) == 0
+    with watched(folder / "runs/words/state/trials") as disk:
+        assert tune(arguments(words, tiny_t5, register="kinds")) == 0
+    # two trials at a time: a best and the better one that replaces it, two states; and one more, the best of all
+    assert disk.weights <= 2 * 2 + 1
+    assert disk.states <= 2 * 2
+    assert disk.looks > 20
     found = result(folder)
     trials = found["trials"]
     assert [t["trial"] for t in trials] == [0, 1, 2, 3, 4]
@@ -106,15 +100,7 @@ def test_a_search_from_data_to_bundle(
     capsys.readouterr()
     assert tune([*arguments(words, tiny_t5), "--resume"]) == 0
     assert "this search is finished; nothing was trained again" in capsys.readouterr().out
-    assert tune([*arguments(words, tiny_t5), "--extend", "2"]) == 0
-    extended = result(folder)["trials"]
-    assert extended[:5] == trials
-    assert [t["trial"] for t in extended] == list(range(7))
 
-
-def test_the_best_are_trained_again_on_fresh_seeds_and_the_winner_of_those_is_published(
-    local_ray: None, folder: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     looks: list[object] = []
 
     def judge(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
@@ -122,18 +108,24 @@ def test_the_best_are_trained_again_on_fresh_seeds_and_the_winner_of_those_is_pu
         return judge_on_test(prepared, loaded)
 
     monkeypatch.setattr(conclude, "judge_on_test", judge)
-    flags = {"num-trials": 2, "max-epochs": 2, "confirm-seeds": 2, "tracking-uri": "none"}
-    assert tune(arguments(words, tiny_t5, **flags)) == 0
+    assert tune([*arguments(words, tiny_t5, **{"confirm-seeds": 2}), "--extend", "2"]) == 0
+    extended = result(folder)["trials"]
+    assert extended[:5] == trials
+    assert [t["trial"] for t in extended] == list(range(7))
     assert len(looks) == 1  # the winner, once
-    found = result(folder)
-    confirm = found["confirm"]
-    assert (confirm["seeds"], {c["trial"] for c in confirm["candidates"]}) == ([1, 2], {0, 1})
-    best = max(confirm["candidates"], key=lambda c: (c["mean"], found["trials"][c["trial"]]["best_value"], -c["trial"]))
+    require_confirmed_winner(folder)
+
+
+def require_confirmed_winner(folder: Path) -> None:
+    """Check that the best were trained again on fresh seeds, and that the best of those is the bundle."""
+    found, folder = result(folder), folder / "runs/words"
+    confirm, values = found["confirm"], {t["trial"]: t["best_value"] for t in found["trials"]}
+    ranked = sorted(values, key=lambda trial: (-values[trial], trial))
+    assert (confirm["seeds"], {c["trial"] for c in confirm["candidates"]}) == ([1, 2], {0, *ranked[:3]})
+    best = max(confirm["candidates"], key=lambda c: (c["mean"], values[c["trial"]], -c["trial"]))
     assert confirm["winner"] == best["trial"]
     assert found["best"] | {"epoch": 0} == {"trial": best["trial"], "value": best["values"][1], "epoch": 0, "seed": 2}
     assert all(c["interval"][0] <= c["mean"] <= c["interval"][1] for c in confirm["candidates"])
-
-    folder = folder / "runs/words"
     assert [path.name for path in (folder / "state/trials").iterdir()] == [f"{best['trial']}-seed2"]
     card = json.loads((folder / "best/t5ray.json").read_text())
     assert card["training"] == card["training"] | found["trials"][best["trial"]]["params"] | {"seed": 2}
@@ -167,11 +159,13 @@ def test_a_trial_that_can_never_fit_is_refused_at_once(
     assert tune(arguments(words, tiny_t5, **{"gpus-per-worker": 1, "tracking-uri": "none", "name": "gpu"})) == 6
 
 
-def test_a_time_budget_closes_the_books_of_running_trials(
-    local_ray: None, folder: Path, words: Path, tiny_t5: Path
+def test_a_time_budget_closes_the_books_of_running_trials_and_what_it_left_out_is_said(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = {"time-budget": "20s", "max-epochs": 100_000, "num-trials": 3, "max-concurrent": 1}
+    flags = {"time-budget": "20s", "max-epochs": 100_000, "num-trials": 3, "max-concurrent": 1, "confirm-seeds": 1}
     assert tune(arguments(words, tiny_t5, **flags)) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Nothing was confirmed: fewer than two different trials have a value." in said
     (trial,) = result(folder)["trials"]
     assert trial["state"] == "PRUNED"
     assert "the time budget was used up" in trial["reason"]
