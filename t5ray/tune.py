@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from t5ray import cli
+from t5ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig, SearchConfig
@@ -101,7 +102,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
                 )
             content = conclude(prepared, ledger, workspace, tracker)
         except BaseException as exc:
-            if not ledger.finished:
+            if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
                 interrupt(prepared, ledger, workspace, tracker)
                 cli.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running.")
                 cli.say(f"Go on with: {cli.again('tune', name=settings.name, resume=True)}")

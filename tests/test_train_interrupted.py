@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -41,6 +43,13 @@ def family_at_work(process: subprocess.Popen[str], state: Path) -> list[psutil.P
     raise AssertionError("the run saved no epoch within two minutes")
 
 
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder with a short name: Ray keeps its sockets there, whose paths may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="t5", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("how", "workers"),
@@ -52,11 +61,10 @@ def family_at_work(process: subprocess.Popen[str], state: Path) -> list[psutil.P
     ],
 )
 def test_an_interrupted_train_ends_tidily_and_goes_on(
-    tmp_path: Path, words: Path, tiny_t5: Path, how: str, workers: int
+    tmp_path: Path, scratch: Path, words: Path, tiny_t5: Path, how: str, workers: int
 ) -> None:
     given = command(tmp_path, words, tiny_t5, workers)
-    run, scratch = tmp_path / "runs/words", tmp_path / "scratch"
-    scratch.mkdir()
+    run = tmp_path / "runs/words"
     process = start(given, scratch)
     family = family_at_work(process, run / "state/last.pt")
     started = time.monotonic()

@@ -259,7 +259,7 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     problems.stop()
     if not records:
         raise DataError(f"{where}: there must be predictions to judge, but there are none.")
-    about = {"predictions": where, "model": str(job.get("config", {}).get("model", ""))}
+    about = {"predictions": hide_secrets(where), "model": str(job.get("config", {}).get("model", ""))}
     inputs = [_inputs(task, columns, row) for row in records]
     labelled = Labelled(task, records, inputs, references, about, "", skipped=tuple(problems.lines))
     return labelled, Scored(predictions, [row.get(ERROR) or None for row in records])

@@ -16,7 +16,7 @@ from t5ray.training.prepare import Prepared
 
 def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -> dict[str, Any]:
     """Return the content of search.json. `train_s` and `overhead_s` count the runs that confirm, as `wall_s` does."""
-    config, best, default = prepared.config, weights_of_winner(ledger), ledger.trials.get(0)
+    config, best, default = public(prepared.config), weights_of_winner(ledger), ledger.trials.get(0)
     space, runs = load_space(config.search.space), [*ledger.trials.values(), *ledger.confirm_runs]
     return {
         "name": config.name,
@@ -39,7 +39,7 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "importances": importances(space, ledger),
         "runs_url": ledger.runs_url,
         "trials": [ledger.trials[number].public() for number in sorted(ledger.trials)],
-        "config": public(config).model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
         "versions": versions(),
     }
 

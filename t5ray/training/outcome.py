@@ -46,7 +46,7 @@ def identity_of(prepared: Prepared) -> dict[str, str]:
         "model": hide_secrets(str(prepared.config.model)),
         "training settings": prepared.config.training.model_dump_json(),
         "decode settings": prepared.decode.model_dump_json(),
-        "back translation": prepared.config.back_translation.model_dump_json(),
+        "back translation": hide_secrets(prepared.config.back_translation.model_dump_json()),
     }
 
 

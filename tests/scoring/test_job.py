@@ -141,7 +141,7 @@ def slow_job(tmp_path: Path, num_rows: int, part_format: str, **values: object) 
     pids = tmp_path / "pids"
     pids.mkdir()
     spec = replace(spec, engine=SlowSpec(str(pids), None, "fp32", 1024))
-    return Job(settings(output=str(tmp_path / "out"), **values), spec, {}, {}, spec.input.shards, 0.0)
+    return Job(settings(output=str(tmp_path / "out"), **values), spec, {"decode": {}}, {}, spec.input.shards, 0.0)
 
 
 def quiet(done: float, note: str = "") -> None: ...
