@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all check format setup setup-dev clean
+.PHONY: demo test test-all test-cluster check format setup setup-dev clean
 
 demo: $(VENV)/run.done
 	$(BIN)/python -m t5ray.tune
@@ -17,7 +17,10 @@ test: $(VENV)/dev.done
 	$(BIN)/python -m pytest
 
 test-all: $(VENV)/dev.done
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -m 'not cluster'
+
+test-cluster: $(VENV)/dev.done
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff format --check .

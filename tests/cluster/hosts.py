@@ -1,0 +1,299 @@
+"""Hosts made of namespaces: each with an address, processes, temporary folders, a home and an SSH server of its own.
+
+    with lan_of(folder, num_workers=2) as lan:
+        lan.client.run("ray up -y cluster.yaml")
+        lan.workers[0].unplug()
+
+All hosts hang on one bridge, which lies in a namespace too: nothing listens outside of them, and nothing outside can be
+reached from them. Every host sees the machine's files (the same root), but has its own /home, /tmp,
+/run and /dev/shm; `/mnt/shared` is one folder that all of them see, as a network file system is.
+
+Needs Linux, root, and Debian's iproute2, util-linux, openssh-server and rsync. `why_not` says what is missing.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+USER = "ubuntu"
+"""The user of cluster.yaml; here another name of root, so that it may read the machine's Python."""
+HOME = Path("/home") / USER
+SHARED = Path("/mnt/shared")
+NETWORK = "10.77.0"
+PROGRAMS = ("ip", "unshare", "nsenter", "sshd", "ssh-keygen", "rsync", "tc")
+
+INIT = """
+set -eu
+mount --make-rprivate /
+mount --bind {folder}/etc/passwd /etc/passwd
+mount --bind {folder}/etc/hosts /etc/hosts
+cd {folder}
+for place in /mnt /run /dev/shm; do mount -t tmpfs tmpfs $place; done
+mkdir -p {shared} /run/sshd
+mount --bind ../shared {shared}
+cp etc/sshd_config etc/host_key /run/sshd/
+mount -t tmpfs tmpfs /home
+mkdir {home}
+mount --bind home {home}
+mount --bind tmp /tmp
+hostname {name}
+ip link set lo up
+cd {home}
+trap '' TERM
+{server}
+touch /tmp/.ready
+while :; do sleep 1; done
+"""
+"""What process 1 of a host does; as a shell it also reaps the orphans of Ray."""
+
+
+def why_not() -> str | None:
+    """Say why hosts cannot be made on this machine; None where they can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "namespaces need root on Linux"
+    missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+    if missing:
+        return f"not installed: {', '.join(missing)} (Debian: iproute2 util-linux openssh-server rsync)"
+    probe = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount", "true"], capture_output=True, text=True)
+    return f"namespaces are not allowed here: {probe.stderr.strip()}" if probe.returncode else None
+
+
+def _sh(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+@dataclass
+class Host:
+    """One host."""
+
+    name: str
+    address: str
+    folder: Path
+    """Its own files: home, tmp."""
+    lan: str
+    """Namespace of the bridge."""
+    shared_folder: Path
+    serves_ssh: bool = True
+    init: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def home(self) -> Path:
+        """Its home folder, as seen from outside."""
+        return self.folder / "home"
+
+    @property
+    def link(self) -> str:
+        """Its end of the cable, at the bridge."""
+        return f"v{self.name}"
+
+    def start(self) -> None:
+        """Switch it on; its home keeps what it held."""
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)  # as after a boot
+        (self.folder / "tmp").mkdir(mode=0o1777)
+        server = "/usr/sbin/sshd -f /run/sshd/sshd_config" if self.serves_ssh else ""
+        script = INIT.format(home=HOME, shared=SHARED, folder=self.folder, name=self.name, server=server)
+        _sh("ip", "netns", "add", self.namespace)
+        self._plug_in()
+        command = ["ip", "netns", "exec", self.namespace, "unshare", "--pid", "--fork", "--kill-child", "--mount"]
+        command += ["--uts", "--ipc", "--mount-proc", "bash", "-c", script]
+        log = (self.folder / "init.log").open("ab")
+        self.init = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        until(lambda: (self.folder / "tmp/.ready").exists(), 10, f"{self.name} to start ({self.folder}/init.log)")
+
+    @property
+    def namespace(self) -> str:
+        """Name of its network namespace."""
+        return f"{self.lan}-{self.name}"
+
+    def _plug_in(self) -> None:
+        _sh("ip", "link", "add", self.link, "netns", self.lan, "type", "veth", "peer", "eth0", "netns", self.namespace)
+        _sh("ip", "-n", self.lan, "link", "set", self.link, "master", "bridge", "up")
+        _sh("ip", "-n", self.namespace, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        _sh("ip", "-n", self.namespace, "link", "set", "eth0", "up")
+        _sh("ip", "-n", self.namespace, "link", "set", "lo", "up")
+
+    def _inside(self) -> list[str]:
+        """Return what runs a command inside."""
+        assert self.init is not None, f"{self.name} is off"
+        children = Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split()
+        return ["nsenter", "--target", children[0], "--net", "--pid", "--mount", "--uts", "--ipc"]
+
+    def popen(self, command: str, log: Path | None = None) -> "subprocess.Popen[str]":
+        """Start a shell command inside, as its user at login."""
+        env = {"HOME": str(HOME), "PATH": f"{HOME}/t5ray-env/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+        env |= {"USER": USER, "LANG": "C.UTF-8", "TERM": "dumb"}
+        out = log.open("a") if log else subprocess.PIPE
+        return subprocess.Popen(
+            [*self._inside(), "bash", "-c", f"cd {HOME}; {command}"],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, command: str, *, timeout_s: float = 300, check: bool = True) -> str:
+        """Run a shell command inside and return what it printed."""
+        process = self.popen(command)
+        try:
+            printed, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            printed, _ = process.communicate()
+            raise TimeoutError(f"{self.name}$ {command}: not done in {timeout_s:g} s\n{printed[-4000:]}") from None
+        if check and process.returncode:
+            raise RuntimeError(f"{self.name}$ {command}: exit {process.returncode}\n{printed[-6000:]}")
+        return printed
+
+    def unplug(self) -> None:
+        """Take the cable out: packets are lost, processes go on."""
+        _sh("ip", "-n", self.lan, "link", "set", self.link, "down")
+
+    def plug_in(self) -> None:
+        """Put the cable back."""
+        _sh("ip", "-n", self.lan, "link", "set", self.link, "up")
+
+    def slow_down(self, delay_ms: int, rate_mbit: int) -> None:
+        """Make its network slow in both directions."""
+        shape = ["netem", "delay", f"{delay_ms}ms", "rate", f"{rate_mbit}mbit"]
+        _sh("tc", "-n", self.lan, "qdisc", "replace", "dev", self.link, "root", *shape)
+        _sh("tc", "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root", *shape)
+
+    def full_speed(self) -> None:
+        """Undo `slow_down`."""
+        _sh("tc", "-n", self.lan, "qdisc", "del", "dev", self.link, "root")
+        _sh("tc", "-n", self.namespace, "qdisc", "del", "dev", "eth0", "root")
+
+    def kill(self) -> None:
+        """Switch it off: every process inside ends at once, as when the power goes."""
+        if self.init is not None:
+            self.init.kill()  # --kill-child takes process 1 along, and the kernel everything in its namespace
+            self.init.wait()
+            self.init = None
+        subprocess.run(["ip", "-n", self.lan, "link", "del", self.link], capture_output=True)
+        subprocess.run(["ip", "netns", "del", self.namespace], capture_output=True)
+
+
+@dataclass
+class Lan:
+    """A client, a head and workers, each able to reach the others by SSH."""
+
+    folder: Path
+    client: Host
+    head: Host
+    workers: list[Host]
+    hosts: list[Host] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hosts = [self.client, self.head, *self.workers]
+
+    @property
+    def shared(self) -> Path:
+        """The folder that every host sees as /mnt/shared, as seen from outside."""
+        return self.folder / "shared"
+
+
+@contextmanager
+def lan_of(folder: Path, *, num_workers: int) -> Iterator[Lan]:
+    """Make hosts in a folder, and take them down again whatever happens.
+
+    Args:
+        folder: empty; holds what the hosts write. On the file system of the virtual environment it costs little space.
+    """
+    name = f"t5r{os.getpid() % 10_000}"
+    (folder / "shared").mkdir(parents=True)
+    keys = _make_keys(folder)
+    names = ["client", "head", *(f"worker{i}" for i in range(1, num_workers + 1))]
+    hosts = [
+        Host(host, f"{NETWORK}.{10 + i}", folder / host, name, folder / "shared", serves_ssh=host != "client")
+        for i, host in enumerate(names)
+    ]
+    _sh("ip", "netns", "add", name)
+    try:
+        _sh("ip", "-n", name, "link", "add", "bridge", "type", "bridge")
+        _sh("ip", "-n", name, "link", "set", "bridge", "up")
+        image = _make_image(folder)
+        for host in hosts:
+            _furnish(host, hosts, keys, image)
+            host.start()
+        yield Lan(folder, hosts[0], hosts[1], hosts[2:])
+    finally:
+        for host in hosts:
+            host.kill()
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def _make_keys(folder: Path) -> Path:
+    keys = folder / "keys"
+    keys.mkdir()
+    for name in ("user", "host"):
+        _sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name))
+    return keys
+
+
+def _furnish(host: Host, hosts: Sequence[Host], keys: Path, image: Path) -> None:
+    """Lay the home and the settings of one host."""
+    ssh = host.home / ".ssh"
+    ssh.mkdir(parents=True, mode=0o700)
+    shutil.copy(keys / "user.pub", ssh / "authorized_keys")
+    if not host.serves_ssh:
+        shutil.copy(keys / "user", ssh / "cluster.pem")
+        (ssh / "cluster.pem").chmod(0o600)
+    (host.home / ".bashrc").touch()
+    _sh("cp", "-al", str(image), str(host.home / "t5ray-env"))
+    etc = host.folder / "etc"
+    etc.mkdir()
+    passwd = Path("/etc/passwd").read_text()
+    (etc / "passwd").write_text(f"{USER}:x:0:0::{HOME}:/bin/bash\n{passwd}")
+    names = "".join(f"{other.address} {other.name}\n" for other in hosts)
+    (etc / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+    shutil.copy(keys / "host", etc / "host_key")
+    (etc / "sshd_config").write_text(
+        f"ListenAddress {host.address}\nHostKey /run/sshd/host_key\nPidFile none\n"
+        "PasswordAuthentication no\nUsePAM no\n"
+        f"StrictModes no\nPermitRootLogin prohibit-password\nAuthorizedKeysFile {HOME}/.ssh/authorized_keys\n"
+        "AcceptEnv *\nMaxStartups 100\nMaxSessions 100\n"
+    )
+
+
+def _make_image(folder: Path) -> Path:
+    """Copy this virtual environment (by hard links) to where cluster.yaml wants it, without t5ray itself.
+
+    It stands for a machine image that has Python and the libraries: the hosts have no way to a package registry.
+    """
+    image = folder / "image"
+    _sh(sys.executable, "-m", "venv", "--without-pip", str(image))
+    here, there = Path(sysconfig.get_paths()["purelib"]), next((image / "lib").glob("python*/site-packages"))
+    there.rmdir()
+    _sh("cp", "-al", str(here), str(there))
+    for path in [*there.glob("*t5ray*"), *there.glob("__editable__*t5ray*")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    env = f"{HOME}/t5ray-env"
+    for script in Path(sys.executable).parent.iterdir():
+        if script.is_file() and not script.is_symlink() and script.name not in ("t5ray",):
+            text = script.read_bytes().replace(str(Path(sys.prefix)).encode(), env.encode())
+            (image / "bin" / script.name).write_bytes(text)
+            (image / "bin" / script.name).chmod(0o755)
+    return image
+
+
+def until(done: Callable[[], object], timeout_s: float, what: str) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(0.5)
