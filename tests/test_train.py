@@ -160,6 +160,28 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
     assert not (storage / "interrupted" / "state").exists()
 
 
+def test_what_was_trained_is_not_lost_when_the_end_is_cut_off(
+    tmp_path: Path, tiny_t5: Path, small_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ray.get", lambda value: value)
+    given = arguments(tmp_path, tiny_t5)
+    with monkeypatch.context() as patched:
+        patched.setattr("t5ray.training.run.judge_on_test", cut_off)
+        assert main(given) == 130
+    assert not (tmp_path / "finished/train.json").exists()
+
+    def train(*_: object, **__: object) -> None:
+        raise AssertionError("nothing must be trained again")
+
+    monkeypatch.setattr("t5ray.training.run.Slot", train)
+    assert main([*given, "--resume"]) == 0
+    assert course(record_of(tmp_path / "finished"), "epoch", "step") == [[1, 3], [2, 6], [3, 9]]
+    assert not (tmp_path / "finished/state").exists()
+
+
 def test_more_workers_than_the_machine_has_are_refused(
     small_cluster: None, tmp_path: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,9 @@ from t5ray.training.slot import Slot, SlotSpec
 
 IDENTITY = "state/run.json"
 """What an interrupted run began with, and its MLflow run."""
+REPORTS = "state/reports.json"
+"""Every epoch's report, from the end of the last one on."""
+Reports = list[dict[str, Any]]
 
 
 def is_finished(place: Place) -> bool:
@@ -122,28 +125,60 @@ def run_once(
         ClusterError: the workers died too often.
         T5RayError: the run failed, for example by a loss that is not finite.
     """
-    config, folder = prepared.config, place.folder
     run_id = _begin(prepared, place, tracker)
+    reports = _trained_before(place)
+    if reports is None:
+        reports = _train(prepared, place, tracker, run_id, on_tick, in_process=in_process)
+        write_json(place.folder / REPORTS, reports)
+        if place.remote is not None:
+            upload_file(place.folder / REPORTS, f"{place.remote}/state")
+    return _conclude(prepared, place, tracker, run_id, reports)
+
+
+def _trained_before(place: Place) -> Reports | None:
+    """Return the reports of a run that was cut off after its last epoch; None where there is training to do."""
+    if not _holds(place, REPORTS):
+        return None
+    if not (place.folder / REPORTS).exists():
+        download_file(f"{place.remote}/{REPORTS}", place.folder / REPORTS)
+    reports: Reports = json.loads((place.folder / REPORTS).read_text(encoding="utf-8"))
+    return reports
+
+
+def _train(
+    prepared: Prepared, place: Place, tracker: Tracker, run_id: str, on_tick: Tick, *, in_process: bool
+) -> Reports:
+    """Train to the last epoch and return the report of each."""
+    resources = prepared.config.resources
     with tempfile.TemporaryDirectory(prefix="t5ray-train-", ignore_cleanup_errors=True) as scratch:
         slot = Slot(
             SlotSpec(
                 model=prepared.model,
                 data=ray.put(prepared.data.without_test()),
                 texts=None if prepared.texts is None else ray.put(prepared.texts),
-                num_workers=config.resources.workers_per_trial,
-                cpus_per_worker=config.resources.cpus_per_worker,
-                gpus_per_worker=config.resources.gpus_per_worker,
+                num_workers=resources.workers_per_trial,
+                cpus_per_worker=resources.cpus_per_worker,
+                gpus_per_worker=resources.gpus_per_worker,
                 in_process=in_process,
                 scratch=scratch,
             )
         )
         try:
-            reports = _follow(slot, prepared, place, tracker, run_id, on_tick)
+            return _follow(slot, prepared, place, tracker, run_id, on_tick)
         except (KeyboardInterrupt, ClusterError):
             tracker.end_run(run_id, "KILLED")
             raise
         finally:
             slot.close()
+
+
+def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, reports: Reports) -> dict[str, Any]:
+    """Publish the best epoch, judge it on test, and hand all of it to the tracker.
+
+    The run counts as finished, by train.json, only when the tracker's outbox holds what it is to send: a kill before
+    that concludes again on --resume, and trains nothing.
+    """
+    config, folder = prepared.config, place.folder
     best = reports[reports[-1]["best_epoch"] - 1]
     if place.remote is not None and not (folder / "state" / BEST).exists():
         download_dir(f"{place.remote}/state/{BEST}", folder / "state" / BEST)
@@ -158,13 +193,13 @@ def run_once(
         "config": public(config).model_dump(mode="json"),
         "versions": versions(),
     }
-    write_json(folder / "train.json", outcome)
-    place.upload()
-    _drop_state(place)
     if run_id:
         tracker.log_model(run_id, place.best, columns=config.data.columns, register=config.register_as)
     tests = {f"test_{name}": value for name, value in outcome["test"].items()}
     tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
+    write_json(folder / "train.json", outcome)
+    place.upload()
+    _drop_state(place)
     return outcome
 
 
@@ -204,9 +239,7 @@ def require_room(config: RunConfig, cluster: Cluster) -> list[str]:
     return [f"The run {gap} now: waiting for nodes. Ctrl-C and lower --workers-per-trial if none will come."]
 
 
-def _follow(
-    slot: Slot, prepared: Prepared, place: Place, tracker: Tracker, run_id: str, on_tick: Tick
-) -> list[dict[str, Any]]:
+def _follow(slot: Slot, prepared: Prepared, place: Place, tracker: Tracker, run_id: str, on_tick: Tick) -> Reports:
     """Start the job and note its epochs until the last."""
     config = prepared.config
     slot.start(
@@ -222,7 +255,7 @@ def _follow(
             remote_states=place.remote is not None,
         )
     )
-    reports: list[dict[str, Any]] = []
+    reports: Reports = []
     while not reports or not reports[-1]["final"]:
         message = slot.next_message(on_tick)
         if message.report is None:
