@@ -270,6 +270,19 @@ def download_dir(source: str, local: Path) -> None:
     _copy(source, str(local), source, upload=False)
 
 
+def replace_dir(source: str, local: Path) -> None:
+    """Copy a folder or URI here in place of what a folder held; it appears whole or not at all.
+
+    Raises:
+        ClusterError: nothing is there, or the storage refuses.
+    """
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=local.parent) as folder:
+        download_dir(source, Path(folder, local.name))
+        shutil.rmtree(local, ignore_errors=True)
+        Path(folder, local.name).replace(local)
+
+
 def upload_file(path: Path, target: str) -> None:
     """Copy a file into a folder or URI, which is made where it does not exist.
 

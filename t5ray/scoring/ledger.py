@@ -10,8 +10,6 @@ The rule of restart: a shard without an entry is pending. A part without an entr
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import uuid
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from t5ray.errors import ConfigError, DataError
+from t5ray.locking import lock
 
 JOB_FILE = "_job.json"
 INPUT_FILE = "input.json"
@@ -128,8 +127,7 @@ class Ledger:
         self.open()
         with contextlib.ExitStack() as kept:
             with writing(self.folder):
-                lock = kept.enter_context((self.folder / LOCK_FILE).open("wb"))
-                if not _lock(lock.fileno()):
+                if not lock(kept.enter_context((self.folder / LOCK_FILE).open("wb"))):
                     raise ConfigError(
                         f"{self.folder}: one command at a time may work on an output, but another one does. "
                         "Wait for it, or stop it."
@@ -226,15 +224,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _lock(file: int) -> bool:
-    """Lock an open file until it is closed; False where another process has it locked."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        return exc.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # else the file system knows no locks
-    return True
 
 
 @contextmanager

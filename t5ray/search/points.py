@@ -5,7 +5,10 @@ and the earlier search's trials for the sampler to learn from.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import optuna
 
@@ -42,7 +45,8 @@ def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -
     """
     if ledger.warm_points is not None or prepared.config.search.warm_start is None:
         return []
-    earlier = _earlier(prepared)
+    with _earlier(prepared) as copy:
+        earlier = _ledger(copy, prepared)
     defaults = default_settings(space, prepared.config.training)
     scored = sorted((r for r in earlier.ended if r.best_value is not None and r.state != "FAIL"), key=earlier.rank)
     found: list[Params] = []
@@ -69,10 +73,12 @@ def earlier_trials(ledger: Ledger, prepared: Prepared, space: SearchSpace) -> Se
     """Return the finished trials of the earlier search, for a study that has none of its own yet."""
     if ledger.trials or prepared.config.search.warm_start is None:
         return ()
-    if differences(_earlier(prepared), prepared, space):
-        return ()
-    study = optuna.load_study(study_name="t5ray", storage=open_storage(_workspace(prepared).journal))
     told = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    with _earlier(prepared) as copy:
+        if differences(_ledger(copy, prepared), prepared, space):
+            return ()
+        study = optuna.load_study(study_name="t5ray", storage=open_storage(copy.journal))
+        trials = study.get_trials(deepcopy=False, states=told)
     return [
         optuna.trial.create_trial(
             state=trial.state,
@@ -82,17 +88,19 @@ def earlier_trials(ledger: Ledger, prepared: Prepared, space: SearchSpace) -> Se
             intermediate_values=trial.intermediate_values,
             user_attrs={"from": str(prepared.config.search.warm_start)},
         )
-        for trial in study.get_trials(deepcopy=False, states=told)
+        for trial in trials
     ]
 
 
-def _workspace(prepared: Prepared) -> Workspace:
-    return Workspace.of(prepared.config.model_copy(update={"name": prepared.config.search.warm_start}))
+@contextmanager
+def _earlier(prepared: Prepared) -> Iterator[Workspace]:
+    """Give a copy of the earlier search's state: that search may be running, or may be another user's."""
+    its = Workspace.of(prepared.config.model_copy(update={"name": prepared.config.search.warm_start}))
+    with TemporaryDirectory(prefix="t5ray-warm-start-") as folder:
+        yield its.copy_state(Path(folder))
 
 
-def _earlier(prepared: Prepared) -> Ledger:
-    workspace = _workspace(prepared)
-    workspace.fetch_state()
+def _ledger(workspace: Workspace, prepared: Prepared) -> Ledger:
     found = Ledger.load(workspace.ledger) if workspace.ledger.exists() else None
     if found is None or found.best is None:
         raise ConfigError(

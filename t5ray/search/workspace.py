@@ -11,14 +11,14 @@ With a URI (`s3://bucket/runs`) the driver works in a local folder of the same n
 there themselves; the last state of a running trial stays on its worker.
 """
 
-import fcntl
+import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from t5ray.cluster import download_dir, is_there, remove_dir, upload_dir, upload_file
+from t5ray.cluster import download_dir, is_there, remove_dir, replace_dir, upload_dir, upload_file
 from t5ray.errors import ClusterError
 from t5ray.training.checkpoint import BEST
 from t5ray.training.place import OUTBOX, Place
@@ -62,29 +62,6 @@ class Workspace(Place):
         """What could not be sent to MLflow yet."""
         return self.folder / "state" / OUTBOX
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep every other process from searching in this folder; a killed one lets go of it by itself.
-
-        Raises:
-            ClusterError: another process searches here, or the folder cannot be written.
-        """
-        place = self.folder / "state" / "lock"
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file = place.open("w")
-        except OSError as exc:
-            raise ClusterError(f"{self.folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as exc:
-                raise ClusterError(
-                    f"{self.folder}: one process at a time must search here, but another one still does. "
-                    "Wait for its end, end it, or choose another --name."
-                ) from exc
-            yield
-
     def drop_trial(self, key: str) -> None:
         """Delete the checkpoints of a trial, or of a run that confirms one."""
         shutil.rmtree(self.trials / key, ignore_errors=True)
@@ -93,15 +70,36 @@ class Workspace(Place):
                 remove_dir(f"{self.remote_trials}/{key}")
 
     def fetch_trial(self, key: str) -> None:
-        """Copy the best weights of a trial or run here, where they are at the storage URI only."""
-        target = self.trials / key / BEST
-        if self.remote_trials and not target.exists():
-            download_dir(f"{self.remote_trials}/{key}/{BEST}", target)
+        """Copy the best weights of a trial or run here from the storage URI, where there is one.
+
+        What lies here already may be older: a trial that went on at another node left its better weights there only.
+        """
+        if self.remote_trials:
+            replace_dir(f"{self.remote_trials}/{key}/{BEST}", self.trials / key / BEST)
 
     def fetch_state(self) -> None:
-        """Copy ledger and journal here from the storage URI, where it holds them; checkpoints stay there."""
-        if self.remote and is_there(f"{self.remote}/saved"):
-            download_dir(f"{self.remote}/saved", self.folder / "state")
+        """Copy ledger and journal here from the storage URI, where it holds newer ones; checkpoints stay there."""
+        if not self.remote or not is_there(f"{self.remote}/saved"):
+            return
+        with TemporaryDirectory(prefix="t5ray-state-") as folder:
+            saved = Path(folder)
+            download_dir(f"{self.remote}/saved", saved)
+            if not self.ledger.exists() or _seconds(saved / self.ledger.name) > _seconds(self.ledger):
+                shutil.copytree(saved, self.folder / "state", dirs_exist_ok=True)
+
+    def copy_state(self, target: Path) -> "Workspace":
+        """Copy ledger and journal to a folder of another search, and return the workspace that reads them there.
+
+        This search may be running: nothing in its own folder is touched.
+        """
+        copy = Workspace(target, self.cache)
+        copy.ledger.parent.mkdir(parents=True, exist_ok=True)
+        for part in (self.ledger, self.journal):
+            if part.exists():
+                shutil.copy2(part, copy.ledger.parent)
+        if not copy.ledger.exists() and self.remote and is_there(f"{self.remote}/saved"):
+            download_dir(f"{self.remote}/saved", copy.ledger.parent)
+        return copy
 
     def upload_state(self) -> None:
         """Copy ledger and journal to the storage URI."""
@@ -115,3 +113,11 @@ class Workspace(Place):
         """Copy results and state to the storage URI; checkpoints are there already."""
         super().upload()
         self.upload_state()
+
+
+def _seconds(ledger: Path) -> float:
+    """Return how long a search had run when it wrote this ledger; what cannot be read is older than all."""
+    try:
+        return float(json.loads(ledger.read_text(encoding="utf-8"))["wall_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1.0

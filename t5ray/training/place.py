@@ -4,12 +4,16 @@ With a URI (`s3://bucket/runs`) the command works in a local folder of the same 
 workers copy the weights that they keep themselves, since the command may not see their disks.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from t5ray.cluster import is_uri, local_path, upload_dir, upload_file
 from t5ray.config import RunConfig
+from t5ray.errors import ClusterError
+from t5ray.locking import lock
 
 LOCAL_STORAGE = "t5ray_runs"
 """Where the command works when the storage is a URI."""
@@ -47,6 +51,27 @@ class Place:
     def outbox(self) -> Path:
         """What could not be sent to MLflow yet."""
         return self.folder / OUTBOX
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process from working in this folder; a killed one lets go of it by itself.
+
+        Raises:
+            ClusterError: another process works here, or the folder cannot be written.
+        """
+        place = self.folder / "state" / "lock"
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file = place.open("w")
+        except OSError as exc:
+            raise ClusterError(f"{self.folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
+        with file:
+            if not lock(file):
+                raise ClusterError(
+                    f"{self.folder}: one process at a time must work here, but another one still does. "
+                    "Wait for its end, end it, or choose another --name."
+                )
+            yield
 
     def upload(self) -> None:
         """Copy results to the storage URI, where the storage is one.

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from t5ray.cluster import Cluster, download_dir, download_file, is_there, remove_dir, upload_file
+from t5ray.cluster import Cluster, download_file, is_there, remove_dir, replace_dir, upload_file
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
@@ -122,17 +122,18 @@ def run_once(
     Args:
         in_process: train in this process; see `fits_here`.
     Raises:
-        ClusterError: the workers died too often.
+        ClusterError: the workers died too often, or another process works on this run.
         T5RayError: the run failed, for example by a loss that is not finite.
     """
-    run_id = _begin(prepared, place, tracker)
-    reports = _trained_before(place)
-    if reports is None:
-        reports = _train(prepared, place, tracker, run_id, on_tick, in_process=in_process)
-        write_json(place.folder / REPORTS, reports)
-        if place.remote is not None:
-            upload_file(place.folder / REPORTS, f"{place.remote}/state")
-    return _conclude(prepared, place, tracker, run_id, reports)
+    with place.held():
+        run_id = _begin(prepared, place, tracker)
+        reports = _trained_before(place)
+        if reports is None:
+            reports = _train(prepared, place, tracker, run_id, on_tick, in_process=in_process)
+            write_json(place.folder / REPORTS, reports)
+            if place.remote is not None:
+                upload_file(place.folder / REPORTS, f"{place.remote}/state")
+        return _conclude(prepared, place, tracker, run_id, reports)
 
 
 def _trained_before(place: Place) -> Reports | None:
@@ -180,8 +181,8 @@ def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, r
     """
     config, folder = prepared.config, place.folder
     best = reports[reports[-1]["best_epoch"] - 1]
-    if place.remote is not None and not (folder / "state" / BEST).exists():
-        download_dir(f"{place.remote}/state/{BEST}", folder / "state" / BEST)
+    if place.remote is not None:  # a worker at another node may have left better weights than those that lie here
+        replace_dir(f"{place.remote}/state/{BEST}", folder / "state" / BEST)
     loaded = publish_best(prepared, {}, best, folder / "state", place.best)
     outcome = {
         "name": config.name,

@@ -1,5 +1,6 @@
 """Where a search keeps what, here and at a URI."""
 
+import json
 from pathlib import Path
 
 import fsspec
@@ -43,3 +44,43 @@ def test_results_and_state_go_to_a_uri_and_come_back(tmp_path: Path, monkeypatch
     again.drop_trial("3")
     assert not files.exists("/bucket/runs/study/state/trials/3")
     assert not (again.trials / "3").exists()
+
+
+def at_bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.chdir(folder)
+    workspace = Workspace.of(RunConfig(storage=f"memory://{folder.name}/runs", name="study"))
+    workspace.trials.mkdir(parents=True)
+    return workspace
+
+
+def test_better_weights_that_another_node_left_replace_those_that_lie_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = at_bucket(tmp_path, monkeypatch)
+    here = workspace.trials / "3" / "best"
+    here.mkdir(parents=True)
+    (here / "model.safetensors").write_bytes(b"epoch 1")
+    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/runs/study/state/trials/3/best/model.safetensors", b"epoch 2")
+    workspace.fetch_trial("3")
+    assert (here / "model.safetensors").read_bytes() == b"epoch 2"
+
+
+@pytest.mark.parametrize(("here_s", "kept"), [(90.0, "here"), (10.0, "there"), (None, "there")])
+def test_the_newer_state_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here_s: float | None, kept: str) -> None:
+    workspace = at_bucket(tmp_path, monkeypatch)
+    if here_s is not None:
+        workspace.ledger.write_text(json.dumps({"wall_s": here_s, "of": "here"}))
+    there = json.dumps({"wall_s": 60.0, "of": "there"}).encode()
+    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/runs/study/saved/ledger.json", there)
+    workspace.fetch_state()
+    assert json.loads(workspace.ledger.read_text())["of"] == kept
+
+
+def test_a_search_is_read_by_another_without_a_touch(tmp_path: Path) -> None:
+    workspace = Workspace.of(RunConfig(storage=str(tmp_path), name="study"))
+    workspace.trials.mkdir(parents=True)
+    workspace.ledger.write_text("ledger")
+    workspace.journal.write_text("a whole line\nhalf a li")
+    copy = workspace.copy_state(tmp_path / "other")
+    copy.journal.write_text("")
+    assert (copy.ledger.read_text(), workspace.journal.read_text()) == ("ledger", "a whole line\nhalf a li")
