@@ -185,7 +185,7 @@ def to_score(bundle: str) -> str:
 
 
 def again(module: str, **extra: object) -> str:
-    """Return the command that was run, as it can be typed again, with extra flags.
+    """Return the command that was run, as it can be typed again, with extra flags; None leaves a flag out.
 
     Example:
         again("tune", resume=True) -> "python -m t5ray.tune --data a.csv --task classify --resume"
@@ -198,7 +198,7 @@ def again(module: str, **extra: object) -> str:
         elif word.partition("=")[0] not in new:
             words.append(word)
     for flag, value in new.items():
-        words += [flag] if value is True else [flag, str(value)]
+        words += [] if value is None else [flag] if value is True else [flag, str(value)]
     return hide_secrets(shlex.join(["python", "-m", f"t5ray.{module}", *words]))
 
 

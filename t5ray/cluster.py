@@ -44,6 +44,20 @@ class Cluster:
     dashboard_url: str | None
     started_here: bool
     """True where this command started the Ray, and so stops it at the end."""
+    nodes: tuple[tuple[float, float], ...] = ()
+    """CPUs and GPUs of each node that is alive. Empty: one node has them all."""
+
+    def num_workers(self, cpus: float, gpus: float) -> int:
+        """Return how many workers of this size fit at the same time; none may stretch over two nodes."""
+        nodes = self.nodes or ((self.num_cpus, self.num_gpus),)
+        shares = ([has / need for has, need in zip(node, (cpus, gpus), strict=True) if need] for node in nodes)
+        return sum(int(min(share) + 1e-6) for share in shares)
+
+    @property
+    def shown(self) -> str:
+        """Its size in words."""
+        size = f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
+        return f"{size} on {len(self.nodes)} nodes" if len(self.nodes) > 1 else size
 
 
 @contextmanager
@@ -224,13 +238,15 @@ def _describe(dashboard_url: str | None, *, started_here: bool) -> Cluster:
     import ray
 
     have = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Cluster(
-        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        num_nodes=len(nodes),
         num_cpus=have.get("CPU", 0.0),
         num_gpus=have.get("GPU", 0.0),
         object_store_bytes=int(have.get("object_store_memory", 0)),
         dashboard_url=f"http://{dashboard_url}" if dashboard_url else None,
         started_here=started_here,
+        nodes=tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes),
     )
 
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from t5ray import cli
-from t5ray.errors import ConfigError
+from t5ray.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig, SearchConfig
     from t5ray.search.ledger import Ledger
     from t5ray.search.workspace import Workspace
+    from t5ray.tracking import Tracker
+    from t5ray.training.prepare import Prepared
 
 
 def command(
@@ -66,7 +68,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.board import board
     from t5ray.cluster import connect
     from t5ray.config import load_space
-    from t5ray.search.conclude import conclude, interrupt
+    from t5ray.search.conclude import conclude
     from t5ray.search.contradictions import require_consistent
     from t5ray.search.points import look_up_warm_start
     from t5ray.search.preview import describe, foresee
@@ -92,7 +94,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             cli.tell(foresee(prepared, space, cluster))
             return 0
         prepared = with_back_translations(prepared, cluster, workspace.cache)
-        wanted = len(ledger.trials) + extend if extend else max(settings.search.num_trials, len(ledger.trials))
+        wanted = ledger.settle_target(settings.search.num_trials, extend)
         tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
         try:
             open_study(ledger, prepared, space, workspace, tracker)
@@ -103,9 +105,9 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             content = conclude(prepared, ledger, workspace, tracker)
         except BaseException as exc:
             if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
-                interrupt(prepared, ledger, workspace, tracker)
+                _keep(prepared, ledger, workspace, tracker)
                 cli.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running.")
-                cli.say(f"Go on with: {cli.again('tune', name=settings.name, resume=True)}")
+                cli.say(f"Go on with: {cli.again('tune', name=settings.name, resume=True, extend=None)}")
             if isinstance(exc, KeyboardInterrupt):
                 return cli.INTERRUPTED
             raise
@@ -113,6 +115,16 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             cli.tell(tracker.close())
     _close(settings, workspace.shown, content)
     return 0
+
+
+def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracker: "Tracker") -> None:
+    """Keep what there is; what cannot be kept must not hide why the search ended."""
+    from t5ray.search.conclude import interrupt
+
+    try:
+        interrupt(prepared, ledger, workspace, tracker)
+    except (ClusterError, OSError) as exc:
+        cli.say(f"\nNot all of it could be kept: {exc}")
 
 
 def outcome(content: Mapping[str, Any]) -> str:
@@ -143,7 +155,12 @@ def _is_done(search: "SearchConfig", ledger: "Ledger") -> bool:
     from t5ray.search.confirm import num_missing
 
     is_confirmed = search.confirm_seeds == len(ledger.confirm_seeds)
-    return ledger.finished and search.num_trials <= len(ledger.trials) and is_confirmed and not num_missing(ledger)
+    return (
+        ledger.finished
+        and max(search.num_trials, ledger.target) <= len(ledger.trials)
+        and is_confirmed
+        and not num_missing(ledger)
+    )
 
 
 def _send_rest(settings: "RunConfig", workspace: "Workspace") -> int:

@@ -24,13 +24,13 @@ from t5ray.training.validation import fixed_sample
 
 def interrupt(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> None:
     """Keep what there is when a search is cut off: the ledger and a search.json of what has ended."""
-    ledger.save()
-    write_summary(workspace.folder, summary(prepared, ledger, None))
-    workspace.upload()
     cut = (*ledger.interrupted, *(run for run in ledger.confirm_runs if run.state == "RUNNING"))
     for run_id in (*(record.mlflow_run_id for record in cut), ledger.study_run_id):
         if run_id is not None:
             tracker.end_run(run_id, "KILLED")
+    ledger.save()
+    write_summary(workspace.folder, summary(prepared, ledger, None))
+    workspace.upload()
 
 
 def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> dict[str, Any]:

@@ -93,6 +93,8 @@ class Ledger:
     wall_s: float = 0.0
     """Seconds spent in sessions before this one."""
     finished: bool = False
+    target: int = 0
+    """Trials in all that the search is to run, extensions included."""
     warm_points: list[dict[str, Any]] | None = None
     """Points of an earlier search that run first; None: not looked up yet."""
     confirm: dict[str, Any] | None = None
@@ -134,6 +136,15 @@ class Ledger:
         """Return a key that sorts scored trials from the best to the worst; the earlier one first at a tie."""
         sign = -1 if self.mode == "max" else 1
         return sign * float(record.best_value or 0.0), record.trial
+
+    def settle_target(self, num_trials: int, extend: int | None) -> int:
+        """Note and return how many trials there are to be; a later session never asks for fewer.
+
+        Args:
+            extend: trials to add to what there are, or were to be.
+        """
+        self.target = max(num_trials if not extend else 0, self.target, len(self.trials)) + (extend or 0)
+        return self.target
 
     @property
     def ended(self) -> list[TrialRecord]:

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
 import ray.tune
 
+from t5ray.errors import ClusterError
 from t5ray.model.card import write_json
 from t5ray.search.confirm import kept
 from t5ray.search.ledger import Ledger, TrialRecord
@@ -48,6 +50,7 @@ class Observer(ray.tune.Callback):
         self._started = now
         self._wall_before = ledger.wall_s
         self._slot_free = [now] * slots
+        self._dropped = set[str]()
         self._origin: dict[str, float] = {}
         self._logged = {r.key: len(r.reports) for r in (*ledger.trials.values(), *ledger.confirm_runs)}
 
@@ -139,7 +142,8 @@ class Observer(ray.tune.Callback):
             self.tracker.end_run(record.mlflow_run_id, MLFLOW_STATUS[record.state], metrics=best, tags=tags)  # type: ignore[arg-type]
         self._delete_losers()
         self._save(record)
-        self.workspace.upload_state()
+        with suppress(ClusterError):  # a storage that is away for a moment: the next end, or the search's, makes up
+            self.workspace.upload_state()
 
     def _count_overhead(self, record: TrialRecord) -> None:
         """Bring the run's overhead up to now, so that a kill loses none of it."""
@@ -150,8 +154,9 @@ class Observer(ray.tune.Callback):
         """Delete the checkpoints of what has ended but for the best of it; a running one may still fail."""
         keys = kept(self.ledger)
         for record in (*self.ledger.ended, *self.ledger.confirm_runs):
-            if record.key not in keys:
+            if record.key not in keys and record.key not in self._dropped:
                 self.workspace.drop_trial(record.key)
+                self._dropped.add(record.key)
 
     def _save(self, record: TrialRecord) -> None:
         self._count_overhead(record)

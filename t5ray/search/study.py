@@ -104,16 +104,14 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
     Raises:
         ClusterError: not even one trial fits, and it was not said how many shall run on nodes to come.
     """
-    cpus = resources.workers_per_trial * resources.cpus_per_worker
-    gpus = resources.workers_per_trial * resources.gpus_per_worker
-    fits = [cluster.num_cpus / cpus, *([cluster.num_gpus / gpus] if gpus else [])]
-    most = int(min(fits) + 1e-6)
+    workers = resources.workers_per_trial
+    most = cluster.num_workers(resources.cpus_per_worker, resources.gpus_per_worker) // workers
     if most < 1 and asked and not cluster.started_here:
         return min(asked, num_trials)  # nodes that autoscaling brings are not there yet
     if most < 1:
         raise ClusterError(
-            f"One trial must fit the cluster, but needs {cpus} CPUs and {gpus:g} GPUs, and the cluster has "
-            f"{cluster.num_cpus:g} CPUs and {cluster.num_gpus:g} GPUs. "
+            f"One trial must fit the cluster, but needs {workers} workers of {resources.cpus_per_worker} CPUs "
+            f"and {resources.gpus_per_worker:g} GPUs each, and the cluster has {cluster.shown}. "
             "Lower --workers-per-trial or --gpus-per-worker, or add nodes; on a cluster that adds them by itself, say "
             "with --max-concurrent how many trials to run at a time."
         )
@@ -207,7 +205,14 @@ def run_search(
                 verbose=0,
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except ray.tune.TuneError as exc:  # what a callback raises, the books of the search among it
+            reason = [line.strip() for line in str(exc).splitlines() if line.strip()][-1]
+            raise ClusterError(
+                f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is "
+                "kept: mend the cause, then give the same command with --resume."
+            ) from exc
     for record in observer.cut_off("the time budget was used up"):
         searcher.cut_off(record)
 

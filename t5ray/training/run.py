@@ -228,13 +228,10 @@ def require_room(config: RunConfig, cluster: Cluster) -> list[str]:
         ClusterError: the run can never fit the Ray that was started for it.
     """
     resources = config.resources
-    cpus, gpus = (resources.workers_per_trial * n for n in (resources.cpus_per_worker, resources.gpus_per_worker))
-    if cpus <= cluster.num_cpus and gpus <= cluster.num_gpus:
+    workers, cpus, gpus = resources.workers_per_trial, resources.cpus_per_worker, resources.gpus_per_worker
+    if workers <= cluster.num_workers(cpus, gpus):
         return []
-    gap = (
-        f"needs {cpus:g} CPUs and {gpus:g} GPUs, and the cluster has {cluster.num_cpus:g} CPUs and "
-        f"{cluster.num_gpus:g} GPUs"
-    )
+    gap = f"needs {workers} workers of {cpus} CPUs and {gpus:g} GPUs each, and the cluster has {cluster.shown}"
     if cluster.started_here:
         raise ClusterError(f"The run must fit the cluster, but {gap}. Lower --workers-per-trial, or add nodes.")
     return [f"The run {gap} now: waiting for nodes. Ctrl-C and lower --workers-per-trial if none will come."]

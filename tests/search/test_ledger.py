@@ -66,3 +66,12 @@ def test_a_running_leader_is_not_the_best_yet(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.json", "max")
     ledger.trials = {0: trial(0, [0.8]), 1: trial(1, [0.85], "RUNNING")}
     assert ledger.best is ledger.trials[0]
+
+
+def test_an_extension_that_was_cut_off_keeps_its_target(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.json", "max")
+    assert ledger.settle_target(20, None) == 20
+    ledger.trials = {n: trial(n, [0.1]) for n in range(20)}
+    assert ledger.settle_target(20, 10) == 30
+    ledger.trials |= {n: trial(n, [0.1]) for n in range(20, 23)}
+    assert ledger.settle_target(20, None) == 30  # --resume

@@ -38,8 +38,23 @@ def test_concurrency(
 
 
 def test_a_trial_larger_than_the_cluster_is_refused() -> None:
-    with pytest.raises(ClusterError, match="needs 4 CPUs and 4 GPUs, and the cluster has 8 CPUs and 2 GPUs"):
+    with pytest.raises(ClusterError, match=r"needs 4 workers of 1 CPUs and 1 GPUs each, .* has 8 CPUs and 2 GPUs"):
         concurrency(ResourcesConfig(workers_per_trial=4, gpus_per_worker=1), cluster(8, 2), None, 10)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources"),
+    [(((4.0, 0.0),) * 4, {"cpus_per_worker": 8}), (((8.0, 1.0),) * 4, {"gpus_per_worker": 2})],
+)
+def test_a_worker_does_not_stretch_over_two_nodes(
+    nodes: tuple[tuple[float, float], ...], resources: dict[str, int]
+) -> None:
+    cpus, gpus = (sum(node[i] for node in nodes) for i in (0, 1))
+    have = Cluster(4, cpus, gpus, 0, None, started_here=False, nodes=nodes)
+    with pytest.raises(ClusterError, match="on 4 nodes"):
+        concurrency(ResourcesConfig.model_validate(resources), have, None, 10)
+    whole = ResourcesConfig.model_validate({name: value // 2 for name, value in resources.items()})
+    assert concurrency(whole, have, None, 10) == 4
 
 
 def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
