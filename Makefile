@@ -17,7 +17,7 @@ test: $(VENV)/dev.done
 	$(BIN)/python -m pytest
 
 test-all: $(VENV)/dev.done
-	$(BIN)/python -m pytest -m 'not cluster'
+	$(BIN)/python -m pytest -m 'not cluster' --hypothesis-profile=exploring
 
 test-cluster: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m cluster tests/cluster

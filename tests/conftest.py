@@ -6,8 +6,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# `make test` draws the same examples each time (--hypothesis-profile=ci); `make test-all` goes and looks for new ones.
+hypothesis.settings.register_profile("exploring", deadline=None, max_examples=500)
 # A shell that starts the tests in the background has them, and the commands they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
