@@ -1,7 +1,7 @@
 """The console of a search: a live table on a terminal, one line per epoch when piped."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -59,8 +59,18 @@ Key = tuple[bool, int, int]
 class Board:
     """Keeps the trials' latest state and shows it."""
 
-    def __init__(self, objective: str, num_trials: int, max_epochs: int, *, mode: str = "max") -> None:
+    def __init__(
+        self,
+        objective: str,
+        num_trials: int,
+        max_epochs: int,
+        *,
+        mode: str = "max",
+        runs_again: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.objective, self.num_trials, self.max_epochs = objective, num_trials, max_epochs
+        self.runs_again = runs_again
+        """Counts the runs on fresh seeds that have not ended, those to come included."""
         self.better = max if mode == "max" else min
         self.trials: dict[Key, Trial] = {}
         self.is_live = False
@@ -109,18 +119,23 @@ class Board:
         return time.monotonic() - self._started
 
     def left_s(self) -> float | None:
-        """Return the seconds that the missing trials take at the pace so far; None before the first has ended.
+        """Return the seconds that all missing runs take at the pace so far; None before the first trial has ended.
 
-        Trials to come count as long as the ended ones were on average.
+        Trials to come count as long as the ended ones were on average, runs on fresh seeds as full runs.
         """
         searched = [t for t in self.trials.values() if t.seed is None]
         lengths = [len(t.values) for t in searched if t.state != "RUNNING"]
-        epochs = sum(len(t.values) for t in searched) - self._epochs_before
-        if not lengths or epochs <= 0 or len(lengths) >= self.num_trials:
+        epochs = sum(len(t.values) for t in self.trials.values()) - self._epochs_before
+        again = self.runs_again() * self.max_epochs
+        if not lengths or epochs <= 0 or (len(lengths) >= self.num_trials and not again):
             return None
-        running = sum(len(t.values) for t in searched if t.state == "RUNNING")
-        missing = (self.num_trials - len(lengths)) * sum(lengths) / len(lengths) - running
-        return max(0.0, missing) * self.elapsed_s / epochs
+        trials = (self.num_trials - len(lengths)) * sum(lengths) / len(lengths) - self._running_epochs(again=False)
+        missing = max(0.0, trials) + max(0, again - self._running_epochs(again=True))
+        return missing * self.elapsed_s / epochs
+
+    def _running_epochs(self, *, again: bool) -> int:
+        running = (t for t in self.trials.values() if t.state == "RUNNING" and (t.seed is not None) == again)
+        return sum(len(t.values) for t in running)
 
     def table(self) -> Table:
         """Draw every trial, or as many as the terminal has room for: running ones, the best, then the latest."""
@@ -170,9 +185,16 @@ def short(params: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def board(objective: str, num_trials: int, max_epochs: int, *, mode: str = "max") -> Iterator[Board]:
+def board(
+    objective: str,
+    num_trials: int,
+    max_epochs: int,
+    *,
+    mode: str = "max",
+    runs_again: Callable[[], int] = lambda: 0,
+) -> Iterator[Board]:
     """Show a board while the block runs."""
-    shown = Board(objective, num_trials, max_epochs, mode=mode)
+    shown = Board(objective, num_trials, max_epochs, mode=mode, runs_again=runs_again)
     if not console.is_terminal:
         yield shown
         return

@@ -69,6 +69,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.cluster import connect
     from t5ray.config import load_space
     from t5ray.search.conclude import conclude
+    from t5ray.search.confirm import num_expected
     from t5ray.search.contradictions import require_consistent
     from t5ray.search.points import look_up_warm_start
     from t5ray.search.preview import describe, foresee
@@ -98,7 +99,13 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
         try:
             open_study(ledger, prepared, space, workspace, tracker)
-            with board(prepared.objective, wanted, settings.training.max_epochs, mode=prepared.mode) as shown:
+            with board(
+                prepared.objective,
+                wanted,
+                settings.training.max_epochs,
+                mode=prepared.mode,
+                runs_again=lambda: num_expected(ledger, wanted),
+            ) as shown:
                 run_search(
                     prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
                 )

@@ -92,6 +92,23 @@ def test_the_headline_says_how_far_the_search_is_and_how_long_it_takes(monkeypat
     assert headline(found).endswith("2 of 5 trials, 7 epochs, 1 min 00 s, about 1 min 09 s left")
 
 
+def test_the_time_left_counts_runs_on_fresh_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    found = Board("accuracy", num_trials=2, max_epochs=4, runs_again=lambda: 3)
+    found.update(record(0, []))
+    now[0] = 20.0
+    found.update(record(0, [0.1, 0.2], "COMPLETE"))
+    assert found.left_s() == pytest.approx(140)  # 10 s an epoch: one more trial of 2 epochs, 3 runs of 4
+    found.update(record(1, []))
+    found.update(record(1, [0.1, 0.2], "COMPLETE"))
+    for values in ([], [0.25]):
+        again = record(0, values)
+        again.seed = 7
+        found.update(again)
+    assert found.left_s() == pytest.approx(20 / 5 * 11)  # 5 epochs in 20 s; 12 to confirm, 1 of which is run
+
+
 def test_epochs_of_an_earlier_session_are_not_this_ones_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

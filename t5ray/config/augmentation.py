@@ -31,6 +31,11 @@ class AugmentationConfig(Settings):
         return bool(self.augment_back_translation_rate or (self.augment_copies and any(self.word_rates.values())))
 
     @property
+    def copies_per_row(self) -> float:
+        """Return how many copies a training row gets on average, at most: copies that equal others are left out."""
+        return (self.augment_copies if any(self.word_rates.values()) else 0) + self.augment_back_translation_rate
+
+    @property
     def word_rates(self) -> dict[str, float]:
         """Technique on words -> its rate."""
         return {

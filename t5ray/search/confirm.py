@@ -106,6 +106,14 @@ def num_missing(ledger: Ledger) -> int:
     return len(wanted - ended) if len(chosen) > 1 else 0
 
 
+def num_expected(ledger: Ledger, num_trials: int) -> int:
+    """Return how many confirming runs are still to be done, at most, in a search of so many trials."""
+    if len(ledger.ended) >= num_trials or num_trials < 2:
+        return num_missing(ledger)
+    ended = sum(run.state != "RUNNING" for run in ledger.confirm_runs)
+    return min(BEST_OF + 1, num_trials) * len(ledger.confirm_seeds) - ended
+
+
 def why_unconfirmed(ledger: Ledger) -> str | None:
     """Return why nothing was confirmed though it was asked for; None where it was, or was not asked for."""
     if not ledger.confirm_seeds or ledger.confirm is not None:

@@ -11,7 +11,7 @@ from t5ray.config import SearchSpace
 from t5ray.data.batches import num_steps
 from t5ray.report.words import seconds
 from t5ray.search.confirm import BEST_OF
-from t5ray.search.scheduler import rung_epochs
+from t5ray.search.scheduler import bracket_shares, rung_epochs
 from t5ray.search.study import checkpoint_bytes, concurrency
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared
@@ -29,13 +29,13 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[s
     config = prepared.config
     training, resources = config.training, config.resources
     slots = concurrency(resources, cluster, config.search.max_concurrent, config.search.num_trials)
-    steps = num_steps(len(prepared.data.train), training.batch_size) * training.max_epochs
+    steps, tokens = _per_epoch(prepared)
     lines = [
         f"trials       {config.search.num_trials} ({slots} at a time: {_room(prepared, cluster)}), "
         f"up to {training.max_epochs} epochs each",
         f"objective    {prepared.objective} ({prepared.mode}) on {_sample(prepared)} validation rows",
         *describe_run(prepared),
-        f"per trial    {steps:,} steps and {prepared.data.train.num_tokens * training.max_epochs:,} tokens, "
+        f"per trial    {steps * training.max_epochs:,} steps and {tokens * training.max_epochs:,} tokens, "
         "where it runs to its end",
         f"sampler      {space.sampler.name}, {len(space.parameters)} parameters: {', '.join(space.parameters)}",
     ]
@@ -48,6 +48,13 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[s
             f"{_confirming_runs(prepared)} full runs at most"
         )
     return [*lines, *_disk(prepared, slots)]
+
+
+def _per_epoch(prepared: Prepared) -> tuple[int, int]:
+    """Return the optimizer steps and tokens of an epoch of the default settings, copies of its rows included."""
+    training, data = prepared.config.training, prepared.data.train
+    times = 1 + training.copies_per_row
+    return num_steps(round(len(data) * times), training.batch_size), round(data.num_tokens * times)
 
 
 def _room(prepared: Prepared, cluster: Cluster) -> str:
@@ -92,11 +99,11 @@ def expected_rungs(space: SearchSpace, num_trials: int, max_epochs: int) -> list
     Example:
         9 trials, rungs after epochs 1 and 3, factor 3 -> [(1, 9), (3, 3)]
     """
-    found, left = [], float(num_trials)
-    for epoch in rung_epochs(space.scheduler, max_epochs):
-        found.append((epoch, max(1, round(left))))
-        left = max(1.0, left / space.scheduler.reduction_factor)
-    return found
+    arrivals: dict[int, float] = {}
+    for _, rungs in _expected_brackets(space, num_trials, max_epochs):
+        for epoch, trials in rungs:
+            arrivals[epoch] = arrivals.get(epoch, 0.0) + trials
+    return [(epoch, max(1, round(trials))) for epoch, trials in sorted(arrivals.items())]
 
 
 def expected_epochs(space: SearchSpace, num_trials: int, max_epochs: int) -> int:
@@ -105,15 +112,28 @@ def expected_epochs(space: SearchSpace, num_trials: int, max_epochs: int) -> int
     Example:
         9 trials of up to 9 epochs, rungs after epochs 1 and 3, factor 3 -> 9 * 1 + 3 * 2 + 1 * 6 = 21
     """
-    rungs = expected_rungs(space, num_trials, max_epochs)
-    if not rungs:
-        return num_trials * max_epochs
-    beyond = max(1, round(rungs[-1][1] / space.scheduler.reduction_factor))
-    total, before = 0, 0
-    for epoch, trials in (*rungs, (max_epochs, beyond)):
-        total += trials * (epoch - before)
-        before = epoch
-    return total
+    total = 0.0
+    for beyond, rungs in _expected_brackets(space, num_trials, max_epochs):
+        before = 0
+        for epoch, trials in (*rungs, (max_epochs, beyond)):
+            total += trials * (epoch - before)
+            before = epoch
+    return round(total)
+
+
+def _expected_brackets(
+    space: SearchSpace, num_trials: int, max_epochs: int
+) -> list[tuple[float, list[tuple[int, float]]]]:
+    """Return, for each bracket, how many trials run to the end, and (epoch, trials that arrive there) of its rungs."""
+    epochs, found = rung_epochs(space.scheduler, max_epochs), []
+    for number, share in enumerate(bracket_shares(space.scheduler, max_epochs)):
+        left = num_trials * share
+        fewest, rungs = min(1.0, left), []
+        for epoch in epochs[number:]:
+            rungs.append((epoch, left))
+            left = max(fewest, left / space.scheduler.reduction_factor)
+        found.append((left, rungs))
+    return found
 
 
 @dataclass(frozen=True)
@@ -129,7 +149,7 @@ class Estimate:
 def estimate(prepared: Prepared, space: SearchSpace, slots: int, probe: Probe) -> Estimate:
     """Work out how long a search takes whose runs are like the probed one, the default settings."""
     config, training = prepared.config, prepared.config.training
-    steps = num_steps(len(prepared.data.train), training.batch_size)
+    steps, _ = _per_epoch(prepared)
     looks = -(-steps // training.evaluate_every_steps) if training.evaluate_every_steps else 1
     validate_s = probe.validate_row_s * _sample(prepared) / config.resources.workers_per_trial
     epoch_s = steps * probe.step_s + looks * validate_s

@@ -10,6 +10,7 @@ Hyperband. Median: Golovin et al. 2017, Google Vizier, section 3.2.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, exp, log
 from statistics import median
 from typing import Any, Protocol
 
@@ -33,9 +34,22 @@ def rung_epochs(config: SchedulerConfig, max_epochs: int) -> list[int]:
         return []
     rungs, epoch = [], float(config.grace_epochs)
     while epoch < max_epochs:
-        rungs.append(int(epoch))
+        rungs.append(ceil(epoch))
         epoch *= config.reduction_factor
-    return rungs
+    return [epoch for epoch in rungs if epoch < max_epochs]
+
+
+def bracket_shares(config: SchedulerConfig, max_epochs: int) -> list[float]:
+    """Return the share of trials that goes into each bracket: Ray's softmax over numbers of rungs.
+
+    Example:
+        3 brackets, grace_epochs 1, reduction_factor 3, max_epochs 9 (3, 2 and 1 rungs) -> [0.665, 0.245, 0.090]
+    """
+    if config.name != "asha":
+        return [1.0]
+    span = log(max_epochs / min(config.grace_epochs, max_epochs)) / log(config.reduction_factor)
+    weights = [exp(max(0, int(span - bracket + 1))) for bracket in range(config.brackets)]
+    return [weight / sum(weights) for weight in weights]
 
 
 class Rule(Protocol):
@@ -117,6 +131,7 @@ class Asha(ray.tune.schedulers.ASHAScheduler):
             reduction_factor=config.reduction_factor,
             brackets=config.brackets,
         )
+        self._shares = bracket_shares(config, max_epochs)
         for record in ledger.trials.values():
             self._remember(record.trial, record.values)
 
@@ -128,9 +143,7 @@ class Asha(ray.tune.schedulers.ASHAScheduler):
 
     def bracket_of(self, trial: int) -> Any:
         """Return the bracket of a trial: drawn by its number alone, with the shares that Ray gives them."""
-        sizes = np.array([len(bracket._rungs) for bracket in self._brackets])
-        shares = np.exp(sizes - sizes.max())
-        return self._brackets[np.random.default_rng(trial).choice(len(sizes), p=shares / shares.sum())]
+        return self._brackets[np.random.default_rng(trial).choice(len(self._shares), p=self._shares)]
 
     def stops(self, trial: int, epoch: int, value: float) -> bool:
         """Judge a trial at the rungs of its bracket."""

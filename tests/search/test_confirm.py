@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5ray.search.confirm import Confirmation, candidates, compare, kept, leader, num_missing, why_unconfirmed
+from t5ray.search.confirm import Confirmation, candidates, compare, kept, leader, num_expected, num_missing, why_unconfirmed
 from t5ray.search.ledger import Ledger, State, TrialRecord
 from t5ray.text.statistics import MeanStatistic
 
@@ -58,6 +58,15 @@ def test_runs_come_seed_by_seed_and_the_best_first() -> None:
         runs.append(run.key)
     assert runs == ["1-seed1", "0-seed1", "1-seed2", "0-seed2"]
     assert num_missing(found) == 0
+
+
+def test_while_trials_run_as_many_runs_are_expected_as_there_can_be() -> None:
+    found = ledger(0.1, 0.9, 0.5)
+    assert num_expected(found, 9) == 4 * len(SEEDS)
+    assert num_expected(found, 3) == 3 * len(SEEDS)  # all have ended: the three trials are the candidates
+    found.confirm_runs = [trial(0, 0.5, seed=1)]
+    assert num_expected(found, 9) == 4 * len(SEEDS) - 1
+    assert num_expected(ledger(0.5), 1) == 0  # nothing to compare
 
 
 def test_only_the_default_fills_idle_slots_while_trials_run() -> None:

@@ -1,5 +1,6 @@
 """Estimates against sums done by hand; the probe on a real Ray is in `test_probe_*`."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,25 @@ def test_expected_trials_and_epochs(
 
 def test_without_stopping_every_trial_runs_every_epoch() -> None:
     assert expected_epochs(space(name="none"), 7, 5) == 35
+
+
+def test_brackets_share_the_trials() -> None:
+    # Hyperband's brackets over epochs 1 and 3 of 9 hold 3, 2 and 1 rungs: e^3, e^2 and e^1 parts of the trials
+    spread = space(brackets=3)
+    parts = [math.exp(3), math.exp(2), math.exp(1)]
+    first, second, third = (100 * part / sum(parts) for part in parts)
+    assert expected_rungs(spread, 100, 9) == [(1, round(first)), (3, round(first / 3 + second))]
+    epochs = first * (1 + 2 / 3 + 6 / 9) + second * (3 + 6 / 3) + third * 9
+    assert expected_epochs(spread, 100, 9) == round(epochs)
+
+
+def test_copies_of_rows_make_more_steps(plan: Plan) -> None:
+    augmented = {"augment_copies": 2, "augment_swap_rate": 0.1, "batch_size": 16, "max_epochs": 1}
+    prepared = plan(training=augmented, search={"num_trials": 1})
+    steps = -(-3 * len(prepared.data.train) // 16)
+    found = estimate(prepared, space(), 1, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
+    assert found.epoch_s == steps
+    assert any(line.startswith(f"per trial    {steps} steps") for line in describe(prepared, space(), CLUSTER))
 
 
 def test_an_estimate_is_the_sum_of_its_parts(plan: Plan) -> None:
