@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5ray.search.confirm import Confirmation, candidates, compare, kept, leader, num_expected, num_missing, why_unconfirmed
+from t5ray.search.confirm import (
+    Confirmation,
+    candidates,
+    compare,
+    kept,
+    leader,
+    num_expected,
+    num_missing,
+    why_unconfirmed,
+)
 from t5ray.search.ledger import Ledger, State, TrialRecord
 from t5ray.text.statistics import MeanStatistic
 

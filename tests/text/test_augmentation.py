@@ -22,7 +22,8 @@ from t5ray.text.augmentation import (
 )
 from t5ray.text.synonyms import synonyms_of
 
-KNOWN = ["car", "Large,", "(build)", "CAR", "program", "quick.", ":INFINITY", "“error”"]  # the table has synonyms for some of them
+# The table has synonyms for some of them.
+KNOWN = ["car", "Large,", "(build)", "CAR", "program", "quick.", ":INFINITY", "“error”"]
 WORD = st.one_of(st.sampled_from(KNOWN), st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 TEXTS = st.lists(WORD, min_size=1, max_size=12).map(" ".join).map(str.strip).filter(bool)
 RATES = st.floats(0, 1)
