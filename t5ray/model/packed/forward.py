@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t5ray.model.packed import ops
+from t5ray.model.packed import cpu_attention, ops
 from t5ray.model.packed.layout import Layout, key_mask, layout_of
 from t5ray.model.packed.loss import summed_cross_entropy
 from t5ray.model.packed.ops import Scores, scores_of
@@ -91,9 +91,26 @@ def _encode(stack: Any, x: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 
 def _decode(stack: Any, x: torch.Tensor, encoded: torch.Tensor, targets: Layout, sources: Layout) -> torch.Tensor:
-    mask = key_mask(targets, targets, causal=True)
-    cross = scores_of(None, key_mask(targets, sources, causal=False), targets, sources)
+    mask, seen = key_mask(targets, targets, causal=True), key_mask(targets, sources, causal=False)
+    if _goes_unprojected(stack, encoded, targets, sources):
+        encoded, cross = (
+            cpu_attention.padded(encoded, sources),
+            Scores(None, None if seen is None else seen[:, 0], None),
+        )
+    else:
+        cross = scores_of(None, seen, targets, sources)
     return _run(stack, x, targets, mask, (encoded,), {"sources": sources, "cross": cross})
+
+
+def _goes_unprojected(stack: Any, encoded: torch.Tensor, targets: Layout, sources: Layout) -> bool:
+    """Say whether cross-attention can and should do without keys and values."""
+    attentions = [block.layer[1].EncDecAttention for block in stack.block]
+    projections = [projection for attention in attentions for projection in (attention.k, attention.v)]
+    return (
+        all(type(projection) is nn.Linear and ops.by_hand(projection.weight) for projection in projections)
+        and ops.by_hand(encoded)
+        and cpu_attention.is_cheaper_unprojected(targets, sources, *projections[0].weight.shape)
+    )
 
 
 def _run(
@@ -126,7 +143,7 @@ def _block_forward(
     Args:
         x: [N, D].
         bias: the position bias of the block before.
-        encoded: [N of sources, D], for a decoder's block.
+        encoded: [N of sources, D], for a decoder's block; padded [B, S, D] where keys and values are not to be made.
         scores: of the block before; its mask holds for all.
     Returns:
         x, and the bias and total scores that the next block may share.
@@ -153,9 +170,13 @@ def _attend(
     keys: Layout,
 ) -> torch.Tensor:
     normed = ops.rms_norm(x, layer.layer_norm.weight, layer.layer_norm.variance_epsilon)
-    seen = normed if encoded is None else encoded
-    rate = attention.dropout if attention.training else 0.0
-    mixed = ops.attention(attention.q(normed), attention.k(seen), attention.v(seen), scores, queries, keys, rate)
+    q, rate = attention.q(normed), attention.dropout if attention.training else 0.0
+    if encoded is not None and encoded.ndim == 3:
+        weights = attention.k.weight, attention.v.weight
+        mixed = cpu_attention.unprojected(q, encoded, *weights, scores.mask, queries, rate)
+    else:
+        seen = normed if encoded is None else encoded
+        mixed = ops.attention(q, attention.k(seen), attention.v(seen), scores, queries, keys, rate)
     return ops.add_dropped(x, attention.o(mixed), _rate(layer.dropout))
 
 

@@ -23,6 +23,8 @@ class Layout:
     """bool [B, S], True at tokens"""
     places: torch.Tensor
     """int64 [N]: each token's place in B*S"""
+    token_at: torch.Tensor
+    """int64 [B*S]: which packed token stands there; 0 at padding"""
     to_padded: torch.Tensor
     """int64 [B*H*S]: which of the packed N*H head vectors stands there; 0 at padding"""
     to_packed: torch.Tensor
@@ -42,6 +44,20 @@ class Layout:
         if clean and self.holes is not None:
             padded = padded.index_fill(0, self.holes, 0.0)
         return padded.view(self.rows * self.heads, self.width, -1)
+
+    def pad_heads(self, packed: torch.Tensor, *, clean: bool = False) -> torch.Tensor:
+        """Spread [H, N, D] to [B, H*S, D], as `pad` does."""
+        offsets = torch.arange(self.heads, device=packed.device) * len(self.places)
+        places = (self.token_at.view(self.rows, 1, self.width) + offsets[:, None]).flatten()
+        padded = packed.flatten(0, 1).index_select(0, places)
+        if clean and self.holes is not None:
+            padded = padded.index_fill_(0, self.holes, 0.0)
+        return padded.view(self.rows, self.heads * self.width, -1)
+
+    def pack_heads(self, padded: torch.Tensor) -> torch.Tensor:
+        """Gather [B, H*S, D] to [H, N, D]."""
+        places = self.to_packed.view(len(self.places), self.heads).T.flatten()
+        return padded.flatten(0, 1).index_select(0, places).view(self.heads, len(self.places), -1)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Gather [B*H, S, d] to [N, H*d], leaving padding behind."""
@@ -68,7 +84,7 @@ def layout_of(real: torch.Tensor, heads: int) -> Layout:
     holes = None
     if len(places) < rows * width:
         holes = (~real)[:, None].expand(rows, heads, width).flatten().nonzero().flatten()
-    return Layout(rows, width, heads, real, places, to_padded, to_packed, holes)
+    return Layout(rows, width, heads, real, places, token, to_padded, to_packed, holes)
 
 
 def key_mask(queries: Layout, keys: Layout, *, causal: bool) -> torch.Tensor | None:

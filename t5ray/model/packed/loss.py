@@ -53,12 +53,15 @@ def _loss_and_gradient(
 
     Source: Szegedy et al. 2016 for the smoothed targets: (1 - s) at the label plus s / V everywhere.
     """
-    log_total = torch.logsumexp(logits, dim=-1)
-    picked = logits.gather(-1, labels[:, None])[:, 0]
-    loss = (log_total - (1 - smoothing) * picked).sum()
+    logits.sub_(logits.amax(-1, keepdim=True))
+    picked = logits.gather(-1, labels[:, None])
+    loss = -(1 - smoothing) * picked.sum()
     if smoothing:
         loss -= smoothing * logits.mean(-1).sum()
-    gradient = logits.sub_(log_total[:, None]).exp_()
+    gradient = logits.exp_()  # once, for the loss and for its gradient
+    total = gradient.sum(-1, keepdim=True)
+    loss += total.log().sum()
+    gradient.div_(total)
     gradient.scatter_add_(-1, labels[:, None], gradient.new_full((len(labels), 1), smoothing - 1))
     if smoothing:
         gradient.sub_(smoothing / logits.shape[-1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from t5ray.model.packed import cpu
+from t5ray.model.packed import cpu, cpu_attention
 from t5ray.model.packed.layout import Layout
 
 
@@ -93,7 +93,7 @@ def attention(
         [N of queries, H*d].
     """
     if by_hand(q, k, v):
-        return cpu.attention(q, k, v, scores.bias, scores.total, queries, keys, rate)
+        return cpu_attention.attention(q, k, v, scores.bias, scores.total, queries, keys, rate)
     parts = [part for part in (None if scores.bias is None else scores.bias[None], scores.mask) if part is not None]
     mask = None if not parts else parts[0] if len(parts) == 1 else parts[0] + parts[1]
 

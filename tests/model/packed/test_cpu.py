@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, gelu, relu
 
-from t5ray.model.packed import cpu, loss
+from t5ray.model.packed import cpu, cpu_attention, loss
 from t5ray.model.packed.layout import layout_of
 
 
@@ -55,7 +55,7 @@ def test_attention_with_dropout() -> None:
     torch.manual_seed(1)
     hidden = torch.zeros(2, 1, 1, 3).masked_fill_(~layout.real[:, None, None], -math.inf)
     total = hidden.expand(2, 2, 3, 3).reshape(4, 3, 3)
-    got = cpu.attention(q, k, v, None, total, layout, layout, 0.25)
+    got = cpu_attention.attention(q, k, v, None, total, layout, layout, 0.25)
     torch.manual_seed(1)
     mask, scale = cpu.keep_mask(torch.Size((4, 3, 3)), 0.25)
     scores = layout.pad(q) @ layout.pad(k).mT + total
@@ -64,6 +64,17 @@ def test_attention_with_dropout() -> None:
     grad = torch.randn(5, 8)
     wanted = torch.autograd.grad(expected, (q, k, v), grad)
     torch.testing.assert_close(torch.autograd.grad(got, (q, k, v), grad), wanted)
+
+
+def test_what_is_cheaper_unprojected() -> None:
+    """flan-T5-small: 6 heads of 64, width 512. Per head: T (64 512 + 512 S) against S 64 512 + 64 S T, T in all."""
+
+    def cheaper(targets: int, sources: int) -> bool:
+        queries, keys = (layout_of(torch.ones(2, width, dtype=torch.bool), heads=6) for width in (targets, sources))
+        return cpu_attention.is_cheaper_unprojected(queries, keys, inner=384, width=512)
+
+    assert [targets for targets in range(1, 90) if cheaper(targets, 87)] == list(range(1, 40))
+    assert not cheaper(74, 100_000)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

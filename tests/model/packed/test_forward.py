@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from t5ray.model.numeric import set_dropout
-from t5ray.model.packed import packed, summed_loss
+from t5ray.model.packed import cpu_attention, packed, summed_loss
 
 KINDS = {
     "t5": (T5Config, T5ForConditionalGeneration),
@@ -44,13 +44,17 @@ def model_of(kind: str, *, feed_forward: str = "gated-gelu", tied: bool = True) 
     return made
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+LONG, SHORT = (3, 6, 1, 6), (1, 2, 1, 1)
+"""Target tokens of the rows: keys and values of cross-attention are made for the first, not for the second."""
+
+
+def batch(targets: tuple[int, ...] = LONG) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    lengths, targets = torch.tensor([9, 5, 9, 2]), torch.tensor([3, 6, 1, 6])
+    lengths, widest = torch.tensor([9, 5, 9, 2]), max(targets)
     mask = (torch.arange(9) < lengths[:, None]).long()
     ids = torch.randint(2, 50, (4, 9), generator=generator) * mask
-    labels = torch.randint(2, 50, (4, 6), generator=generator)
-    return ids, mask, labels.masked_fill(torch.arange(6) >= targets[:, None], -100)
+    labels = torch.randint(2, 50, (4, widest), generator=generator)
+    return ids, mask, labels.masked_fill(torch.arange(widest) >= torch.tensor(targets)[:, None], -100)
 
 
 def gradients(model: Any) -> Gradients:
@@ -59,8 +63,10 @@ def gradients(model: Any) -> Gradients:
     return found
 
 
-def by_transformers(model: Any, smoothing: float = 0.0) -> tuple[torch.Tensor, Gradients]:
-    ids, mask, labels = batch()
+def by_transformers(
+    model: Any, smoothing: float = 0.0, targets: tuple[int, ...] = LONG
+) -> tuple[torch.Tensor, Gradients]:
+    ids, mask, labels = batch(targets)
     decoder_ids = model.prepare_decoder_input_ids_from_labels(labels)
     logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=decoder_ids, use_cache=False).logits
     loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing)
@@ -68,9 +74,9 @@ def by_transformers(model: Any, smoothing: float = 0.0) -> tuple[torch.Tensor, G
     return loss.detach(), gradients(model)
 
 
-def by_us(model: Any, smoothing: float = 0.0) -> tuple[torch.Tensor, Gradients]:
+def by_us(model: Any, smoothing: float = 0.0, targets: tuple[int, ...] = LONG) -> tuple[torch.Tensor, Gradients]:
     with packed(model):
-        loss = summed_loss(model, *batch(), smoothing)
+        loss = summed_loss(model, *batch(targets), smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach(), gradients(model)
 
@@ -90,6 +96,39 @@ def assert_equal(ours: tuple[torch.Tensor, Gradients], theirs: tuple[torch.Tenso
 def test_loss_and_gradients_are_those_of_transformers(kind: str, feed_forward: str, tied: bool) -> None:
     model = model_of(kind, feed_forward=feed_forward, tied=tied)
     assert_equal(by_us(model, 0.1), by_transformers(model, 0.1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_they_are_where_targets_are_short(kind: str, unprojected: list[int]) -> None:
+    model = model_of(kind)
+    assert_equal(by_us(model, 0.1, SHORT), by_transformers(model, 0.1, SHORT))
+    assert len(unprojected) == 2  # blocks of the decoder
+    by_us(model, 0.1, LONG)
+    assert len(unprojected) == 2
+
+
+@pytest.fixture
+def unprojected(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What grows with each cross-attention that makes no keys and values."""
+    calls: list[int] = []
+    real = cpu_attention.unprojected
+
+    def counting(*args: Any) -> torch.Tensor:
+        calls.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(cpu_attention, "unprojected", counting)
+    return calls
+
+
+def test_keys_that_are_never_made_see_the_same_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("t5")
+    set_dropout(model, 0.3)
+    torch.manual_seed(5)
+    without = by_us(model, targets=SHORT)
+    monkeypatch.setattr(cpu_attention, "is_cheaper_unprojected", lambda *_: False)
+    torch.manual_seed(5)
+    assert_equal(without, by_us(model, targets=SHORT))
 
 
 def untied(kind: str) -> Any:
@@ -115,11 +154,12 @@ def test_a_head_of_its_own_gets_its_own_gradient(kind: str, by_hand: bool, monke
 
 
 @pytest.mark.parametrize("kind", ["t5", "umt5"])
-def test_checkpointed_gradients_are_those_of_transformers(kind: str) -> None:
+@pytest.mark.parametrize("targets", [LONG, SHORT])
+def test_checkpointed_gradients_are_those_of_transformers(kind: str, targets: tuple[int, ...]) -> None:
     model = model_of(kind)
-    theirs = by_transformers(model)
+    theirs = by_transformers(model, targets=targets)
     model.activation_checkpointing_enable({"use_reentrant": False})
-    assert_equal(by_us(model), theirs)
+    assert_equal(by_us(model, targets=targets), theirs)
 
 
 def test_checkpointing_draws_the_same_dropout_again() -> None:
@@ -152,9 +192,18 @@ def test_frozen_weights_get_no_gradient() -> None:
     model = model_of("t5", tied=False)
     model.shared.weight.requires_grad_(False)
     model.encoder.block[0].requires_grad_(False)
-    ours, theirs = by_us(model), by_transformers(model)
-    assert ours[1]["shared.weight"] is None
-    assert_equal(ours, theirs)
+    model.decoder.block[0].requires_grad_(False)
+    for targets in (LONG, SHORT):
+        ours, theirs = by_us(model, targets=targets), by_transformers(model, targets=targets)
+        assert ours[1]["shared.weight"] is None
+        assert_equal(ours, theirs)
+
+
+def test_a_frozen_encoder_asks_for_no_gradient() -> None:
+    model = model_of("t5", tied=False)
+    model.encoder.requires_grad_(False)
+    model.shared.requires_grad_(False)
+    assert_equal(by_us(model, targets=SHORT), by_transformers(model, targets=SHORT))
 
 
 def test_adapters_are_called_as_modules() -> None:
@@ -162,9 +211,10 @@ def test_adapters_are_called_as_modules() -> None:
     model = model_of("t5", tied=False)
     settings = peft.LoraConfig(r=2, target_modules=["q", "v", "wo"], init_lora_weights=False)
     peft.inject_adapter_in_model(settings, model)
-    ours, theirs = by_us(model), by_transformers(model)
-    assert ours[1]["encoder.block.0.layer.0.SelfAttention.q.lora_A.default.weight"] is not None
-    assert_equal(ours, theirs)
+    for targets in (LONG, SHORT):
+        ours, theirs = by_us(model, targets=targets), by_transformers(model, targets=targets)
+        assert ours[1]["encoder.block.0.layer.0.SelfAttention.q.lora_A.default.weight"] is not None
+        assert_equal(ours, theirs)
 
 
 def test_generation_is_untouched_inside_and_the_model_afterwards() -> None:
