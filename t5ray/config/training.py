@@ -17,9 +17,10 @@ class TrainingConfig(AugmentationConfig):
     batch_size: int = Field(default=32, ge=1)
     """Rows per optimizer step over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Rows a worker forwards at once. None: as many as `micro_batch_tokens` holds."""
-    micro_batch_tokens: int = Field(default=16_384, ge=1)
-    """Padded input and target tokens a worker forwards at once, at most."""
+    """Rows a worker forwards at once, at most. None: `micro_batch_tokens` alone limits them."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Padded input and target tokens a worker forwards at once, at most. None: on GPUs as many rows as their memory
+    holds, tried before the first step for each length; on CPUs and where the model is sharded 16,384 tokens."""
     max_epochs: int = Field(default=3, ge=1)
     """Passes over the training split."""
     preset: Literal["none", "t5-adamw", "t5-adafactor"] = "none"

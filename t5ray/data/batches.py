@@ -4,7 +4,7 @@ A step's rows do not depend on the number of workers or on memory; only their cu
 makes losses comparable between one worker and many.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ IGNORED = -100
 """Label that the loss skips."""
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+Limit = Callable[[int], int]
+"""Takes the tokens of a group's longest row, input and target together; returns how many rows may be in the group."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ def epoch_steps(
     split: TokenisedSplit,
     *,
     batch_size: int,
-    micro_batch_size: int | None,
-    micro_batch_tokens: int,
+    limit: Limit,
     seed: int,
     epoch: int,
     rank: int = 0,
@@ -72,7 +73,7 @@ def epoch_steps(
     targets = np.asarray(split.label_lengths)
     for rows in _shuffled_steps(lengths, batch_size, seed, epoch):
         mine = rows[rank::world_size]
-        groups = micro_batches(mine, lengths, micro_batch_size, micro_batch_tokens)
+        groups = micro_batches(mine, lengths, limit)
         yield Step(tuple(groups), int(targets[rows].sum()), len(rows))
 
 
@@ -89,20 +90,22 @@ def _shuffled_steps(lengths: Indices, batch_size: int, seed: int, epoch: int) ->
     return [steps[i] for i in random.permutation(len(steps))]
 
 
-def micro_batches(
-    rows: Indices, lengths: Indices, micro_batch_size: int | None, micro_batch_tokens: int
-) -> Iterator[Indices]:
-    """Cut rows, longest first, into groups within both limits; a single row may exceed the token limit.
+def token_budget(tokens: int, most: int | None = None) -> Limit:
+    """Return the limit of so many padded tokens to a group, and of `most` rows; a single row may exceed the first."""
+    return lambda longest: max(1, min(tokens // longest, most or tokens))
+
+
+def micro_batches(rows: Indices, lengths: Indices, limit: Limit) -> Iterator[Indices]:
+    """Cut rows, longest first, into groups within a limit.
 
     Args:
         lengths: tokens of each row of the split, input and target together.
     Example:
-        rows of lengths [9, 8, 3, 3], 18 tokens -> [9, 8], [3, 3]
+        rows of lengths [9, 8, 3, 3], token_budget(18) -> [9, 8], [3, 3]
     """
     start = 0
     while start < len(rows):
-        size = max(1, micro_batch_tokens // int(lengths[rows[start]]))
-        size = min(size, micro_batch_size or size)
+        size = limit(int(lengths[rows[start]]))
         yield rows[start : start + size]
         start += size
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     source: str
     """Where it came from: hub id or directory."""
+    fits: dict[tuple[object, ...], int] = field(default_factory=dict, compare=False)
+    """What its runs have learned of the memory here: see `training/micro_batch.py`."""
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:

@@ -32,6 +32,7 @@ from t5ray.training.checkpoint import (
 )
 from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
+from t5ray.training.micro_batch import row_limit
 from t5ray.training.plan import Evaluation, Pulse, Report, RunFailed, RunPlan, Tick
 from t5ray.training.step import optimizer_step
 from t5ray.training.stopping import should_stop
@@ -82,6 +83,7 @@ class _Run:
         self.per_epoch = num_steps(len(data.train), self.config.batch_size)
         self.every = max(1, self.per_epoch // HISTORY_POINTS)
         self.progress = self._restored()
+        self.limit = row_limit(trainee, data.train, self.config, group)
         self.saved_at = time.monotonic()
 
     def go(self) -> Progress:
@@ -126,8 +128,7 @@ class _Run:
         return epoch_steps(
             self.data.train,
             batch_size=config.batch_size,
-            micro_batch_size=config.micro_batch_size,
-            micro_batch_tokens=config.micro_batch_tokens,
+            limit=self.limit,
             seed=config.seed,
             epoch=epoch,
             rank=group.rank,

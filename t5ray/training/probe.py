@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
-from t5ray.data.batches import Step, epoch_steps
+from t5ray.data.batches import Limit, Step, epoch_steps
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import load_model
 from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.training.group import Group
+from t5ray.training.micro_batch import row_limit
 from t5ray.training.plan import RunFailed
 from t5ray.training.step import EpochSums, optimizer_step
 from t5ray.training.trainee import Trainee, made_ready
@@ -73,14 +74,15 @@ def measure(spec: ProbeSpec, data: TokenisedData) -> Probe:
         raise RunFailed(f"out of GPU memory with micro_batch_tokens={spec.config.micro_batch_tokens}: {exc}") from exc
 
 
-def median_steps(split: TokenisedSplit, config: TrainingConfig, num_workers: int, count: int) -> list[Step]:
+def median_steps(
+    split: TokenisedSplit, config: TrainingConfig, limit: Limit, num_workers: int, count: int
+) -> list[Step]:
     """Return this many steps of the first epoch whose padded size is in the middle, or as many as there are."""
     steps = list(
         epoch_steps(
             split,
             batch_size=config.batch_size,
-            micro_batch_size=config.micro_batch_size,
-            micro_batch_tokens=config.micro_batch_tokens,
+            limit=limit,
             seed=config.seed,
             epoch=1,
             world_size=num_workers,
@@ -99,7 +101,8 @@ def _padded_tokens(step: Step, split: TokenisedSplit) -> int:
 
 
 def _step_s(trainee: Trainee, split: TokenisedSplit, spec: ProbeSpec, group: Group) -> float:
-    steps = median_steps(split, spec.config, spec.num_workers, STEPS)
+    limit = row_limit(trainee, split, spec.config, group)
+    steps = median_steps(split, spec.config, limit, spec.num_workers, STEPS)
     seconds = []
     for step in [steps[0], *steps]:
         began = time.perf_counter()

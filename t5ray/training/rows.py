@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from t5ray.data.batches import IGNORED, Indices, collate, micro_batches
+from t5ray.data.batches import IGNORED, Indices, collate, micro_batches, token_budget
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.training.checkpoint import BEST
@@ -46,7 +46,7 @@ def _losses(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[
     lengths = np.asarray(split.input_lengths) + np.asarray(split.label_lengths)
     ordered = rows[np.argsort(-lengths[rows], kind="stable")]
     found: dict[int, tuple[float, int]] = {}
-    for chosen in micro_batches(ordered, lengths, None, EVAL_BATCH_TOKENS):
+    for chosen in micro_batches(ordered, lengths, token_budget(EVAL_BATCH_TOKENS)):
         batch = collate(split, chosen, pad_id=int(loaded.model.config.pad_token_id)).to(loaded.model.device)
         logits = loaded.model(
             input_ids=batch.input_ids,

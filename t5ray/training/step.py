@@ -1,6 +1,5 @@
 """One optimizer step: the gradient of its rows, over micro-batches and workers, and the update."""
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from t5ray.model.packed import packed, summed_loss
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
 
-log = logging.getLogger(__name__)
-
 
 @dataclass
 class EpochSums:
@@ -32,8 +29,6 @@ class EpochSums:
     real_tokens: int = 0
     padded_tokens: int = 0
     seconds: float = 0.0
-    most_rows: int | None = None
-    """Rows of a micro-batch that fit the GPU's memory, where a step has shown that not all do."""
 
 
 def optimizer_step(
@@ -53,10 +48,7 @@ def optimizer_step(
     if isinstance(forward, FSDPModule):  # all workers forward equally often, for each forward gathers the weights
         idle = max(group.gather(len(groups))) - len(groups)
         groups, weights = [*groups, *[[0]] * idle], [*weights, *[0.0] * idle]
-    if group.size > 1:
-        total = _accumulate(forward, split, groups, weights, config, group, sums)
-    else:
-        total = _accumulate_what_fits(forward, split, groups, weights[0], config, group, sums)
+    total = accumulate(forward, split, groups, weights, config, group, sums)
     summed = group.sum([total])[0]
     loss_per_token = summed / step.target_tokens
     if not math.isfinite(loss_per_token):
@@ -85,38 +77,7 @@ def update(forward: torch.nn.Module, optimizer: Any, max_norm: float) -> float:
     return float(norm)
 
 
-def _accumulate_what_fits(
-    forward: torch.nn.Module,
-    split: TokenisedSplit,
-    groups: Sequence[Sequence[int] | Indices],
-    weight: float,
-    config: TrainingConfig,
-    group: Group,
-    sums: EpochSums,
-) -> float:
-    """Accumulate the step's gradient; where the GPU's memory ends, begin it again in micro-batches half as large.
-
-    For one worker: of several, the others would wait in the reduction that this one has left.
-    """
-    while True:
-        parts = [part for rows in groups for part in _halved(rows, sums.most_rows)]
-        try:
-            return _accumulate(forward, split, parts, [weight] * len(parts), config, group, sums)
-        except torch.cuda.OutOfMemoryError:
-            largest = max(map(len, parts))
-            if largest == 1:
-                raise
-        sums.most_rows = -(-largest // 2)
-        log.warning("Micro-batches of %d rows exceed the GPU's memory: going on with %d.", largest, sums.most_rows)
-        forward.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-
-
-def _halved(rows: Sequence[int] | Indices, most: int | None) -> list[Sequence[int] | Indices]:
-    return [rows[start : start + most] for start in range(0, len(rows), most)] if most else [rows]
-
-
-def _accumulate(
+def accumulate(
     forward: torch.nn.Module,
     split: TokenisedSplit,
     groups: Sequence[Sequence[int] | Indices],

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from t5ray.config import DecodeConfig, TaskConfig
-from t5ray.data.batches import IGNORED, Indices, collate, micro_batches
+from t5ray.data.batches import IGNORED, Indices, collate, micro_batches, token_budget
 from t5ray.data.tokens import TokenisedSplit
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import autocast
@@ -81,7 +81,7 @@ def _loss(loaded: LoadedModel, split: TokenisedSplit, rows: Indices) -> tuple[fl
     lengths = np.asarray(split.input_lengths) + np.asarray(split.label_lengths)
     ordered = rows[np.argsort(-lengths[rows], kind="stable")]
     total, tokens = 0.0, 0.0
-    for chosen in micro_batches(ordered, lengths, None, EVAL_BATCH_TOKENS):
+    for chosen in micro_batches(ordered, lengths, token_budget(EVAL_BATCH_TOKENS)):
         batch = collate(split, chosen, pad_id=int(loaded.model.config.pad_token_id)).to(loaded.model.device)
         with packed(loaded.model):
             total += summed_loss(loaded.model, batch.input_ids, batch.attention_mask, batch.labels).item()

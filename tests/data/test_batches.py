@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5ray.data.batches import collate, epoch_steps, micro_batches, num_steps
+from t5ray.data.batches import collate, epoch_steps, micro_batches, num_steps, token_budget
 from t5ray.data.tokens import TokenisedSplit
 
 
@@ -29,8 +29,12 @@ def test_collate_example() -> None:
 
 def test_micro_batches_example() -> None:
     lengths = np.array([9, 8, 3, 3])
-    groups = micro_batches(np.arange(4), lengths, None, 18)
+    groups = micro_batches(np.arange(4), lengths, token_budget(18))
     assert [lengths[g].tolist() for g in groups] == [[9, 8], [3, 3]]
+    few = micro_batches(np.arange(4), lengths, token_budget(18, 1))
+    assert [lengths[g].tolist() for g in few] == [[9], [8], [3], [3]]
+    tight = micro_batches(np.arange(4), lengths, token_budget(6))
+    assert [lengths[g].tolist() for g in tight] == [[9], [8], [3, 3]]
 
 
 def test_num_steps_keeps_the_smaller_last_step() -> None:
@@ -53,8 +57,7 @@ def test_every_row_trains_once_per_epoch_whatever_the_workers_and_memory(
         found = epoch_steps(
             split,
             batch_size=batch_size,
-            micro_batch_size=micro_size,
-            micro_batch_tokens=64,
+            limit=token_budget(64, micro_size),
             seed=seed,
             epoch=1,
             rank=rank,
@@ -77,7 +80,7 @@ def test_epochs_differ_and_repeat() -> None:
     split = split_with_lengths([3] * 50)
 
     def order(epoch: int) -> list[int]:
-        found = epoch_steps(split, batch_size=8, micro_batch_size=None, micro_batch_tokens=99, seed=0, epoch=epoch)
+        found = epoch_steps(split, batch_size=8, limit=token_budget(99), seed=0, epoch=epoch)
         return [int(r) for step in found for group in step.micro_batches for r in group]
 
     assert order(1) == order(1) != order(2)
@@ -86,6 +89,6 @@ def test_epochs_differ_and_repeat() -> None:
 def test_batches_hold_rows_of_like_length() -> None:
     lengths = list(np.random.default_rng(0).integers(5, 200, size=2000))
     split = split_with_lengths([int(n) for n in lengths])
-    steps = epoch_steps(split, batch_size=16, micro_batch_size=None, micro_batch_tokens=10**9, seed=0, epoch=1)
+    steps = epoch_steps(split, batch_size=16, limit=token_budget(10**9), seed=0, epoch=1)
     padded = sum(len(g) * max(lengths[int(r)] for r in g) for step in steps for g in step.micro_batches)
     assert sum(lengths) / padded > 0.9

@@ -81,7 +81,7 @@ def test_out_of_gpu_memory_is_told_as_a_failure_with_its_cause(
     search.on_trial_complete("a", trial.last_result)
     books.on_trial_complete(0, [], trial)
 
-    cause = "out of GPU memory with micro_batch_tokens=16384: CUDA out of memory. Tried to allocate 2.00 GiB"
+    cause = "out of GPU memory with micro_batch_tokens=None: CUDA out of memory. Tried to allocate 2.00 GiB"
     record = books.ledger.trials[0]
     assert (record.state, record.reason, record.best_value) == ("FAIL", cause, None)
     (told,) = optuna.load_study(study_name="t5ray", storage=open_storage(tmp_path / "journal")).trials

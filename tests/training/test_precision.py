@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from t5ray.config import TrainingConfig
-from t5ray.data.batches import epoch_steps
+from t5ray.data.batches import epoch_steps, token_budget
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
 from t5ray.model.optim import build_optimizer
@@ -48,7 +48,7 @@ def test_losses_are_those_of_fp32(
 def losses(
     forward: torch.nn.Module, optimizer: torch.optim.Optimizer, data: TokenisedData, config: TrainingConfig
 ) -> list[float]:
-    cut: dict[str, Any] = {"batch_size": 32, "micro_batch_size": None, "micro_batch_tokens": 16_384}
+    cut: dict[str, Any] = {"batch_size": 32, "limit": token_budget(16_384)}
     steps = [step for epoch in range(1, 6) for step in epoch_steps(data.train, **cut, seed=0, epoch=epoch)]
     return [optimizer_step(forward, optimizer, data.train, step, config, Group(), EpochSums())[0] for step in steps]
 

@@ -9,10 +9,13 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from t5ray.config import DecodeConfig, RunConfig, TrainingConfig
+from t5ray.data.batches import token_budget
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared, prepare
 from t5ray.training.probe import ProbeSpec, measure, median_steps
 from tests.tiny import make_tiny_t5
+
+LIMIT = token_budget(10_000)
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_steps_of_the_middle_are_chosen(prepared: Prepared) -> None:
     split = prepared.data.train
 
     def sizes(count: int) -> list[int]:
-        steps = median_steps(split, TrainingConfig(batch_size=8), 1, count)
+        steps = median_steps(split, TrainingConfig(batch_size=8), LIMIT, 1, count)
         lengths = np.asarray(split.input_lengths) + np.asarray(split.label_lengths)
         return [int(max(lengths[rows].max() for rows in step.micro_batches)) for step in steps]
 
@@ -55,7 +58,7 @@ def test_steps_of_the_middle_are_chosen(prepared: Prepared) -> None:
 
 
 def test_a_share_of_a_step_is_a_workers(prepared: Prepared) -> None:
-    (whole,) = median_steps(prepared.data.train, TrainingConfig(batch_size=16), 1, 1)
-    (half,) = median_steps(prepared.data.train, TrainingConfig(batch_size=16), 2, 1)
+    (whole,) = median_steps(prepared.data.train, TrainingConfig(batch_size=16), LIMIT, 1, 1)
+    (half,) = median_steps(prepared.data.train, TrainingConfig(batch_size=16), LIMIT, 2, 1)
     assert sum(map(len, whole.micro_batches)) == 16
     assert sum(map(len, half.micro_batches)) == 8
