@@ -15,14 +15,19 @@ from t5ray.errors import ModelError
 from t5ray.model.decoding import labels as label_tree
 from t5ray.model.decoding.beam import BeamRules, beam_search
 from t5ray.model.decoding.decoder import Decoder
-from t5ray.model.decoding.encoder import encode
-from t5ray.model.decoding.greedy import Generated, generate
+from t5ray.model.decoding.encoder import Encoded, encode
+from t5ray.model.decoding.greedy import Chooser, Generated, generate
 from t5ray.model.decoding.processors import Best, Sampler, draws, make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
+from t5ray.model.decoding.waiting import Waiting
 from t5ray.model.decoding.weights import prepare
 
 MOST_ROWS = 256
-"""Texts decoded at once: more gains nothing on a CPU, where these fill its units and their caches stay small."""
+"""Texts decoded at once."""
+CPU_PLACES = 128
+"""Places that rows are decoded in on a CPU: enough to fill its units, and few enough to stay in its caches."""
+PLACES_TOKENS = 65_536
+"""Input tokens that all places hold together, at most; inputs longer than that have one place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class Predictor:
         self._batch_tokens = batch_tokens
         self._model = prepare(model, torch.bfloat16 if precision == "bf16" else torch.float32)
         self._vocabulary = Vocabulary(self._model)
+        self._places = CPU_PLACES if self._model.device.type == "cpu" else MOST_ROWS
         self._processor = make_processor(decode, self._model.eos_id)
         self._tree = self._make_tree() if self._labels else None
         self.tally = Tally()
@@ -105,9 +111,7 @@ class Predictor:
         if all_scores and self._tree is None:
             raise ModelError("all scores can be given for a task with closed labels only, but this one generates.")
         found: dict[int, Prediction] = {}
-        texts = self._decode.num_beams if self._tree is None else 1
-        texts *= self._decode.num_return_sequences if self._decode.do_sample else 1
-        for chosen in batches_by_tokens(list(map(len, rows)), self._batch_tokens, max(1, MOST_ROWS // texts)):
+        for chosen in self._batches(list(map(len, rows))):
             batch = [rows[i] for i in chosen]
             if self._tree is None:
                 predictions = self._generate(batch, scores=scores)
@@ -125,12 +129,20 @@ class Predictor:
             found[chosen] = self._walk([rows[i] for i in chosen], margin=torch.inf).cpu()
         return found
 
-    def _open(self, rows: Sequence[Sequence[int]], capacity: int, *, width: int = 1) -> Decoder:
-        """Encode rows, longest first."""
-        encoded = list(encode(self._model, rows))
-        self.tally.padded_tokens += sum(part.padded_tokens for part in encoded)
-        self.tally.real_tokens += sum(map(len, rows))
-        return Decoder.over(self._model, encoded, capacity, width=width)
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Yield groups of rows that are decoded together, longest first."""
+        decode, generates = self._decode, self._tree is None
+        if generates and decode.num_beams == 1 and not decode.do_sample and self._processor is None:
+            return runs_by_places(lengths, self._places)
+        texts = (decode.num_beams if generates else 1) * (decode.num_return_sequences if decode.do_sample else 1)
+        return batches_by_tokens(lengths, self._batch_tokens, max(1, MOST_ROWS // texts))
+
+    def _encode(self, rows: Sequence[Sequence[int]]) -> Iterator[Encoded]:
+        """Yield the states of rows, longest first."""
+        for part in encode(self._model, rows, self._batch_tokens):
+            self.tally.padded_tokens += part.padded_tokens
+            self.tally.real_tokens += int(part.lengths.sum())
+            yield part
 
     def _generate(self, rows: Sequence[Sequence[int]], *, scores: bool) -> list[Prediction]:
         decode, cap = self._decode, self._decode.max_new_tokens
@@ -152,17 +164,32 @@ class Predictor:
         ]
 
     def _take_best(self, rows: Sequence[Sequence[int]], cap: int, scores: bool) -> Generated:
-        choose = Best(self._processor) if self._processor else None
-        decoder = self._open(rows, cap)
-        return generate(self._model, self._vocabulary, decoder, max_new_tokens=cap, choose=choose, scores=scores)
+        if self._processor:
+            return self._step(self._encode(rows), len(rows), len(rows), cap, Best(self._processor), scores)
+        places = num_places(len(rows[0]), self._places)
+        return self._step(self._encode(rows), len(rows), min(len(rows), places), cap, None, scores)
 
     def _sample(self, rows: Sequence[Sequence[int]], cap: int, scores: bool) -> Generated:
-        count, device = self._decode.num_return_sequences, self._model.device
-        decoder = self._open(rows, cap)
-        if count > 1:
-            decoder = decoder.select(torch.arange(len(rows), device=device).repeat_interleave(count))
-        choose = Sampler(self._processor, draws(rows, count, cap, self._decode.seed).to(device))
-        return generate(self._model, self._vocabulary, decoder, max_new_tokens=cap, choose=choose, scores=scores)
+        count = self._decode.num_return_sequences
+        encoded = (part.repeated(count) for part in self._encode(rows))
+        choose = Sampler(self._processor, draws(rows, count, cap, self._decode.seed).to(self._model.device))
+        return self._step(encoded, len(rows) * count, len(rows) * count, cap, choose, scores)
+
+    def _step(
+        self, encoded: Iterator[Encoded], texts: int, places: int, cap: int, choose: Chooser | None, scores: bool
+    ) -> Generated:
+        waiting = Waiting(encoded)
+        decoder = Decoder(self._model, places, waiting.longest, cap)
+        return generate(
+            self._model,
+            self._vocabulary,
+            waiting,
+            decoder,
+            num_rows=texts,
+            max_new_tokens=cap,
+            choose=choose,
+            scores=scores,
+        )
 
     def _search_beams(
         self, rows: Sequence[Sequence[int]], cap: int, *, scores: bool
@@ -170,12 +197,13 @@ class Predictor:
         """Return tokens [B, texts, T] and the log-probability of the first texts."""
         decode = self._decode
         rules = BeamRules(decode.num_beams, decode.length_penalty, decode.early_stopping, cap)
-        decoder = self._open(rows, cap, width=decode.num_beams)
+        decoder = Decoder.over(self._model, self._encode(rows), cap, width=decode.num_beams)
         found = beam_search(self._model, self._vocabulary, decoder, rules, self._processor)
         values = None
         if scores:
             first = found.tokens[:, 0]
-            values = sequence_log_probabilities(self._vocabulary, self._open(rows, cap), first, self._model.eos_id)
+            fresh = Decoder.over(self._model, self._encode(rows), cap)
+            values = sequence_log_probabilities(self._vocabulary, fresh, first, self._model.eos_id)
         return found.tokens[:, : decode.num_return_sequences], values
 
     def _make_tree(self) -> label_tree.Tree:
@@ -189,7 +217,7 @@ class Predictor:
     def _walk(self, rows: Sequence[Sequence[int]], *, margin: float) -> torch.Tensor:
         tree = self._tree
         assert tree is not None
-        decoder = self._open(rows, tree.depth)
+        decoder = Decoder.over(self._model, self._encode(rows), tree.depth)
         return label_tree.score(self._model, self._vocabulary, decoder, tree, margin=margin)
 
     def _score_labels(self, rows: Sequence[Sequence[int]], *, precise: bool) -> torch.Tensor:
@@ -227,6 +255,27 @@ def batches_by_tokens(lengths: Sequence[int], budget: int, most_rows: int | None
         size = size if most_rows is None else min(size, most_rows)
         yield order[start : start + size]
         start += size
+
+
+def num_places(longest: int, most: int) -> int:
+    """Return how many places there are for inputs of up to `longest` tokens."""
+    return max(1, min(most, PLACES_TOKENS // max(1, longest)))
+
+
+def runs_by_places(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield index groups, longest first, that can take turns in the same places.
+
+    Where inputs are so long that there are fewer than `most` places, those of half the length get places of their own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        longest, end = lengths[order[start]], start + 1
+        many = num_places(longest, most) == most
+        while end < len(order) and (many or 2 * lengths[order[end]] > longest):
+            end += 1
+        yield order[start:end]
+        start = end
 
 
 def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor) -> list[str]:

@@ -73,7 +73,7 @@ def beam_search(
         decoder: fresh, over the encoded rows, with a width of `num_beams`.
         processor: changes log-probabilities before beams are compared.
     """
-    num_rows, width = decoder.rows, rules.num_beams
+    num_rows, width = decoder.places, rules.num_beams
     beams = _start(model, num_rows, rules)
     done_tokens, done_scores = beams.finished.clone(), beams.finished_scores.clone()
     for length in range(1, rules.max_new_tokens + 1):

@@ -1,56 +1,94 @@
-"""The decoder, a token at a time: keys and values of the encoder's states once, of its own tokens as they come."""
+"""The decoder, a token at a time, for a batch whose rows come and go.
+
+A batch has *places*. A place holds the encoder's states of a row, and W texts that read them; it can be filled again
+once they have ended, while the others go on. What a text has had is kept as keys and values of its own tokens.
+
+Keys and values of the encoder's states are never made. A head's product of query and keys, q (K s), is (K' q) s: each
+query is turned by the matrix of the keys and then meets the states themselves, and the values' matrix turns their
+weighted mean. That costs about as many operations as projecting inputs of twenty tokens, and far fewer for longer ones;
+and what a step reads, and a row that moves takes along, is one tensor for all layers.
+"""
 
 from collections.abc import Iterable
 
 import torch
 from torch.nn import functional
 
-from t5ray.model.decoding.encoder import Encoded, Group
+from t5ray.model.decoding.encoder import Encoded
 from t5ray.model.decoding.layers import add_product, feed_forward, norm
 from t5ray.model.decoding.weights import DecoderLayer, T5Weights
 
+FIRST_TOKENS = 32
+"""Tokens of a text that there is room for at first; the room doubles as texts grow."""
+
 
 class Decoder:
-    """The decoding state of B texts that all have had the same number of tokens.
+    """The decoding state of B = R W texts in R places."""
 
-    Texts may share encoder states: there are R of those, and each is read by B / R texts that follow each other.
-    """
-
-    def __init__(self, model: T5Weights, capacity: int) -> None:
-        """Make an empty state.
+    def __init__(self, model: T5Weights, places: int, longest: int, capacity: int, *, width: int = 1) -> None:
+        """Make empty places.
 
         Args:
+            longest: tokens of the longest input.
             capacity: tokens a text can have.
+            width: texts of a place, W.
         """
         self.model = model
-        self.length = 0
-        """Tokens that each text has had."""
-        self._capacity = capacity
-        self._cross: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._own: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._mask: torch.Tensor | None = None
+        self.width = width
+        self.ages = torch.zeros(places * width, dtype=torch.int64, device=model.device)
+        """Tokens that each text has had, int64 [B]."""
+        self.oldest = 0
+        """Tokens of the text that has had most."""
+        self._lengths = torch.ones(places, dtype=torch.int64, device=model.device)
+        self._reach = longest
+        """Positions of inputs that any place still needs."""
+        self._states = torch.zeros(places, longest, model.width, dtype=model.dtype, device=model.device)
+        # Products with the states of an empty place must stay finite: its first position is open.
+        self._mask = torch.full((places, longest), torch.finfo(model.dtype).min, dtype=model.dtype, device=model.device)
+        self._mask[:, 0] = 0.0
+        self._own = [self._new_cache(min(capacity, FIRST_TOKENS)) for _ in model.decoder]
 
     @classmethod
     def over(cls, model: T5Weights, encoded: Iterable[Encoded], capacity: int, *, width: int = 1) -> "Decoder":
         """Start decoding over encoder states, `width` texts over each; rows keep their order."""
-        state = cls(model, capacity)
         parts = list(encoded)
-        groups = [group for part in parts for group in part.groups]
-        rows, longest = sum(group.rows for group in groups), max(group.length for group in groups)
-        for layer in model.decoder:
-            shape = (rows, model.num_heads, longest, model.head_size)
-            keys, values = (torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(2))
-            _fill_cross(keys, values, parts, layer, model)
-            state._cross.append((keys, values))
-            own = (rows * width, model.num_heads, capacity, model.head_size)
-            state._own.append((keys.new_empty(own), keys.new_empty(own)))
-        state._mask = _cross_mask(groups, longest, model)
+        rows = sum(len(part.lengths) for part in parts)
+        longest = max(int(part.lengths.max()) for part in parts)
+        state = cls(model, rows, longest, capacity, width=width)
+        places = torch.arange(rows, device=model.device)
+        for part in parts:
+            state.fill(places[: len(part.lengths)], part)
+            places = places[len(part.lengths) :]
         return state
 
     @property
-    def rows(self) -> int:
+    def places(self) -> int:
         """R."""
-        return len(self._cross[0][0])
+        return len(self._states)
+
+    def fill(self, places: torch.Tensor, encoded: Encoded) -> None:
+        """Put rows into places, int64 [rows], and start their texts; no row is longer than the places' longest."""
+        device, longest = self.model.device, self._states.shape[1]
+        within = torch.arange(longest, device=device)
+        is_open = within < encoded.lengths[:, None]
+        source = (encoded.starts[:, None] + within)[is_open]
+        target = (places[:, None] * longest + within)[is_open]
+        self._states.view(-1, self.model.width).index_copy_(0, target, encoded.states[source].to(self.model.dtype))
+        self._mask[places] = torch.where(is_open, 0.0, torch.finfo(self.model.dtype).min).to(self.model.dtype)
+        self._lengths[places] = encoded.lengths
+        self._reach = int(self._lengths.max())
+        self.ages.view(-1, self.width)[places] = 0
+        self.oldest = int(self.ages.max())
+
+    def rest(self, texts: torch.Tensor, *, ended: bool) -> None:
+        """Let texts, bool [B], start over, since nothing of theirs is wanted any more.
+
+        Args:
+            ended: whether some ended just now.
+        """
+        self.ages.masked_fill_(texts, 0)
+        if ended:
+            self.oldest = int(self.ages.max())
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Feed each text its next token.
@@ -61,105 +99,105 @@ class Decoder:
             The normed states [B, D], scaled for the head.
         """
         model = self.model
+        if self.oldest == self._own[0].shape[-2]:
+            self._own = [self._grown(cache) for cache in self._own]
         states = functional.embedding(tokens, model.embeddings).float()
-        for layer, own, cross in zip(model.decoder, self._own, self._cross, strict=True):
-            states = self._attend_self(states, layer, *own)
-            states = self._attend_cross(states, layer, *cross)
+        mask = self._mask[:, None, None, : self._reach]
+        biases: dict[int, torch.Tensor] = {}
+        for layer, own in zip(model.decoder, self._own, strict=True):
+            if id(layer.bias) not in biases:
+                biases[id(layer.bias)] = layer.bias.causal(self.ages, self.oldest + 1)
+            states = self._attend_self(states, layer, own, biases[id(layer.bias)])
+            states = self._attend_cross(states, layer, mask)
             states = feed_forward(states, layer.feed_forward, model)
-        self.length += 1
+        self.ages += 1
+        self.oldest += 1
         out = norm(states, model.decoder_norm, model)
         return out if model.head_scale == 1.0 else out * model.head_scale
 
-    def select(self, texts: torch.Tensor, rows: torch.Tensor | None = None) -> "Decoder":
+    def keep(self, texts: torch.Tensor) -> None:
+        """Give up all places but some, int64 [B'] in rising order; for W = 1."""
+        count = len(texts)
+        for tensor in (self.ages, self._lengths, self._states, self._mask):
+            tensor[:count] = tensor[texts]
+        for cache in self._own:
+            cache[:, :count, :, : self.oldest] = cache[:, texts, :, : self.oldest]
+        self.ages, self._lengths = self.ages[:count], self._lengths[:count]
+        self._states, self._mask = self._states[:count], self._mask[:count]
+        self._own = [cache[:, :count] for cache in self._own]
+        self.oldest, self._reach = int(self.ages.max()), int(self._lengths.max())
+
+    def select(self, texts: torch.Tensor, places: torch.Tensor | None = None) -> "Decoder":
         """Return the state of some texts, int64 [B'], in their order; a text may come several times.
 
         Args:
-            rows: the encoder states they read, int64 [R']. None: each text its own, for B = R.
+            places: the places whose states they read, int64 [R']. None: each text its own, for W = 1.
         """
-        rows = texts if rows is None else rows
-        chosen = Decoder(self.model, self._capacity)
-        chosen.length = self.length
-        chosen._mask = None if self._mask is None else self._mask[rows]
-        chosen._cross = [(keys[rows], values[rows]) for keys, values in self._cross]
-        chosen._own = [(self._select_own(keys, texts), self._select_own(values, texts)) for keys, values in self._own]
+        places = texts if places is None else places
+        chosen = Decoder.__new__(Decoder)
+        chosen.model, chosen.width = self.model, self.width
+        chosen.ages, chosen.oldest = self.ages[texts], self.oldest
+        chosen._lengths = self._lengths[places]
+        chosen._reach = int(chosen._lengths.max())
+        chosen._states, chosen._mask = self._states[places, : chosen._reach], self._mask[places, : chosen._reach]
+        chosen._own = []
+        for cache in self._own:
+            found = cache.new_zeros(2, len(texts), *cache.shape[2:])
+            found[..., : self.oldest, :] = cache[:, texts, :, : self.oldest]
+            chosen._own.append(found)
         return chosen
 
     def reorder(self, texts: torch.Tensor) -> None:
-        """Let texts go on from one another, int64 [B], over the encoder states they have."""
-        for pair in self._own:
-            for tensor in pair:
-                tensor[:, :, : self.length] = tensor[:, :, : self.length][texts]
+        """Let texts go on from one another, int64 [B], within their places."""
+        for cache in self._own:
+            cache[..., : self.oldest, :] = cache[:, texts, :, : self.oldest]
 
-    def _select_own(self, tensor: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Copy what was written only: the rest of a cache is empty space."""
-        found = tensor.new_empty(len(texts), *tensor.shape[1:])
-        found[:, :, : self.length] = tensor[:, :, : self.length][texts]
+    def _new_cache(self, tokens: int) -> torch.Tensor:
+        """Return room for keys and values, [2, B, H, tokens, d]; zeros, as what is closed must stay finite."""
+        model = self.model
+        shape = (2, len(self.ages), model.num_heads, tokens, model.head_size)
+        return torch.zeros(shape, dtype=model.dtype, device=model.device)
+
+    def _grown(self, cache: torch.Tensor) -> torch.Tensor:
+        found = self._new_cache(2 * cache.shape[-2])
+        found[..., : cache.shape[-2], :] = cache
         return found
 
     def _attend_self(
-        self, states: torch.Tensor, layer: DecoderLayer, keys: torch.Tensor, values: torch.Tensor
+        self, states: torch.Tensor, layer: DecoderLayer, cache: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        model, now = self.model, self.length
-        qkv = (norm(states, layer.norm, model) @ layer.qkv).view(len(states), 3, model.num_heads, 1, model.head_size)
-        keys[:, :, now : now + 1] = qkv[:, 1]
-        values[:, :, now : now + 1] = qkv[:, 2]
-        bias = layer.bias.square(now + 1)[:, now : now + 1]
-        inner = _attention(qkv[:, 0], keys[:, :, : now + 1], values[:, :, : now + 1], bias)
+        model, texts = self.model, torch.arange(len(states), device=states.device)
+        qkv = (norm(states, layer.norm, model) @ layer.qkv).view(len(states), 3, model.num_heads, model.head_size)
+        keys, values = cache
+        keys[texts, :, self.ages] = qkv[:, 1]
+        values[texts, :, self.ages] = qkv[:, 2]
+        width = bias.shape[-1]
+        inner = _attention(qkv[:, 0], keys[:, :, :width], values[:, :, :width], bias)
         return add_product(states, inner, layer.out)
 
-    def _attend_cross(
-        self, states: torch.Tensor, layer: DecoderLayer, keys: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
-        model = self.model
-        query = norm(states, layer.cross_norm, model) @ layer.cross_q
-        query = query.view(len(keys), -1, model.num_heads, model.head_size).transpose(1, 2)
-        return add_product(states, _attention(query, keys, values, self._mask), layer.cross_out)
+    def _attend_cross(self, states: torch.Tensor, layer: DecoderLayer, mask: torch.Tensor) -> torch.Tensor:
+        model, many = self.model, len(states)
+        query = (norm(states, layer.cross_norm, model) @ layer.cross_q).view(many, model.num_heads, model.head_size)
+        turned = torch.bmm(query.transpose(0, 1), layer.cross_k).transpose(0, 1)
+        turned = turned.reshape(self.places, 1, self.width * model.num_heads, model.width)
+        memory = self._states[:, None, : self._reach]
+        means = functional.scaled_dot_product_attention(turned, memory, memory, attn_mask=mask, scale=1.0)
+        means = means.reshape(many, model.num_heads, model.width).transpose(0, 1)
+        inner = torch.bmm(means, layer.cross_v).transpose(0, 1).reshape(many, -1)
+        return add_product(states, inner, layer.cross_out)
 
 
-def _attention(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """Return attention of M queries per row and head, without scaling, as T5 has none.
+def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return attention of one query per text and head, without scaling, as T5 has none.
 
     Args:
-        query: [R, H, M, d].
-        keys, values: [R, H, S, d].
-        bias: added to the products, broadcast to [R, H, M, S].
+        query: [B, H, d].
+        keys, values: [B, H, S, d].
+        bias: added to the products, [B, H, 1, S].
     Returns:
-        [R M, H d].
+        [B, H d].
     """
-    rows, heads, many, size = query.shape
-    products = torch.bmm(query.reshape(rows * heads, many, size), keys.flatten(0, 1).transpose(1, 2))
-    weights = products.view(rows, heads, many, -1)
-    if bias is not None:
-        weights = weights + bias
-    weights = torch.softmax(weights, dim=-1, dtype=torch.float32).to(values.dtype)
-    found = torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view(rows, heads, many, size)
-    return found.transpose(1, 2).reshape(rows * many, heads * size)
-
-
-def _fill_cross(
-    keys: torch.Tensor, values: torch.Tensor, parts: Iterable[Encoded], layer: DecoderLayer, model: T5Weights
-) -> None:
-    row = 0
-    for part in parts:
-        projected = part.states @ layer.cross_kv
-        for group in part.groups:
-            tokens = projected[group.start : group.start + group.rows * group.length]
-            both = tokens.view(group.rows, group.length, 2, model.num_heads, model.head_size).permute(2, 0, 3, 1, 4)
-            keys[row : row + group.rows, :, : group.length] = both[0]
-            values[row : row + group.rows, :, : group.length] = both[1]
-            row += group.rows
-
-
-def _cross_mask(groups: list[Group], width: int, model: T5Weights) -> torch.Tensor | None:
-    """Return what closes padding to attention, [R, 1, 1, S]; None where there is none."""
-    if all(group.mask is None and group.length == width for group in groups):
-        return None
-    closed = torch.finfo(model.dtype).min
-    rows = []
-    for group in groups:
-        mask = torch.full((group.rows, 1, 1, width), closed, device=model.device)
-        mask[..., : group.length] = 0.0 if group.mask is None else group.mask
-        rows.append(mask)
-    return torch.cat(rows)
+    texts, heads, size = query.shape
+    products = torch.bmm(query.reshape(texts * heads, 1, size), keys.flatten(0, 1).transpose(1, 2))
+    weights = torch.softmax(products.view_as(bias) + bias, dim=-1, dtype=torch.float32).to(values.dtype)
+    return torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view(texts, heads * size)

@@ -39,38 +39,59 @@ class Encoded:
     """Encoder states of some rows."""
 
     states: torch.Tensor
-    """[N, D], group after group."""
-    groups: Sequence[Group]
+    """[N, D]; padding may lie between the rows."""
+    starts: torch.Tensor
+    """Where each row's states begin, int64 [rows]."""
+    lengths: torch.Tensor
+    """Tokens of each row, int64 [rows]."""
 
     @property
     def padded_tokens(self) -> int:
         """Positions that were computed."""
         return len(self.states)
 
+    def part(self, rows: slice) -> "Encoded":
+        """Return some of the rows."""
+        return Encoded(self.states, self.starts[rows], self.lengths[rows])
 
-def encode(model: T5Weights, rows: Sequence[Sequence[int]]) -> Iterator[Encoded]:
-    """Yield the encoder states of rows that are sorted by length, longest first, in their order."""
-    for part in _chunks(rows) if model.device.type == "cpu" else [rows]:
+    def repeated(self, times: int) -> "Encoded":
+        """Return each row several times in turn, over the same states."""
+        return Encoded(self.states, self.starts.repeat_interleave(times), self.lengths.repeat_interleave(times))
+
+
+def encode(model: T5Weights, rows: Sequence[Sequence[int]], budget: int = CHUNK_TOKENS) -> Iterator[Encoded]:
+    """Yield the encoder states of rows that are sorted by length, longest first, in their order.
+
+    Args:
+        budget: positions encoded at once, at most; one row may exceed it alone.
+    """
+    is_cpu = model.device.type == "cpu"
+    for part in _chunks(rows, min(budget, CHUNK_TOKENS) if is_cpu else budget, padded=not is_cpu):
         yield _encode(model, part)
 
 
-def _chunks(rows: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
+def _chunks(rows: Sequence[Sequence[int]], budget: int, *, padded: bool) -> Iterator[Sequence[Sequence[int]]]:
     start, tokens = 0, 0
     for end, row in enumerate(rows):
-        if tokens + len(row) > CHUNK_TOKENS and end > start:
+        size = len(rows[start]) if padded else len(row)
+        if tokens + size > budget and end > start:
             yield rows[start:end]
-            start, tokens = end, 0
-        tokens += len(row)
+            start, tokens, size = end, 0, len(row)
+        tokens += size
     yield rows[start:]
 
 
 def _encode(model: T5Weights, rows: Sequence[Sequence[int]]) -> Encoded:
     ids, groups = _lay_out(model, rows)
+    lengths = torch.tensor([len(row) for row in rows])
+    places = torch.tensor([group.length for group in groups for _ in range(group.rows)])
+    starts = places.cumsum(0) - places
     states = functional.embedding(ids, model.embeddings).float()
     for layer in model.encoder:
         states = _attend(states, groups, layer, model)
         states = feed_forward(states, layer.feed_forward, model)
-    return Encoded(norm(states, model.encoder_norm, model), groups)
+    states = norm(states, model.encoder_norm, model)
+    return Encoded(states, starts.to(model.device), lengths.to(model.device))
 
 
 def _lay_out(model: T5Weights, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[Group]]:

@@ -79,10 +79,10 @@ def score(
             scores every answer in full.
     """
     device = model.device
-    walk = _Walk(model, vocabulary, tree, margin, decoder.rows)
-    rows = torch.arange(decoder.rows, device=device)
+    walk = _Walk(model, vocabulary, tree, margin, decoder.places)
+    rows = torch.arange(decoder.places, device=device)
     start = torch.full_like(rows, model.start_id)
-    walk.visit(decoder, start, _Branches(rows, torch.zeros_like(rows), torch.zeros(decoder.rows, device=device)))
+    walk.visit(decoder, start, _Branches(rows, torch.zeros_like(rows), torch.zeros(decoder.places, device=device)))
     return walk.scores
 
 

@@ -33,12 +33,25 @@ class PositionBias:
         self._table = table
         self._bidirectional, self._num_buckets, self._max_distance = bidirectional, num_buckets, max_distance
         self._known = torch.empty(0)
+        self._causal = torch.empty(0)
 
     def square(self, length: int) -> torch.Tensor:
         """Return the bias [heads, length, length]; row i belongs to the attending position i."""
         if self._known.dim() < 3 or self._known.shape[-1] < length:
             self._known = self._compute(max(64, 1 << (length - 1).bit_length()))
         return self._known[:, :length, :length]
+
+    def causal(self, positions: torch.Tensor, width: int) -> torch.Tensor:
+        """Return the bias [B, heads, 1, width] of the first `width` positions, for one attending position per row.
+
+        Args:
+            positions: of the attending tokens, int64 [B], each below `width`; what comes later is closed to them.
+        """
+        if len(self._causal) < width:
+            square = self.square(max(64, 1 << (width - 1).bit_length()))
+            later = torch.ones(square.shape[1:], dtype=torch.bool, device=square.device).triu(1)
+            self._causal = square.masked_fill(later, -torch.inf).transpose(0, 1).contiguous()
+        return self._causal[:, :, :width][positions].unsqueeze(2)
 
     def _compute(self, length: int) -> torch.Tensor:
         positions = torch.arange(length, device=self._table.device)

@@ -1,17 +1,14 @@
 """A T5's matrices as scoring wants them: query, key and value in one product, both gates in one, input-major."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.activations import ACT2FN
 
+from t5ray.model.decoding.activations import Activation, activation
 from t5ray.model.decoding.positions import PositionBias
-
-Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,10 @@ class DecoderLayer:
     cross_norm: torch.Tensor
     cross_q: torch.Tensor
     """[D, H d]"""
-    cross_kv: torch.Tensor
-    """[D, 2 H d]"""
+    cross_k: torch.Tensor
+    """Each head's keys, turned to be multiplied with its query instead of with the encoder's states, [H, d, D]."""
+    cross_v: torch.Tensor
+    """Each head's values, to be multiplied with its weighted mean of the encoder's states, [H, D, d]."""
     cross_out: torch.Tensor
     feed_forward: FeedForward
 
@@ -84,6 +83,11 @@ class T5Weights:
         return self.embeddings.device
 
     @property
+    def width(self) -> int:
+        """D."""
+        return self.embeddings.shape[1]
+
+    @property
     def dtype(self) -> torch.dtype:
         """What matrix products compute with."""
         return self.encoder[0].qkv.dtype
@@ -99,16 +103,16 @@ def prepare(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> T5Wei
     config: Any = model.config
     return T5Weights(
         embeddings=model.shared.weight.detach(),
-        encoder=[_encoder_layer(model.encoder.block, i, dtype) for i in range(len(model.encoder.block))],
+        encoder=[_encoder_layer(*parts, dtype) for parts in _layers(model.encoder.block)],
         encoder_norm=model.encoder.final_layer_norm.weight.detach().float(),
-        decoder=[_decoder_layer(model.decoder.block, i, dtype) for i in range(len(model.decoder.block))],
+        decoder=[_decoder_layer(*parts, dtype) for parts in _layers(model.decoder.block)],
         decoder_norm=model.decoder.final_layer_norm.weight.detach().float(),
         head=model.lm_head.weight.detach().to(dtype),
         head_scale=config.d_model**-0.5 if scales_head(config) else 1.0,
         num_heads=config.num_heads,
         head_size=config.d_kv,
         eps=config.layer_norm_epsilon,
-        activation=_activation(config.dense_act_fn),
+        activation=activation(config.dense_act_fn),
         start_id=config.decoder_start_token_id,
         pad_id=config.pad_token_id,
         eos_id=config.eos_token_id,
@@ -125,14 +129,6 @@ def scales_head(config: Any) -> bool:
     return config.model_type == "umt5" and bool(config.tie_word_embeddings)
 
 
-def _activation(name: str) -> Activation:
-    """Return the activation; GELU's tanh form fused, which transformers computes in eight passes over memory."""
-    if name == "gelu_new":
-        return lambda x: functional.gelu(x, approximate="tanh")
-    found: Activation = ACT2FN[name]
-    return found
-
-
 def _joined(dtype: torch.dtype, *linears: Any) -> torch.Tensor:
     """Return the products of several linear layers as one matrix [in, all outs]."""
     return torch.cat([_weight(linear) for linear in linears]).to(dtype).t().contiguous()
@@ -147,10 +143,23 @@ def _weight(linear: Any) -> torch.Tensor:
     return weight
 
 
-def _bias(block: Any, layer: int) -> PositionBias:
-    """Return the position bias of a layer: UMT5 has one each, the others share the first layer's."""
-    own = block[layer].layer[0].SelfAttention
-    attention = own if own.has_relative_attention_bias else block[0].layer[0].SelfAttention
+def _by_head(linear: Any, heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return a layer's matrix as [heads, out / heads, in]."""
+    weight = _weight(linear).to(dtype)
+    return weight.view(heads, -1, weight.shape[1]).contiguous()
+
+
+def _layers(blocks: Any) -> Iterator[tuple[Any, PositionBias]]:
+    """Yield each layer with its position bias: UMT5 has one each, the others share the first layer's."""
+    bias = None
+    for block in blocks:
+        attention = block.layer[0].SelfAttention
+        if attention.has_relative_attention_bias or bias is None:
+            bias = _bias(attention)
+        yield block, bias
+
+
+def _bias(attention: Any) -> PositionBias:
     return PositionBias(
         attention.relative_attention_bias.weight.detach().float(),
         bidirectional=not attention.is_decoder,
@@ -168,29 +177,30 @@ def _feed_forward(layer: Any, dtype: torch.dtype) -> FeedForward:
     )
 
 
-def _encoder_layer(block: Any, number: int, dtype: torch.dtype) -> EncoderLayer:
-    attention, feed_forward = block[number].layer
+def _encoder_layer(block: Any, bias: PositionBias, dtype: torch.dtype) -> EncoderLayer:
+    attention, feed_forward = block.layer
     own = attention.SelfAttention
     return EncoderLayer(
         norm=attention.layer_norm.weight.detach().float(),
         qkv=_joined(dtype, own.q, own.k, own.v),
         out=_joined(dtype, own.o),
-        bias=_bias(block, number),
+        bias=bias,
         feed_forward=_feed_forward(feed_forward, dtype),
     )
 
 
-def _decoder_layer(block: Any, number: int, dtype: torch.dtype) -> DecoderLayer:
-    attention, cross, feed_forward = block[number].layer
+def _decoder_layer(block: Any, bias: PositionBias, dtype: torch.dtype) -> DecoderLayer:
+    attention, cross, feed_forward = block.layer
     own, other = attention.SelfAttention, cross.EncDecAttention
     return DecoderLayer(
         norm=attention.layer_norm.weight.detach().float(),
         qkv=_joined(dtype, own.q, own.k, own.v),
         out=_joined(dtype, own.o),
-        bias=_bias(block, number),
+        bias=bias,
         cross_norm=cross.layer_norm.weight.detach().float(),
         cross_q=_joined(dtype, other.q),
-        cross_kv=_joined(dtype, other.k, other.v),
+        cross_k=_by_head(other.k, other.n_heads, dtype),
+        cross_v=_by_head(other.v, other.n_heads, dtype).transpose(1, 2).contiguous(),
         cross_out=_joined(dtype, other.o),
         feed_forward=_feed_forward(feed_forward, dtype),
     )

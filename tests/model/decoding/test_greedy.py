@@ -10,11 +10,17 @@ import pytest
 import torch
 
 from t5ray.config import DecodeConfig
+from t5ray.model.decoding.decoder import Decoder
+from t5ray.model.decoding.encoder import encode
 from t5ray.model.decoding.greedy import generate
 from t5ray.model.decoding.processors import Best, make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary, log_probability
+from t5ray.model.decoding.waiting import Waiting
 from t5ray.model.decoding.weights import prepare
-from tests.model.decoding.models import CAP, KINDS, decoder_over, make, padded, token_rows, until_end
+from tests.model.decoding.models import CAP, KINDS, make, padded, token_rows, until_end
+
+PLACES = 3
+"""Fewer than there are rows, so that rows take turns."""
 
 
 @torch.inference_mode()
@@ -22,7 +28,16 @@ def own_tokens(model: Any, rows: list[list[int]], **settings: Any) -> list[list[
     weights = prepare(model)
     processor = make_processor(DecodeConfig(max_new_tokens=CAP, **settings), 1)
     choose = Best(processor) if processor else None
-    made = generate(weights, Vocabulary(weights), decoder_over(weights, rows), max_new_tokens=CAP, choose=choose)
+    places = len(rows) if choose else min(PLACES, len(rows))
+    made = generate(
+        weights,
+        Vocabulary(weights),
+        Waiting(encode(weights, rows)),
+        Decoder(weights, places, len(rows[0]), CAP),
+        num_rows=len(rows),
+        max_new_tokens=CAP,
+        choose=choose,
+    )
     return [until_end(row) for row in made.tokens.tolist()]
 
 
@@ -69,7 +84,13 @@ def test_log_probabilities_equal_generates_own_scores() -> None:
     weights = prepare(model)
     with torch.inference_mode():
         made = generate(
-            weights, Vocabulary(weights), decoder_over(weights, rows), max_new_tokens=CAP, scores=True
+            weights,
+            Vocabulary(weights),
+            Waiting(encode(weights, rows)),
+            Decoder(weights, PLACES, len(rows[0]), CAP),
+            num_rows=len(rows),
+            max_new_tokens=CAP,
+            scores=True,
         ).log_probabilities
     assert made is not None
     for row, value in zip(rows, made.tolist(), strict=True):
