@@ -6,7 +6,8 @@ All train one epoch of the same tokens with the same rows per optimizer step, le
 clipping and dropout, each run in a new process. Round r trains with seed r modulo `--seeds`. Speeds and memory are
 medians over rounds, losses means. `ceiling` is the share of what the machine multiplies per second in its faster
 precision, measured at the start. `trainer` is Seq2SeqTrainer as it comes; its best setting is the fastest of the rest.
-The table is printed after each round, over all rounds so far.
+The table is printed after each round, over all rounds so far. `--contenders t5ray-1-worker,t5ray-2-workers` says what a
+second worker brings.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.flops import machine_flops, training_flops
-from benchmarks.training_contenders import CONTENDERS, Outcome, prepared, run
+from benchmarks.training_contenders import CONTENDERS, WORKERS, Outcome, prepared, run
 from benchmarks.training_curve import drawing
 
 
@@ -162,7 +163,18 @@ def table(found: Mapping[str, Sequence[Outcome]], work: Work, ceiling: float) ->
         )
     against = {"as it comes": "trainer", "at its best": best_trainer(found)}
     pairs = [(what, name) for what, name in against.items() if name in found and "t5ray" in found]
+    if all(name in found for name in WORKERS):
+        lines.append(_efficiency(*(found[name] for name in WORKERS)))
     return lines + [_ratios(what, str(name), found["t5ray"], found[str(name)]) for what, name in pairs]
+
+
+def _efficiency(one: Sequence[Outcome], two: Sequence[Outcome]) -> str:
+    seconds, reduce_s = median(two, "seconds"), median(two, "reduce_s")
+    times = median(one, "seconds") / seconds
+    return (
+        f"2 workers to 1, a thread each: {times:.2f} times the speed, an efficiency of {times / 2:.0%}; "
+        f"of {seconds / len(two[0].losses):.2f} s a step, adding up gradients takes {reduce_s:.2f} s by itself"
+    )
 
 
 def _ratios(what: str, name: str, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> str:

@@ -9,12 +9,14 @@ import json
 import resource
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import start_processes
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from t5ray.config import DataConfig, RunConfig, TrainingConfig
@@ -35,8 +37,11 @@ TRAINER: dict[str, dict[str, Any]] = {
 """What each Seq2SeqTrainer gets beyond rows, rates and seed; the first is as it comes."""
 T5RAY: dict[str, dict[str, Any]] = {"t5ray": {}, "t5ray-pure": {"precision": "bf16_pure"}}
 """Likewise; the second is for hardware that is fast at bf16."""
+WORKERS = {"t5ray-1-worker": 1, "t5ray-2-workers": 2}
+"""t5ray in so many processes of one thread each, to see what a second worker brings."""
 CONTENDERS = (*TRAINER, "t5ray")
 """Who takes part unless asked otherwise."""
+REDUCTIONS = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Outcome:
     padding: float
     """Share of forwarded positions, source and target, that were padding."""
     peak_bytes: int
+    """Of a single worker."""
+    reduce_s: float = 0.0
+    """Seconds that several workers take to add up gradients once, with nothing else to do."""
 
 
 def prepared(args: argparse.Namespace, cache: Path) -> Prepared:
@@ -66,8 +74,42 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     found = prepared(args, Path(args.cache))
     loaded = load_model(args.model)
-    measure = _by_t5ray if args.worker in T5RAY else _by_trainer
-    print(json.dumps(asdict(measure(args, found, loaded))), flush=True)
+    if args.worker in WORKERS:
+        outcome = _by_workers(args, found, loaded, WORKERS[args.worker])
+    else:
+        outcome = (_by_t5ray if args.worker in T5RAY else _by_trainer)(args, found, loaded)
+    print(json.dumps(asdict(outcome)), flush=True)
+
+
+def _by_workers(args: argparse.Namespace, found: Prepared, loaded: LoadedModel, count: int) -> Outcome:
+    """Train in several processes of one thread; the first tells."""
+    with tempfile.TemporaryDirectory() as folder:
+        start_processes(_be_worker, (count, folder, args, found, loaded), nprocs=count)  # type: ignore[no-untyped-call]
+        return Outcome(**json.loads((Path(folder) / "outcome").read_text(encoding="utf-8")))
+
+
+def _be_worker(
+    rank: int, count: int, folder: str, args: argparse.Namespace, found: Prepared, loaded: LoadedModel
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    outcome = _by_t5ray(args, found, loaded)
+    reduce_s = _reduction_s(loaded.model) if count > 1 else 0.0
+    if rank == 0:
+        told = json.dumps(asdict(replace(outcome, reduce_s=reduce_s)))
+        (Path(folder) / "outcome").write_text(told, encoding="utf-8")
+    dist.destroy_process_group()
+
+
+def _reduction_s(model: Any) -> float:
+    """Time the sum of gradients over workers: the best of some tries, for the first connect."""
+    gradients, best = torch.zeros(sum(weight.numel() for weight in model.parameters())), float("inf")
+    for _ in range(REDUCTIONS):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(gradients)
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 def _by_t5ray(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) -> Outcome:
@@ -78,7 +120,7 @@ def _by_t5ray(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) ->
         warmup_share=0.0,
         validation_rows=1,
         seed=args.seed,
-        **T5RAY[args.worker],
+        **T5RAY.get(args.worker, {}),
     )
     loaded.model.to(default_device())
     losses: list[float] = []
@@ -99,8 +141,10 @@ def _by_t5ray(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) ->
         group = Group(device=default_device())
         started = time.perf_counter()
         fine_tune(loaded, found.data, plan, group=group, report=report, tick=tick)
-    (ended, peak), (epoch,) = ends[0], reports
     after = validation_loss(loaded.model, found.data.validation)
+    if group.rank > 0:  # only the first worker is told
+        return Outcome(0.0, [], 0.0, after, 0.0, peak_bytes())
+    (ended, peak), (epoch,) = ends[0], reports
     return Outcome(ended - started, losses, epoch["train_loss"], after, epoch["padding_share"], peak)
 
 

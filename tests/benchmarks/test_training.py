@@ -33,6 +33,15 @@ def test_speed_is_the_median_and_ratios_follow_from_it() -> None:
     ]
 
 
+def test_a_second_worker_is_held_to_twice_the_speed() -> None:
+    two = replace(SLOW, seconds=25.0, reduce_s=2.0)  # of two steps
+    lines = table({"t5ray-1-worker": [SLOW], "t5ray-2-workers": [two]}, Work(4000, 400, 1e12), ceiling=1e12)
+    assert lines[3:] == [
+        "2 workers to 1, a thread each: 1.60 times the speed, an efficiency of 80%; "
+        "of 12.50 s a step, adding up gradients takes 2.00 s by itself"
+    ]
+
+
 def test_curves_are_means_over_rounds_and_then_over_steps() -> None:
     assert mean_curve([SLOW, FAST]) == [4.0, 3.0]
     assert smooth([4.0, 2.0, 6.0], 2) == [4.0, 3.0, 4.0]
