@@ -1,7 +1,7 @@
 """fp32 operations for CPUs, each with its own backward pass: fewer passes over memory, cheap random numbers.
 
-Dropout masks come from numpy's SFC64, sixteen bits an element, seeded from torch's generator: `bernoulli_` spends more
-time an element. A checkpointed recomputation draws the same masks, since torch restores its generator for it.
+Dropout masks come from numpy's SFC64, a byte an element, seeded from torch's generator: `bernoulli_` takes ten times as
+long. A checkpointed recomputation draws the same masks, since torch restores its generator for it.
 """
 
 from typing import Any
@@ -12,20 +12,25 @@ from torch.nn import functional
 
 ACTIVATIONS = ("relu", "gelu_new", "gelu")
 """Activations that `activate` knows, by their names in transformers."""
-LEVELS = 2**16
 
 
 def keep_mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
     """Draw which elements dropout keeps.
 
+    An element is dropped if a random byte is below a threshold that its row (the last dimension) shares: one of the two
+    next to 256 times the rate, drawn so that the probability of being dropped is exactly the rate. Rates above 255/256
+    count as that.
+
     Returns:
-        uint8 of that shape, 1 where kept; and what kept elements are multiplied by. The rate is met to 1/65536.
+        uint8 of that shape, 1 where kept; and what kept elements are multiplied by.
     """
-    dropped = round(rate * LEVELS)
-    seed = int(torch.randint(2**62, ()))
-    words = np.random.Generator(np.random.SFC64(seed)).bit_generator.random_raw(-(-shape.numel() // 4))
-    kept = words.view(np.int16) >= np.int16(dropped - LEVELS // 2)  # five times as fast as torch's comparison
-    return torch.from_numpy(kept.view(np.uint8))[: shape.numel()].view(shape), LEVELS / (LEVELS - dropped)
+    rate = min(rate, 255 / 256)
+    random = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+    rows = shape.numel() // max(1, shape[-1])
+    thresholds = (random.random((rows, 1)) + 256 * rate).astype(np.uint8)
+    drawn = random.bit_generator.random_raw(-(-shape.numel() // 8)).view(np.uint8)[: shape.numel()]
+    kept = drawn.reshape(rows, -1) >= thresholds  # numpy compares these five times as fast as torch
+    return torch.from_numpy(kept.view(np.uint8)).view(shape), 1 / (1 - rate)
 
 
 class _RmsNorm(torch.autograd.Function):

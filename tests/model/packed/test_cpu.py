@@ -77,12 +77,23 @@ def test_what_is_cheaper_unprojected() -> None:
     assert not cheaper(74, 100_000)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.99])
 def test_masks_keep_their_share(rate: float) -> None:
     torch.manual_seed(0)
     mask, scale = cpu.keep_mask(torch.Size((1000, 1001)), rate)
-    assert scale == pytest.approx(1 / (1 - rate), rel=1e-4)
+    assert scale == pytest.approx(1 / (1 - rate))
     assert float(mask.float().mean()) == pytest.approx(1 - rate, abs=5 * math.sqrt(rate * (1 - rate) / 1_001_000))
+
+
+def test_each_element_is_dropped_at_the_rate() -> None:
+    """Ten thousand masks of 4 by 3 at a rate between two thresholds (0.1 is 25.6 of 256)."""
+    torch.manual_seed(0)
+    masks = torch.stack([cpu.keep_mask(torch.Size((4, 3)), 0.1)[0] for _ in range(10_000)]).double()
+    torch.testing.assert_close(
+        masks.mean(0), torch.full((4, 3), 0.9).double(), rtol=0, atol=4 * math.sqrt(0.09 / 10_000)
+    )
+    together = masks.flatten(1).T.cov().fill_diagonal_(0)  # elements know nothing of each other, in a row or not
+    torch.testing.assert_close(together, torch.zeros(12, 12).double(), rtol=0, atol=5 * 0.09 / math.sqrt(10_000))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
