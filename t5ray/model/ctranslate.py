@@ -20,11 +20,12 @@ import torch
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
+from t5ray.model.batching import MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
 from t5ray.model.decoding.weights import scales_head
 from t5ray.model.engine import decode_in_force, tokenise_inputs
 from t5ray.model.loading import LoadedModel, load_config, load_model, load_tokenizer
-from t5ray.model.predictor import MOST_ROWS, Prediction, Tally, batches_by_tokens
+from t5ray.model.predictor import Prediction, Tally
 
 EngineDtype = Literal["float32", "int8"]
 

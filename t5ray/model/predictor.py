@@ -4,14 +4,19 @@ A task with closed labels does not generate: its labels are scored (`decoding/la
 in a scoring job, so that both give the same number.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from threading import Lock
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
+from t5ray.model.batching import CPU_PLACES, MOST_ROWS, batches_by_tokens, num_places, runs_by_places
 from t5ray.model.decoding import labels as label_tree
 from t5ray.model.decoding.beam import BeamRules, beam_search
 from t5ray.model.decoding.decoder import Decoder
@@ -21,13 +26,11 @@ from t5ray.model.decoding.processors import Best, Sampler, draws, make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.waiting import Waiting
 from t5ray.model.decoding.weights import prepare
+from t5ray.model.streams import num_streams, share_out
 
-MOST_ROWS = 256
-"""Texts decoded at once."""
-CPU_PLACES = 128
-"""Places that rows are decoded in on a CPU: enough to fill its units, and few enough to stay in its caches."""
-PLACES_TOKENS = 65_536
-"""Input tokens that all places hold together, at most; inputs longer than that have one place."""
+Rows = Sequence[Sequence[int]]
+"""Inputs as token ids with EOS."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +93,14 @@ class Predictor:
         self._processor = make_processor(decode, self._model.eos_id)
         self._tree = self._make_tree() if self._labels else None
         self.tally = Tally()
+        self._lock = Lock()
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The closed set, without labels that the tokenizer cannot tell from an earlier one."""
         return self._labels
 
-    @torch.inference_mode()
-    def predict(
-        self, rows: Sequence[Sequence[int]], *, scores: bool = False, all_scores: bool = False
-    ) -> list[Prediction]:
+    def predict(self, rows: Rows, *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         """Predict from inputs, given as token ids with EOS, in their order.
 
         Args:
@@ -110,23 +111,36 @@ class Predictor:
         """
         if all_scores and self._tree is None:
             raise ModelError("all scores can be given for a task with closed labels only, but this one generates.")
-        found: dict[int, Prediction] = {}
+        return self._share_out(partial(self._predict, scores=scores, all_scores=all_scores), rows)
+
+    def label_scores(self, rows: Rows) -> torch.Tensor:
+        """Return the log-probability of every label for each row, none given up on, fp32 [rows, labels]."""
+        return torch.stack(self._share_out(self._all_label_scores, rows))
+
+    def _share_out(self, work: Callable[[Rows], list[Result]], rows: Rows) -> list[Result]:
+        """Return what `work` gives for rows, which it gets longest first."""
+        streams = num_streams(len(rows), self._model.step_numbers) if self._model.device.type == "cpu" else 1
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        done = share_out(work, [rows[i] for i in order], streams)
+        return [result for _, result in sorted(zip(order, done, strict=True), key=itemgetter(0))]
+
+    @torch.inference_mode()
+    def _predict(self, rows: Rows, *, scores: bool, all_scores: bool) -> list[Prediction]:
+        found: list[Prediction] = []
         for chosen in self._batches(list(map(len, rows))):
             batch = [rows[i] for i in chosen]
             if self._tree is None:
-                predictions = self._generate(batch, scores=scores)
+                found += self._generate(batch, scores=scores)
             else:
                 totals = self._score_labels(batch, precise=scores or all_scores)
-                predictions = self._label_predictions(totals, scores=scores, all_scores=all_scores)
-            found.update(zip(chosen, predictions, strict=True))
-        return [found[i] for i in range(len(rows))]
+                found += self._label_predictions(totals, scores=scores, all_scores=all_scores)
+        return found
 
     @torch.inference_mode()
-    def label_scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return the log-probability of every label for each row, none given up on, fp32 [rows, labels]."""
-        found = torch.empty(len(rows), len(self._labels))
+    def _all_label_scores(self, rows: Rows) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
         for chosen in batches_by_tokens(list(map(len, rows)), self._batch_tokens, MOST_ROWS):
-            found[chosen] = self._walk([rows[i] for i in chosen], margin=torch.inf).cpu()
+            found += self._walk([rows[i] for i in chosen], margin=torch.inf).cpu()
         return found
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -137,14 +151,15 @@ class Predictor:
         texts = (decode.num_beams if generates else 1) * (decode.num_return_sequences if decode.do_sample else 1)
         return batches_by_tokens(lengths, self._batch_tokens, max(1, MOST_ROWS // texts))
 
-    def _encode(self, rows: Sequence[Sequence[int]]) -> Iterator[Encoded]:
+    def _encode(self, rows: Rows) -> Iterator[Encoded]:
         """Yield the states of rows, longest first."""
         for part in encode(self._model, rows, self._batch_tokens):
-            self.tally.padded_tokens += part.padded_tokens
-            self.tally.real_tokens += int(part.lengths.sum())
+            with self._lock:
+                self.tally.padded_tokens += part.padded_tokens
+                self.tally.real_tokens += int(part.lengths.sum())
             yield part
 
-    def _generate(self, rows: Sequence[Sequence[int]], *, scores: bool) -> list[Prediction]:
+    def _generate(self, rows: Rows, *, scores: bool) -> list[Prediction]:
         decode, cap = self._decode, self._decode.max_new_tokens
         assert cap is not None
         if decode.num_beams > 1:
@@ -163,13 +178,13 @@ class Predictor:
             for i, found in enumerate(texts)
         ]
 
-    def _take_best(self, rows: Sequence[Sequence[int]], cap: int, scores: bool) -> Generated:
+    def _take_best(self, rows: Rows, cap: int, scores: bool) -> Generated:
         if self._processor:
             return self._step(self._encode(rows), len(rows), len(rows), cap, Best(self._processor), scores)
         places = num_places(len(rows[0]), self._places)
         return self._step(self._encode(rows), len(rows), min(len(rows), places), cap, None, scores)
 
-    def _sample(self, rows: Sequence[Sequence[int]], cap: int, scores: bool) -> Generated:
+    def _sample(self, rows: Rows, cap: int, scores: bool) -> Generated:
         count = self._decode.num_return_sequences
         encoded = (part.repeated(count) for part in self._encode(rows))
         choose = Sampler(self._processor, draws(rows, count, cap, self._decode.seed).to(self._model.device))
@@ -191,9 +206,7 @@ class Predictor:
             scores=scores,
         )
 
-    def _search_beams(
-        self, rows: Sequence[Sequence[int]], cap: int, *, scores: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _search_beams(self, rows: Rows, cap: int, *, scores: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return tokens [B, texts, T] and the log-probability of the first texts."""
         decode = self._decode
         rules = BeamRules(decode.num_beams, decode.length_penalty, decode.early_stopping, cap)
@@ -214,13 +227,13 @@ class Predictor:
         self._labels = tuple(kept.values())
         return label_tree.build(list(kept), self._model.device)
 
-    def _walk(self, rows: Sequence[Sequence[int]], *, margin: float) -> torch.Tensor:
+    def _walk(self, rows: Rows, *, margin: float) -> torch.Tensor:
         tree = self._tree
         assert tree is not None
         decoder = Decoder.over(self._model, self._encode(rows), tree.depth)
         return label_tree.score(self._model, self._vocabulary, decoder, tree, margin=margin)
 
-    def _score_labels(self, rows: Sequence[Sequence[int]], *, precise: bool) -> torch.Tensor:
+    def _score_labels(self, rows: Rows, *, precise: bool) -> torch.Tensor:
         """Return the score of every label, [B, labels]; of the best alone where that is all that is asked for."""
         return self._walk(rows, margin=label_tree.NEGLIGIBLE * max(1.0, self._temperature) if precise else 0.0)
 
@@ -238,44 +251,6 @@ class Predictor:
             )
             for row, label in enumerate(best)
         ]
-
-
-def batches_by_tokens(lengths: Sequence[int], budget: int, most_rows: int | None = None) -> Iterator[list[int]]:
-    """Yield index groups of like length, longest first, each at most `budget` padded tokens.
-
-    Args:
-        most_rows: rows of a group, at most.
-    Example:
-        lengths [3, 9, 4, 9], budget 18 -> [1, 3], [2, 0]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        size = size if most_rows is None else min(size, most_rows)
-        yield order[start : start + size]
-        start += size
-
-
-def num_places(longest: int, most: int) -> int:
-    """Return how many places there are for inputs of up to `longest` tokens."""
-    return max(1, min(most, PLACES_TOKENS // max(1, longest)))
-
-
-def runs_by_places(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield index groups, longest first, that can take turns in the same places.
-
-    Where inputs are so long that there are fewer than `most` places, those of half the length get places of their own.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        longest, end = lengths[order[start]], start + 1
-        many = num_places(longest, most) == most
-        while end < len(order) and (many or 2 * lengths[order[end]] > longest):
-            end += 1
-        yield order[start:end]
-        start = end
 
 
 def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor) -> list[str]:

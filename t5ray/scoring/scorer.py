@@ -22,7 +22,7 @@ from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
 from t5ray.scoring.writing import Extras, Results, decode_results, encode
 from t5ray.text.tasks import read_prediction, render_input
 
-SLICE_ROWS = 512
+SLICE_ROWS = 1024
 """Rows between two notes of progress. Slices are cut from the shard sorted by length, so they cost no padding."""
 HOPELESS = 32
 """Rows in a row on which the engine failed, after which the engine is to blame and not the rows."""

@@ -1,17 +1,15 @@
-"""The engine against transformers' own generate, and its batching by hand-worked examples."""
+"""The engine against transformers' own generate."""
 
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import DecodeConfig
 from t5ray.model.engine import Engine, tokenise_inputs
-from t5ray.model.predictor import batches_by_tokens, decode_tokens, runs_by_places
+from t5ray.model.predictor import decode_tokens
 from tests.tiny import character_tokenizer, make_tiny_t5
 
 TEXTS = [
@@ -60,30 +58,6 @@ def test_long_inputs_are_cut_before_their_end_of_sequence() -> None:
     tokenizer = character_tokenizer()
     (whole,), (cut,) = tokenise_inputs(tokenizer, ["abcdef"], None), tokenise_inputs(tokenizer, ["abcdef"], 4)
     assert cut == [*whole[:3], 1]
-
-
-def test_batches_by_tokens_example() -> None:
-    assert list(batches_by_tokens([3, 9, 4, 9], 18)) == [[1, 3], [2, 0]]
-
-
-@given(lengths=st.lists(st.integers(1, 50), max_size=60), budget=st.integers(1, 200))
-def test_every_row_is_in_one_batch_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = list(batches_by_tokens(lengths, budget))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
-
-
-def test_runs_by_places_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t5ray.model.predictor.PLACES_TOKENS", 24)  # 1 place for 24 tokens, 2 for 11, 4 for 4
-    assert list(runs_by_places([3, 24, 9, 11, 6, 4], 4)) == [[1], [3, 2, 4], [5, 0]]
-
-
-@given(lengths=st.lists(st.integers(1, 50), max_size=60), most=st.integers(1, 9))
-def test_every_row_is_in_one_run_longest_first(lengths: list[int], most: int) -> None:
-    runs = list(runs_by_places(lengths, most))
-    assert sorted(i for run in runs for i in run) == list(range(len(lengths)))
-    assert [lengths[i] for run in runs for i in run] == sorted(lengths, reverse=True)
 
 
 def test_ignored_labels_decode_as_padding() -> None:

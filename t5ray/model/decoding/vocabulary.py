@@ -4,6 +4,8 @@ The head is the largest matrix of a small T5 and its product the largest tensor 
 slices of the vocabulary, whose maxima are taken while they are still in cache.
 """
 
+import threading
+
 import torch
 
 from t5ray.model.decoding.weights import T5Weights
@@ -13,7 +15,7 @@ SLICE = 2048
 
 
 class Vocabulary:
-    """The head of a T5, with a buffer for the logits of one step."""
+    """The head of a T5, with a buffer for the logits of one step in each thread."""
 
     def __init__(self, model: T5Weights) -> None:
         """Lay out the head."""
@@ -21,7 +23,7 @@ class Vocabulary:
         self.size = len(model.head)
         is_sliced = model.device.type == "cpu" and self.size > SLICE
         self._slices = [part.t().contiguous() for part in torch.split(model.head, SLICE)] if is_sliced else []
-        self._buffer = torch.empty(0, self.size, device=model.device)
+        self._local = threading.local()
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Return logits, fp32 [B, V], in a buffer that the next call overwrites."""
@@ -48,9 +50,10 @@ class Vocabulary:
         return (start + inside.argmax(dim=-1)).clamp_max(self.size - 1)
 
     def _room(self, states: torch.Tensor) -> torch.Tensor:
-        if len(self._buffer) < len(states):
-            self._buffer = torch.empty(len(states), self.size, device=states.device)
-        return self._buffer[: len(states)]
+        buffer: torch.Tensor | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < len(states):
+            buffer = self._local.buffer = torch.empty(len(states), self.size, device=states.device)
+        return buffer[: len(states)]
 
 
 def _product(states: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:

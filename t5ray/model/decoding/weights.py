@@ -88,6 +88,13 @@ class T5Weights:
         return self.embeddings.shape[1]
 
     @property
+    def step_numbers(self) -> int:
+        """Numbers in the matrices that a decoder's step multiplies with."""
+        layer = self.decoder[0]
+        matrices = (layer.qkv, layer.out, layer.cross_q, layer.cross_out, layer.feed_forward.wi, layer.feed_forward.wo)
+        return self.head.numel() + len(self.decoder) * sum(matrix.numel() for matrix in matrices)
+
+    @property
     def dtype(self) -> torch.dtype:
         """What matrix products compute with."""
         return self.encoder[0].qkv.dtype

@@ -1,0 +1,48 @@
+"""Which rows an engine takes at once, by their lengths in tokens. Pure arithmetic."""
+
+from collections.abc import Iterator, Sequence
+
+MOST_ROWS = 256
+"""Texts decoded at once."""
+CPU_PLACES = 64
+"""Places that rows are decoded in on a CPU: enough to fill its units, and few enough to stay in its caches."""
+PLACES_TOKENS = 65_536
+"""Input tokens that all places hold together, at most; inputs longer than that have one place."""
+
+
+def batches_by_tokens(lengths: Sequence[int], budget: int, most_rows: int | None = None) -> Iterator[list[int]]:
+    """Yield index groups of like length, longest first, each at most `budget` padded tokens.
+
+    Args:
+        most_rows: rows of a group, at most.
+    Example:
+        lengths [3, 9, 4, 9], budget 18 -> [1, 3], [2, 0]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, lengths[order[start]]))
+        size = size if most_rows is None else min(size, most_rows)
+        yield order[start : start + size]
+        start += size
+
+
+def num_places(longest: int, most: int) -> int:
+    """Return how many places there are for inputs of up to `longest` tokens."""
+    return max(1, min(most, PLACES_TOKENS // max(1, longest)))
+
+
+def runs_by_places(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield index groups, longest first, that can take turns in the same places.
+
+    Where inputs are so long that there are fewer than `most` places, those of half the length get places of their own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        longest, end = lengths[order[start]], start + 1
+        many = num_places(longest, most) == most
+        while end < len(order) and (many or 2 * lengths[order[end]] > longest):
+            end += 1
+        yield order[start:end]
+        start = end

@@ -1,0 +1,31 @@
+"""Batches by hand-worked examples, and that no row is lost."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5ray.model.batching import batches_by_tokens, runs_by_places
+
+
+def test_batches_by_tokens_example() -> None:
+    assert list(batches_by_tokens([3, 9, 4, 9], 18)) == [[1, 3], [2, 0]]
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=60), budget=st.integers(1, 200))
+def test_every_row_is_in_one_batch_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = list(batches_by_tokens(lengths, budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+def test_runs_by_places_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t5ray.model.batching.PLACES_TOKENS", 24)  # 1 place for 24 tokens, 2 for 11, 4 for 4
+    assert list(runs_by_places([3, 24, 9, 11, 6, 4], 4)) == [[1], [3, 2, 4], [5, 0]]
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=60), most=st.integers(1, 9))
+def test_every_row_is_in_one_run_longest_first(lengths: list[int], most: int) -> None:
+    runs = list(runs_by_places(lengths, most))
+    assert sorted(i for run in runs for i in run) == list(range(len(lengths)))
+    assert [lengths[i] for run in runs for i in run] == sorted(lengths, reverse=True)
