@@ -254,7 +254,7 @@ def main() -> None:
     done = {run.key: run for run in (Outcome(**json.loads(line)) for line in lines) if run.setup == setup_of(given)}
     wanted = [
         (rule, rate, seed)
-        for rule, seed in itertools.product(given.rules.split(","), range(given.seeds))
+        for seed, rule in itertools.product(range(given.seeds), given.rules.split(","))
         for rate in RATES[rule]
     ]
     with tempfile.TemporaryDirectory(prefix="optimizers-cache-") as cache:
