@@ -29,6 +29,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from benchmarks.unsaved import unsaved
 from t5ray.config import RunConfig, TrainingConfig
 from t5ray.data.augmented import Augmenter
 from t5ray.data.batches import num_steps
@@ -175,7 +176,7 @@ class Seed:
         group, config, prepared = Group(default_device()), self.config(technique, epochs), self.prepared
         loaded = self.warm.pristine(config, group)
         data = self.augmenter.data_for(config)
-        with tempfile.TemporaryDirectory(prefix="augmentation-") as folder:
+        with tempfile.TemporaryDirectory(prefix="augmentation-") as folder, unsaved():
             plan = RunPlan(0, config, prepared.decode, prepared.task, "validation_loss", "min", Path(folder))
             progress = fine_tune(loaded, data, plan, group=group, report=lambda _: True, tick=lambda _: None)
         sample = fixed_sample(len(data.test), self.given.test_rows)

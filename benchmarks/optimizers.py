@@ -27,6 +27,7 @@ from unittest import mock
 
 import torch
 
+from benchmarks.unsaved import unsaved
 from t5ray.config import RunConfig, TrainingConfig
 from t5ray.model.loading import load_model
 from t5ray.model.numeric import default_device
@@ -179,11 +180,7 @@ def run(rule: str, rate: float, seed: int, prepared: Prepared, given: argparse.N
             reports.append(told)
             return True
 
-        with (
-            mock.patch.object(trainee, "build_optimizer", rule_for(rule)),
-            mock.patch("t5ray.training.loop.save_last"),  # Both has no state to save, and nothing is resumed
-            mock.patch.object(trainee.Trainee, "state", return_value={}),
-        ):
+        with mock.patch.object(trainee, "build_optimizer", rule_for(rule)), unsaved():
             fine_tune(loaded, data, plan, group=group, report=report, tick=lambda _: None)
     sample = fixed_sample(len(data.test), given.test_rows)
     judged = validate(loaded, data.test, data.test_references, plan.task, plan.decode, rows=sample, group=group)

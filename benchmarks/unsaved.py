@@ -1,0 +1,19 @@
+"""Runs of the loop that write nothing: a benchmark that judges the last weights needs no gigabyte of states."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+from t5ray.training import loop
+from t5ray.training.trainee import Trainee
+
+
+@contextmanager
+def unsaved() -> Iterator[None]:
+    """Let `fine_tune` keep neither states nor best weights."""
+    with (
+        mock.patch.object(loop, "save_last"),
+        mock.patch.object(loop, "save_best"),
+        mock.patch.object(Trainee, "state", return_value={}),
+    ):
+        yield
