@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 MOST_ROWS = 256
 """Texts decoded at once."""
 CPU_PLACES = 64
-"""Places that rows are decoded in on a CPU: enough to fill its units, and few enough to stay in its caches."""
+"""Places that rows are decoded in by a stream on a CPU: more make products no faster, and the last ones less full."""
 PLACES_TOKENS = 65_536
 """Input tokens that all places hold together, at most; inputs longer than that have one place."""
 

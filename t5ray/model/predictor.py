@@ -26,7 +26,7 @@ from t5ray.model.decoding.processors import Best, Sampler, draws, make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.waiting import Waiting
 from t5ray.model.decoding.weights import prepare
-from t5ray.model.streams import num_streams, share_out
+from t5ray.model.streams import LEAST_NUMBERS, num_streams, share_out
 
 Rows = Sequence[Sequence[int]]
 """Inputs as token ids with EOS."""
@@ -89,7 +89,8 @@ class Predictor:
         self._batch_tokens = batch_tokens
         self._model = prepare(model, torch.bfloat16 if precision == "bf16" else torch.float32)
         self._vocabulary = Vocabulary(self._model)
-        self._places = CPU_PLACES if self._model.device.type == "cpu" else MOST_ROWS
+        fills_a_cpu = self._model.device.type == "cpu" and self._model.step_numbers >= LEAST_NUMBERS
+        self._places = CPU_PLACES if fills_a_cpu else MOST_ROWS
         self._processor = make_processor(decode, self._model.eos_id)
         self._tree = self._make_tree() if self._labels else None
         self.tally = Tally()
@@ -171,8 +172,9 @@ class Predictor:
             values = None if made.log_probabilities is None else made.log_probabilities.view(len(rows), count)[:, 0]
         first = None if values is None else values.exp().tolist()
         ended = (tokens[:, 0] == self._model.eos_id).any(dim=1).tolist()
-        texts = [decode_tokens(self._tokenizer, part) for part in tokens]
-        several = decode.num_return_sequences > 1
+        count, several = tokens.shape[1], decode.num_return_sequences > 1
+        flat = decode_tokens(self._tokenizer, tokens.flatten(0, 1))
+        texts = [flat[start : start + count] for start in range(0, len(flat), count)]
         return [
             Prediction(found[0], first[i] if first else None, not ended[i], tuple(found) if several else ())
             for i, found in enumerate(texts)

@@ -1,7 +1,7 @@
 """Beam search with the rules of transformers 5, row for row: the same scores, lengths and moments to stop.
 
-Each row of the batch has K beams and, apart, its K best finished texts. A row whose best texts can no longer change
-leaves the batch.
+Each row of the batch has K beams and, apart, its K best finished texts. Rows whose best texts can change no more leave
+the batch.
 Source: transformers GenerationMixin._beam_search; Wu et al. 2016 for the length penalty.
 """
 
@@ -15,6 +15,8 @@ from t5ray.model.decoding.processors import Processor
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.weights import T5Weights
 
+LEAVE_SHARE = 8
+"""Rows that are done leave the batch once they are one in so many: to leave, all others must be copied."""
 IMPOSSIBLE = -1.0e9
 """Score of what must not be chosen."""
 
@@ -75,6 +77,7 @@ def beam_search(
     """
     num_rows, width = decoder.places, rules.num_beams
     beams = _start(model, num_rows, rules)
+    noted = torch.zeros(num_rows, dtype=torch.bool, device=model.device)
     done_tokens, done_scores = beams.finished.clone(), beams.finished_scores.clone()
     for length in range(1, rules.max_new_tokens + 1):
         states = decoder.step(beams.running[:, :, length - 1].flatten())
@@ -82,22 +85,28 @@ def beam_search(
         if processor is not None:
             scores = processor(scores, beams.running[:, :, :length].flatten(0, 1))
         origin = _advance(beams, scores, length, model.eos_id, rules)
-        done = ~beams.can_improve[:, 0]
-        if rules.early_stopping is True:
-            done = done | beams.is_finished.all(dim=1)
-        if length == rules.max_new_tokens:
-            done = torch.ones_like(done)
+        done = _done(beams, length, rules) & ~noted
         done_tokens[beams.rows[done]], done_scores[beams.rows[done]] = beams.finished[done], beams.finished_scores[done]
-        stay = (~done).nonzero()[:, 0]
-        if not len(stay):
+        noted |= done
+        num_noted = int(noted.sum())
+        if num_noted == len(noted):
             break
-        offset = torch.arange(len(done), device=model.device)[:, None] * width
-        if len(stay) == len(done):
-            decoder.reorder((origin + offset).flatten())
+        texts = origin + torch.arange(len(noted), device=model.device)[:, None] * width
+        if num_noted * LEAVE_SHARE < len(noted):
+            decoder.reorder(texts.flatten())
         else:
-            beams = beams.select(stay)
-            decoder = decoder.select((origin + offset)[stay].flatten(), stay)
+            stay = (~noted).nonzero()[:, 0]
+            beams, noted = beams.select(stay), noted[stay]
+            decoder = decoder.select(texts[stay].flatten(), stay)
     return BeamResult(done_tokens[:, :, 1 : length + 1], done_scores)
+
+
+def _done(beams: _Beams, length: int, rules: BeamRules) -> torch.Tensor:
+    """Say whose best texts stand, bool [R]."""
+    if length == rules.max_new_tokens:
+        return torch.ones(len(beams.rows), dtype=torch.bool, device=beams.rows.device)
+    done = ~beams.can_improve[:, 0]
+    return done | beams.is_finished.all(dim=1) if rules.early_stopping is True else done
 
 
 def _start(model: T5Weights, num_rows: int, rules: BeamRules) -> _Beams:
