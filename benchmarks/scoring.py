@@ -2,22 +2,24 @@
 
     python -m benchmarks.scoring --model google/flan-t5-small --data translate=rows.jsonl --data classify=topics.jsonl
 
-Each contender has a process and is timed in turn with the others, round after round; the best round counts. A workload
-is a built-in task over JSON lines with its columns; all contenders get the texts sorted by tokens. `--peers` narrows
-the contenders; CTranslate2 runs where it is installed. Prints rows/s, the ratio to `generate` as it comes, the task's
-first metric, the share of texts equal to `generate` in fp32, the padding share, and the share of the ceiling: the time
-that the encoder's fp32 products alone take, at a speed that each process measures for itself before it is timed.
+Each contender has a process and is timed in turn with the others, round after round; the median counts. A workload is a
+built-in task over JSON lines with its columns; all contenders get the texts sorted by tokens. `--peers` narrows the
+contenders; CTranslate2 runs where it is installed. Prints rows/s, the ratio to `generate` as it comes, the task's first
+metric, the share of texts equal to `generate` in fp32, the padding share, and the share of the ceiling: the time that
+the products of these inputs and outputs alone take in fp32, at the speed that one large product has on all threads.
 """
 
 import argparse
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 CAP = 32
@@ -55,7 +57,8 @@ def _compare(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> N
     found = _race(args, workload, peers)
     exact = found.get("generate", {}).get("texts")
     slowest = found.get("generate", {}).get("seconds")
-    print(f"\n{task.name}: {len(rows)} rows, at most {CAP} new tokens, best of {args.rounds}")
+    ceiling_s = min(result["ceiling_s"] for result in found.values())
+    print(f"\n{task.name}: {len(rows)} rows, at most {CAP} new tokens, median of {args.rounds}")
     print(f"{'':16}{'rows/s':>9}{'ratio':>8}{task.metrics[0]:>11}{'equal':>8}{'padding':>9}{'ceiling':>9}")
     for name, result in found.items():
         values = score(task.metrics, result["texts"], references, labels)
@@ -63,7 +66,8 @@ def _compare(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> N
         ratio = slowest / result["seconds"] if slowest else float("nan")
         print(
             f"{name:16}{len(rows) / result['seconds']:9.1f}{ratio:8.2f}{values[task.metrics[0]]:11.3f}{same:8.1%}"
-            f"{result['padding']:9.1%}{result['ceiling_s'] / result['seconds']:9.1%}",
+            f"{result['padding']:9.1%}{ceiling_s / result['seconds']:9.1%}   "
+            + ", ".join(f"{len(rows) / seconds:.1f}" for seconds in result["each"]),
             flush=True,
         )
 
@@ -81,7 +85,7 @@ def _workload(workload: str, limit: int) -> tuple[Any, list[dict[str, Any]], tup
 
 
 def _race(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Run each contender once a round and return the best of each."""
+    """Run each contender once a round; return what it gave last, with its seconds."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     common = [sys.executable, "-m", "benchmarks.scoring", "--model", args.model, "--data", workload]
     common += ["--rows", str(args.rows), "--threads", str(args.threads), "--worker"]
@@ -91,7 +95,7 @@ def _race(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> dict
         )
         for name in peers
     }
-    best: dict[str, dict[str, Any]] = {}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     for name, process in running.items():
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
@@ -103,12 +107,14 @@ def _race(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> dict
             assert process.stdin is not None
             assert process.stdout is not None
             print("go", file=process.stdin, flush=True)
-            result = json.loads(process.stdout.readline())
-            if name not in best or result["seconds"] < best[name]["seconds"]:
-                best[name] = result
+            results[name].append(json.loads(process.stdout.readline()))
     for process in running.values():
         process.communicate()
-    return best
+    each = {name: [result["seconds"] for result in found] for name, found in results.items() if found}
+    return {
+        name: {**results[name][-1], "seconds": statistics.median(seconds), "each": seconds}
+        for name, seconds in each.items()
+    }
 
 
 def _work(args: argparse.Namespace) -> None:
@@ -116,18 +122,21 @@ def _work(args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(args.threads)
-    from t5ray.model.loading import load_tokenizer
+    from benchmarks.flops import forward_flops, machine_flops
+    from t5ray.model.loading import load_config, load_tokenizer
+    from t5ray.model.numeric import default_device
     from t5ray.text.tasks import render_input
 
     (workload,) = args.data
     task, rows, labels = _workload(workload, args.rows)
     inputs = [render_input(task, row) for row in rows]
-    lengths = [len(ids) for ids in load_tokenizer(args.model)(inputs).input_ids]
+    tokenizer = load_tokenizer(args.model)
+    lengths = [len(ids) for ids in tokenizer(inputs).input_ids]
     order = sorted(range(len(rows)), key=lambda number: -lengths[number])
     texts = [inputs[number] for number in order]
-    run, ceiling = _contender(args.worker, args.model, labels)
+    run = _contender(args.worker, args.model, labels)
     run(texts[-8:])
-    ceiling_s = ceiling(texts)
+    speed = machine_flops(default_device())["fp32"]
     print("ready", flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
@@ -135,7 +144,9 @@ def _work(args: argparse.Namespace) -> None:
         seconds = time.perf_counter() - started
         back = {number: text.strip() for number, text in zip(order, found, strict=True)}
         result = [back[number] for number in range(len(rows))]
-        line = {"seconds": seconds, "texts": result, "padding": padding, "ceiling_s": ceiling_s}
+        targets = [min(CAP, len(ids)) for ids in tokenizer(result).input_ids]
+        operations = sum(map(partial(forward_flops, load_config(args.model)), lengths, targets))
+        line = {"seconds": seconds, "texts": result, "padding": padding, "ceiling_s": operations / speed}
         print(json.dumps(line), flush=True)
 
 
@@ -143,27 +154,26 @@ Run = Callable[[Sequence[str]], tuple[list[str], float]]
 """Takes texts, those of most tokens first; returns predictions and the share of input positions that were padding."""
 
 
-def _contender(name: str, model: str, labels: tuple[str, ...]) -> tuple[Run, Callable[[Sequence[str]], float]]:
+def _contender(name: str, model: str, labels: tuple[str, ...]) -> Run:
+    if name.startswith("t5ray"):
+        return _own(name, model, labels)
+    return _ctranslate2(name, model) if name.startswith("ct2") else _generate(name, model)
+
+
+def _own(name: str, model: str, labels: tuple[str, ...]) -> Run:
     from t5ray.config import DecodeConfig
     from t5ray.model.engine import Engine
 
     decode = DecodeConfig(max_new_tokens=CAP)
     engine = Engine(model, decode=decode, labels=labels, precision="bf16" if name.endswith("bf16") else "fp32")
 
-    def own(texts: Sequence[str]) -> tuple[list[str], float]:
+    def run(texts: Sequence[str]) -> tuple[list[str], float]:
         before = engine.tally.real_tokens, engine.tally.padded_tokens
         found = [prediction.text for prediction in engine.predict(texts)]
         real, padded = engine.tally.real_tokens - before[0], engine.tally.padded_tokens - before[1]
         return found, 1 - real / padded
 
-    def ceiling(texts: Sequence[str]) -> float:
-        """Return the seconds that encoding alone would take at the machine's measured speed in fp32."""
-        tokens = sum(engine.num_tokens(text) for text in texts)
-        return _encoder_operations(model) * tokens / _operations_per_s(engine.device)
-
-    if name.startswith("t5ray"):
-        return own, ceiling
-    return (_ctranslate2(name, model) if name.startswith("ct2") else _generate(name, model)), ceiling
+    return run
 
 
 def _generate(name: str, source: str) -> Run:
@@ -211,29 +221,6 @@ def _ctranslate2(name: str, source: str) -> Run:
         return list(found), float("nan")
 
     return run
-
-
-def _encoder_operations(source: str) -> float:
-    """Return the multiplications and additions of one input token in the encoder's matrices."""
-    from t5ray.model.loading import load_config
-
-    config = load_config(source)
-    attention = 4 * config.d_model * config.num_heads * config.d_kv
-    feed_forward = (3 if config.is_gated_act else 2) * config.d_model * config.d_ff
-    return float(2 * config.num_layers * (attention + feed_forward))
-
-
-def _operations_per_s(device: Any) -> float:
-    """Return the measured speed of an fp32 product of the size that scoring has."""
-    import torch
-
-    left, right = torch.randn(2048, 512, device=device), torch.randn(512, 2048, device=device)
-    best = float("inf")
-    for _ in range(20):
-        started = time.perf_counter()
-        (left @ right).sum().item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * 2048 * 512 * 2048 / best
 
 
 if __name__ == "__main__":
