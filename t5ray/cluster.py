@@ -85,7 +85,7 @@ def connect(
     import ray
 
     if ray.is_initialized():
-        yield _describe(None, started_here=False)
+        yield _describe(None, started_here=_is_own())
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
@@ -106,6 +106,14 @@ def connect(
     finally:
         with nullcontext() if debug else _hidden_stderr():  # where Ray reports each worker that goes down with it
             ray.shutdown()
+
+
+def _is_own() -> bool:
+    """Say whether this process started the Ray that it is connected to, so that nobody else works there."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return node is not None and bool(node.head)
 
 
 def _start(address: str, options: dict[str, Any]) -> Any:

@@ -61,6 +61,8 @@ class Outbox:
         self._send = send
         self._journal = journal
         self._queue = deque(read_events(journal))
+        if journal is not None and journal.exists():
+            write_events(journal, self._queue)  # without the end that was cut off, which the next line would follow
         self._closing = False
         self._abandoned = False
         self._last_sent_s = time.monotonic()

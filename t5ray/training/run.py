@@ -213,12 +213,11 @@ def _drop_state(place: Place) -> None:
 
 
 def fits_here(config: RunConfig, cluster: Cluster) -> bool:
-    """Say whether this process may train: alone, and on a machine that nobody shares.
+    """Say whether this process may train: alone, and on a Ray of its own, whose CPUs nobody else is given.
 
     Then no other process has to start and to import torch, which takes longer than many a small run.
     """
-    alone = config.resources.workers_per_trial == 1 and cluster.num_nodes == 1
-    return alone and (cluster.started_here or not cluster.num_gpus)
+    return cluster.started_here and config.resources.workers_per_trial == 1 and cluster.num_nodes == 1
 
 
 def require_room(config: RunConfig, cluster: Cluster) -> list[str]:

@@ -74,6 +74,19 @@ def test_a_line_that_was_cut_off_is_no_event(tmp_path: Path) -> None:
     assert read_events(journal) == [event(0)]
 
 
+def test_what_follows_a_line_that_was_cut_off_is_whole(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    write_events(journal, [event(0), event(1)])
+    journal.write_text(journal.read_text()[:-5])
+    server = Server()
+    server.away = True
+    outbox = Outbox(server, journal)
+    outbox.add(event(2))
+    assert read_events(journal) == [event(0), event(2)]
+    server.away = False
+    outbox.close(patience_s=10)
+
+
 def test_events_wait_in_order_until_the_server_is_back() -> None:
     server = Server()
     server.away = True
