@@ -18,6 +18,7 @@ from t5ray.redaction import hide_secrets
 from t5ray.tracking.uri import shown
 from t5ray.training.calibration import fit_label_temperature
 from t5ray.training.checkpoint import BEST
+from t5ray.training.errand import run_where_trained
 from t5ray.training.group import Group
 from t5ray.training.prepare import Prepared
 from t5ray.training.validation import fixed_sample, validate
@@ -75,7 +76,6 @@ def publish_best(
         folder: where the run's checkpoints are.
     """
     loaded = load_model(str(folder / BEST))
-    loaded.model.to(default_device())
     settings = prepared.config.training.with_params(params).model_dump(mode="json")
     card = BundleCard(
         task=prepared.task,
@@ -101,8 +101,15 @@ def publish_best(
 
 def _temperature(prepared: Prepared, loaded: LoadedModel) -> float:
     """Fit the labels' temperature on the rows that every epoch was judged on."""
+    if not prepared.task.closed_labels:
+        return 1.0
+    return run_where_trained(prepared.config.resources, _fit_temperature, prepared, loaded)
+
+
+def _fit_temperature(prepared: Prepared, loaded: LoadedModel) -> float:
     data = prepared.data
     rows = fixed_sample(len(data.validation), prepared.config.training.validation_rows)
+    loaded.model.to(default_device())
     return fit_label_temperature(
         loaded, data.validation, data.validation_references, prepared.task, prepared.decode, rows=rows
     )
@@ -110,6 +117,11 @@ def _temperature(prepared: Prepared, loaded: LoadedModel) -> float:
 
 def judge_on_test(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
     """Return the task's metrics, and the loss, on the whole test split, in fp32 as scoring computes."""
+    return run_where_trained(prepared.config.resources, _judge_on_test, prepared, loaded)
+
+
+def _judge_on_test(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
+    loaded.model.to(default_device())
     rows = np.arange(len(prepared.data.test))
     references, task, decode = prepared.data.test_references, prepared.task, prepared.decode
     found = validate(loaded, prepared.data.test, references, task, decode, rows=rows, group=Group(default_device()))

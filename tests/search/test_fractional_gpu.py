@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from t5ray.training import outcome
 from t5ray.tune import main as tune
 from tests.search.commands import SPACE, arguments, result
 
@@ -20,7 +21,7 @@ def one_gpu() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_two_trials_share_a_gpu(
+def test_two_trials_share_a_gpu_and_the_winner_is_judged_there(
     one_gpu: None, tmp_path: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -33,10 +34,14 @@ def test_two_trials_share_a_gpu(
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    for name in ("validate", "fit_label_temperature"):  # patched here, where the winner must not be judged
+        monkeypatch.setattr(outcome, name, None)
     flags = {"gpus-per-worker": 0.5, "num-trials": 4, "max-epochs": 2, "tracking-uri": "none"}
     assert tune(arguments(words, tiny_t5, **flags)) == 0
     over.set()
     watcher.join()
     assert free <= {0.0, 0.5, 1.0}
     assert 0.0 in free  # both halves were taken
-    assert {t["state"] for t in result(tmp_path)["trials"]} <= {"COMPLETE", "PRUNED"}
+    found = result(tmp_path)
+    assert {t["state"] for t in found["trials"]} <= {"COMPLETE", "PRUNED"}
+    assert 0 <= found["test"]["accuracy"] <= 1
