@@ -109,6 +109,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
                 run_search(
                     prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
                 )
+            cli.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
             content = conclude(prepared, ledger, workspace, tracker)
         except BaseException as exc:
             if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
@@ -146,10 +147,14 @@ def outcome(content: Mapping[str, Any]) -> str:
     by_trial = {found["trial"]: found for found in confirm["candidates"]}
     winner, other = by_trial[confirm["winner"]], by_trial.get(0)
     against = "" if other is None or winner is other else f" against {_mean(other)} with the default settings"
-    ties = ", ".join(map(str, confirm["tie_with"]))
-    tie = f"; a tie with trial {ties}" if ties else ""
+    tie = f"; a tie with {_trials(confirm['tie_with'])}" if confirm["tie_with"] else ""
     mean = f"validation {metric} {_mean(winner)} over {len(confirm['seeds'])} fresh seeds"
     return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}."
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    *others, last = map(str, sorted(numbers))
+    return f"trials {', '.join(others)} and {last}" if others else f"trial {last}"
 
 
 def _mean(candidate: Mapping[str, Any]) -> str:

@@ -85,6 +85,8 @@ class _Run:
         self.progress = self._restored()
         self.limit = row_limit(trainee, data.train, self.config, group)
         self.saved_at = time.monotonic()
+        self.save_s = 0.0
+        """Seconds of the last save, which the epoch after it reports."""
 
     def go(self) -> Progress:
         """Run from where the last state was saved."""
@@ -92,6 +94,8 @@ class _Run:
         while going:
             outcome = self._epoch(self.progress.epoch + 1)
             going = self._tell(outcome) and not outcome["final"]
+            if going:  # only now: the state of a run that is stopped here would be written for nothing
+                self.save_s = self._save(None)
         if self.group.rank == 0:
             drop_last(self.plan.folder)
         return self.progress
@@ -102,6 +106,7 @@ class _Run:
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch, or the rest of one that was cut off, and return its report."""
         course = EpochCourse.restored(self.progress.inside, self.group)
+        course.save_s, self.save_s = course.save_s + self.save_s, 0.0
         stopped = False
         for step in islice(self._steps(epoch), self.progress.step - (epoch - 1) * self.per_epoch, None):
             self._step(step, course)
@@ -119,8 +124,6 @@ class _Run:
         final = stopped or epoch == self.config.max_epochs
         outcome = report_of(self.plan, self.progress, course, self.group, final=final, early_stopped=stopped)
         self.progress.reports.append(outcome)
-        if not final:
-            outcome["save_s"] += self._save(None)
         return outcome
 
     def _steps(self, epoch: int) -> Any:

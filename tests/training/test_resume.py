@@ -118,14 +118,25 @@ def test_with_both_states_damaged_a_run_begins_anew(
 def test_what_was_told_before_is_told_again_and_not_trained_again(
     tiny_t5: Path, data: TokenisedData, plan: RunPlan
 ) -> None:
-    def crash(report: dict[str, Any]) -> bool:
-        if report["epoch"] == 2:
+    def crash(pulse: Pulse) -> None:
+        if pulse.step > 16:
             raise KeyboardInterrupt
-        return True
 
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_t5, data, plan, crash)
+        run(tiny_t5, data, plan, tick=crash)
     steps: list[int] = []
     reports, _ = run(tiny_t5, data, plan, go_on, lambda pulse: steps.append(pulse.step))
     assert [report["epoch"] for report in reports] == [1, 2, 3]
     assert steps == list(range(17, 25))
+
+
+def test_a_state_is_written_only_for_a_run_that_goes_on(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    found: list[bool] = []
+
+    def stop_after_two(report: dict[str, Any]) -> bool:
+        found.append((plan.folder / "last.pt").exists())
+        return len(found) < 2
+
+    reports, _ = run(tiny_t5, data, plan, stop_after_two)
+    assert found == [False, True]  # none is written before the answer; the second is that of epoch 1
+    assert [report["save_s"] > 0 for report in reports] == [True, True]
