@@ -7,6 +7,7 @@ answers in a blink.
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -199,7 +200,22 @@ def again(module: str, **extra: object) -> str:
             words.append(word)
     for flag, value in new.items():
         words += [] if value is None else [flag] if value is True else [flag, str(value)]
-    return hide_secrets(shlex.join(["python", "-m", f"t5ray.{module}", *words]))
+    return typed(hide_secrets(shlex.join(["python", "-m", f"t5ray.{module}", *words])))
+
+
+def typed(command: str) -> str:
+    """Return a command as it can be typed here: `python` and its scripts by path where the shell would find others.
+
+    Example:
+        in a shell without the virtual environment: typed("mlflow ui") -> ".venv/bin/mlflow ui"
+    """
+    program, _, words = command.partition(" ")
+    ours, found = Path(sys.executable), shutil.which(program)
+    if program not in ("python", "mlflow") or (found and Path(found).absolute().parent == ours.parent):
+        return command
+    path = ours if program == "python" else ours.with_name(program)
+    here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{shlex.quote(str(here))} {words}"
 
 
 def _column(item: str) -> tuple[str, str]:
@@ -237,7 +253,7 @@ def _guarded(command: Callable[..., int]) -> Callable[..., None]:
             show_error(exc)
             code = exc.exit_code
         except KeyboardInterrupt:
-            stderr.print("Interrupted.")
+            stderr.print("Interrupted. Give the same command to start again.")
             code = INTERRUPTED
         raise typer.Exit(code)
 
@@ -282,7 +298,7 @@ def close(result: str, commands: dict[str, str]) -> None:
         say("Next:")
     width = max((len(purpose) for purpose in commands), default=0)
     for purpose, command in commands.items():
-        say(f"  {purpose.ljust(width)}  {command}")
+        say(f"  {purpose.ljust(width)}  {typed(command)}")
 
 
 def _escaped(text: str) -> str:

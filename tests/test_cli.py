@@ -430,7 +430,7 @@ def test_signals_end_with_code_130(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert raising(lambda: os.kill(os.getpid(), number)) == 130
-    assert capsys.readouterr().err == "Interrupted.\n"
+    assert capsys.readouterr().err == "Interrupted. Give the same command to start again.\n"
 
 
 # What is printed
@@ -470,6 +470,25 @@ def test_the_command_to_go_on_with_can_be_typed(
     monkeypatch.setattr(tune, "_tune", say_again)
     assert tune.main(typed) == 0
     assert capsys.readouterr().out == f"{again}\n"
+
+
+def test_a_command_is_printed_as_this_shell_can_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / ".venv/bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "mlflow"):
+        (programs / name).touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", str(programs))
+    assert cli.typed("python -m t5ray.tune") == "python -m t5ray.tune"
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert cli.typed("python -m t5ray.tune") == ".venv/bin/python -m t5ray.tune"
+    assert cli.typed("mlflow ui") == ".venv/bin/mlflow ui"
+    assert cli.typed("http://host:5000") == "http://host:5000"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert cli.typed("mlflow ui") == f"{programs}/mlflow ui"
 
 
 def test_progress_is_one_line_per_tenth_when_piped(

@@ -1,8 +1,9 @@
 """What a task is: how a row becomes inputs and targets, how a prediction is read back, how it is judged."""
 
 import string
+from collections.abc import Mapping
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -75,7 +76,8 @@ class TaskConfig(Settings):
     closed_labels: bool = False
     """True where targets come from a closed set, found in the training data and kept in `labels`."""
     labels: tuple[str, ...] = ()
-    """The closed set of targets, sorted. Filled from the training split when empty and `closed_labels` is set."""
+    """The closed set of targets, sorted; naming them sets `closed_labels`. Filled from the training split when empty
+    and `closed_labels` is set."""
     source_language: str = "English"
     """Value of `{source_language}` in the templates, unless the row has a column of that name."""
     target_language: str = "German"
@@ -89,6 +91,15 @@ class TaskConfig(Settings):
         if not set(template_fields(template)) - set(LANGUAGES):
             raise ValueError(f"must name at least one column, such as {{text}}, but got {template!r}")
         return template
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_are_closed(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not values.get("labels"):
+            return values
+        if not values.get("closed_labels", True):
+            raise ValueError("`labels` names a closed set, but `closed_labels` is false. Leave one of the two out.")
+        return {**values, "closed_labels": True}
 
     @model_validator(mode="after")
     def _augments_its_own_inputs(self) -> "TaskConfig":

@@ -95,10 +95,8 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     _check_engine(config, model)
     earlier = read_job(output)
     wanted = _fingerprint(config, model)
-    if earlier is None and any(output.glob("part-*")):
-        raise ConfigError(
-            f"{output}: holds part files but no `{JOB_FILE}`, so they are not ours to overwrite. Move them."
-        )
+    if earlier is None:
+        _require_free(output)
     if earlier and _is_done(earlier, wanted, config):
         return FinishedJob(JobSummary.read(earlier))
     _refuse_other_job(earlier, wanted, config)
@@ -138,6 +136,19 @@ def output_folder(output: str) -> Path:
             "folder and copy it there afterwards."
         )
     return local_path(output)
+
+
+def _require_free(output: Path) -> None:
+    """Refuse a folder with other things in it; what a job killed at its beginning left is ours."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output}: --output must be a folder, but is a file. Name a new folder.")
+    others = sorted(path.name for path in output.glob("*") if not path.name.startswith(("_", ".")))
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise ConfigError(
+            f"{output}: --output must be a new or empty folder, or hold this job, but has no `{JOB_FILE}` and holds "
+            f"{', '.join(others[:3])}{more}. Name a new folder."
+        )
 
 
 def _refuse_output_in_input(config: PredictConfig, output: Path) -> None:

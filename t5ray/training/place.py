@@ -4,6 +4,7 @@ With a URI (`s3://bucket/runs`) the command works in a local folder of the same 
 workers copy the weights that they keep themselves, since the command may not see their disks.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,20 @@ class Place:
                     f"{self.folder}: one process at a time must work here, but another one still does. "
                     "Wait for its end, end it, or choose another --name."
                 )
-            yield
+            try:
+                yield
+            finally:
+                self._leave_no_empty_folder()
+
+    def _leave_no_empty_folder(self) -> None:
+        """Delete the folder of a command that was refused before it kept anything: its name is still free."""
+        state = self.folder / "state"
+        if (
+            state.exists()
+            and [*self.folder.iterdir()] == [state]
+            and [path.name for path in state.iterdir()] == ["lock"]
+        ):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def upload(self) -> None:
         """Copy results to the storage URI, where the storage is one.

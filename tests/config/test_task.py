@@ -92,3 +92,10 @@ def test_a_task_may_say_which_columns_augmentation_changes() -> None:
     assert TaskConfig.model_validate({**task, "augment": []}).augmentable_columns == ()
     with pytest.raises(ValidationError, match=r"`augment` must name columns of `inputs`, but got 'contxt'.*`context`"):
         TaskConfig.model_validate({**task, "augment": ["contxt"]})
+
+
+def test_labels_that_are_named_are_a_closed_set() -> None:
+    given = {"name": "route", "inputs": "{text}", "targets": "{label}", "metrics": ["accuracy"]}
+    assert TaskConfig.model_validate({**given, "labels": ["billing", "bug"]}).closed_labels
+    with pytest.raises(ValidationError, match="`labels` names a closed set, but `closed_labels` is false"):
+        TaskConfig.model_validate({**given, "labels": ["billing", "bug"], "closed_labels": False})

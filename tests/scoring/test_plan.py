@@ -173,19 +173,34 @@ def test_the_output_must_be_a_folder_here(settings: PredictConfig) -> None:
         prepare(changed(settings, output="s3://bucket/out"))
 
 
-def test_parts_that_no_job_wrote_are_not_overwritten(settings: PredictConfig) -> None:
+@pytest.mark.parametrize("names", [["part-00000.parquet"], ["d.py", "c.py", "b.py", "a.py"]])
+def test_a_folder_with_other_things_in_it_is_no_output(settings: PredictConfig, names: list[str]) -> None:
     Path(settings.output).mkdir()
-    (Path(settings.output) / "part-00000.parquet").write_bytes(b"precious")
+    for name in names:
+        (Path(settings.output) / name).write_bytes(b"precious")
+    held = {1: "part-00000.parquet", 4: "a.py, b.py, c.py and 1 more"}[len(names)]
     with pytest.raises(
-        ConfigError, match=r"out: holds part files but no `_job\.json`, so they are not ours to overwrite"
+        ConfigError, match=rf"out: --output must be a new or empty folder, or hold this job, but has .* holds {held}\. "
     ):
         prepare(settings)
 
 
-def test_an_output_that_cannot_be_written_is_found_before_anything_runs(settings: PredictConfig) -> None:
+def test_a_folder_in_which_a_job_was_killed_at_its_beginning_is_taken(settings: PredictConfig) -> None:
+    (Path(settings.output) / "_ledger").mkdir(parents=True)
+    (Path(settings.output) / "_lock").touch()
+    assert isinstance(prepare(settings), Job)
+
+
+def test_an_output_that_is_a_file_is_refused(settings: PredictConfig) -> None:
     Path(settings.output).write_text("a file")
-    with pytest.raises(DataError, match="out: the output must be writable, but"):
+    with pytest.raises(ConfigError, match="out: --output must be a folder, but is a file"):
         prepare(settings)
+
+
+def test_an_output_that_cannot_be_written_is_found_before_anything_runs(settings: PredictConfig) -> None:
+    (Path(settings.output).parent / "blocked").write_text("a file")
+    with pytest.raises(DataError, match="out: the output must be writable, but"):
+        prepare(changed(settings, output=str(Path(settings.output).parent / "blocked/out")))
 
 
 @pytest.mark.parametrize(
