@@ -10,6 +10,7 @@ In pure bf16 a worker, which then holds all N, takes 4 (master weights) + 2 (twi
 each; within the optimizer's step the gradients are fp32 and take 4. Checked in the same way, in this process.
 """
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def measure_pure() -> tuple[int, int]:
 
 def main() -> None:
     """Print the table and the check."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print("model    parameters   " + "".join(f"{f'{w} GPUs':>12}" for w in (2, 4, 8, 16)) + "   validation adds (bf16)")
     for name, config in LARGE.items():
         n = num_parameters(config)

@@ -82,7 +82,10 @@ OnLong = Annotated[str | None, typer.Option(help="Inputs longer than the bundle'
 Predictions = Annotated[str | None, typer.Option(help="Output directory of predict, references in the same rows.")]
 Split = Annotated[str | None, typer.Option(help="train, validation, test or all.")]
 Precision = Annotated[str | None, typer.Option(help="auto, bf16 or fp32.")]
-Preview = Annotated[bool, typer.Option("--preview", help="Show what would run, and run nothing.")]
+Preview = Annotated[
+    bool,
+    typer.Option("--preview", help="Show what would run and, for tune, measure a few steps to say how long it takes."),
+]
 ShowAugmented = Annotated[
     int | None, typer.Option(help="Show this many training rows before and after augmentation; train nothing.", min=1)
 ]
