@@ -86,6 +86,8 @@ def _run(job: "Job") -> "JobSummary":
 def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
     failed = f", {summary.num_errors} with an error" if summary.num_errors else ""
     cut = f", {summary.capped_share:.1%} of outputs cut at decode.max_new_tokens" if summary.capped_share else ""
+    if summary.cut_input_share:
+        cut = f", {summary.cut_input_share:.1%} of inputs cut as longer than the model takes{cut}"
     commands = {}
     if summary.num_errors:
         commands["score the rest"] = cli.again("predict", retry_errors=True)

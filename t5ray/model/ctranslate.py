@@ -23,7 +23,7 @@ from t5ray.errors import ModelError
 from t5ray.model.batching import MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
 from t5ray.model.decoding.weights import scales_head
-from t5ray.model.engine import decode_in_force, tokenise_inputs
+from t5ray.model.engine import decode_in_force, marked, tokenise_inputs
 from t5ray.model.loading import LoadedModel, load_config, load_model, load_tokenizer
 from t5ray.model.predictor import Prediction, Tally
 
@@ -79,10 +79,11 @@ class CTranslateEngine:
         places = {text: place for place, text in enumerate(dict.fromkeys(inputs))}
         if not places:
             return []
-        rows = tokenise_inputs(self.tokenizer, list(places), self.max_input_tokens)
-        found: dict[int, Prediction] = {}
+        rows, cut = tokenise_inputs(self.tokenizer, list(places), self.max_input_tokens)
+        by_place: dict[int, Prediction] = {}
         for chosen in batches_by_tokens(list(map(len, rows)), self._batch_tokens, MOST_ROWS):
-            found.update(zip(chosen, self._generate([rows[i] for i in chosen], scores=scores), strict=True))
+            by_place.update(zip(chosen, self._generate([rows[i] for i in chosen], scores=scores), strict=True))
+        found = marked([by_place[place] for place in range(len(rows))], cut)
         return [found[places[text]] for text in inputs]
 
     def _generate(self, rows: Sequence[Sequence[int]], *, scores: bool) -> list[Prediction]:

@@ -4,6 +4,7 @@ Knows templates no more than Ray: it takes finished input texts.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -82,8 +83,8 @@ class Engine:
         places = {text: place for place, text in enumerate(dict.fromkeys(inputs))}
         if not places:
             return []
-        ids = tokenise_inputs(self.tokenizer, list(places), self.max_input_tokens)
-        found = self._predictor.predict(ids, scores=scores, all_scores=all_scores)
+        ids, cut = tokenise_inputs(self.tokenizer, list(places), self.max_input_tokens)
+        found = marked(self._predictor.predict(ids, scores=scores, all_scores=all_scores), cut)
         return [found[places[text]] for text in inputs]
 
     def _own_labels(self) -> tuple[str, ...]:
@@ -100,9 +101,15 @@ def decode_in_force(decode: DecodeConfig | None, card: BundleCard | None) -> Dec
 
 def tokenise_inputs(
     tokenizer: PreTrainedTokenizerBase, inputs: Sequence[str], max_tokens: int | None
-) -> list[list[int]]:
-    """Return token ids with EOS, cut to `max_tokens` with the EOS kept."""
-    rows = tokenizer(list(inputs), verbose=False).input_ids
-    if max_tokens is None:
-        return list(rows)
-    return [row if len(row) <= max_tokens else [*row[: max_tokens - 1], row[-1]] for row in rows]
+) -> tuple[list[list[int]], list[bool]]:
+    """Return token ids with EOS, cut to `max_tokens` with the EOS kept, and which of them were cut."""
+    rows = list(tokenizer(list(inputs), verbose=False).input_ids)
+    cut = [max_tokens is not None and len(row) > max_tokens for row in rows]
+    return [
+        [*row[: (max_tokens or 0) - 1], row[-1]] if is_cut else row for row, is_cut in zip(rows, cut, strict=True)
+    ], cut
+
+
+def marked(predictions: Sequence[Prediction], cut: Sequence[bool]) -> list[Prediction]:
+    """Return predictions that know whether their inputs were cut."""
+    return [replace(one, input_cut=True) if is_cut else one for one, is_cut in zip(predictions, cut, strict=True)]

@@ -46,6 +46,8 @@ class Prediction:
     """All texts where several are asked for, best first; empty otherwise."""
     label_scores: Mapping[str, float] | None = None
     """Label -> probability, in the order of the labels; None unless asked for."""
+    input_cut: bool = False
+    """True where the input was longer than the model takes, and was cut."""
 
 
 @dataclass

@@ -253,4 +253,5 @@ def _counts(total: Entry, workers: int) -> dict[str, Any]:
         "rows_per_s": round(total.rows * workers / total.seconds, 2) if total.seconds else 0.0,
         "padding_share": round(1 - total.real_tokens / total.padded_tokens, 4) if total.padded_tokens else 0.0,
         "capped_share": round(total.capped / predicted, 4) if predicted else 0.0,
+        "cut_input_share": round(total.cut_inputs / predicted, 4) if predicted else 0.0,
     }

@@ -37,6 +37,8 @@ class Entry:
     """Rows with an error and no prediction."""
     capped: int = 0
     """Predictions that were cut at the token cap."""
+    cut_inputs: int = 0
+    """Inputs that were longer than the model takes, and were cut."""
     padded_tokens: int = 0
     """Input positions forwarded, padding included."""
     real_tokens: int = 0
@@ -64,6 +66,8 @@ class JobSummary:
     """Share of forwarded input positions that were padding."""
     capped_share: float
     """Share of predictions that were cut at the token cap."""
+    cut_input_share: float = 0.0
+    """Share of inputs that were longer than the model takes, and were cut."""
     max_new_tokens: int | None = None
     """That cap; None where it is the model's own."""
     has_references: bool = False
@@ -79,6 +83,7 @@ class JobSummary:
             rows_per_s=record["rows_per_s"],
             padding_share=record["padding_share"],
             capped_share=record["capped_share"],
+            cut_input_share=record.get("cut_input_share", 0.0),
             max_new_tokens=record["fingerprint"]["decode"].get("max_new_tokens"),
             has_references=record.get("has_references", False),
         )

@@ -43,6 +43,8 @@ class Scored(Protocol):
     @property
     def hit_cap(self) -> bool: ...  # noqa: D102
     @property
+    def input_cut(self) -> bool: ...  # noqa: D102
+    @property
     def texts(self) -> Sequence[str]: ...  # noqa: D102
     @property
     def label_scores(self) -> Mapping[str, float] | None: ...  # noqa: D102
@@ -238,11 +240,12 @@ class Scorer:
                 f"{part.name}: a worker must live through a shard, but {journal.num_deaths} died on it. "
                 "Give workers more memory: fewer --workers, or smaller --batch-tokens."
             )
-        capped = self._score_rows(rows, todo, results, journal)
+        cut = self._score_rows(rows, todo, results, journal)
         entry = Entry(
             rows=shard.num_rows,
             errors=sum(error is not None for error in results.errors),
-            capped=earlier.capped + capped,
+            capped=earlier.capped + cut.capped,
+            cut_inputs=earlier.cut_inputs + cut.cut_inputs,
             padded_tokens=earlier.padded_tokens + engine.tally.padded_tokens - before[0],
             real_tokens=earlier.real_tokens + engine.tally.real_tokens - before[1],
             seconds=round(earlier.seconds + time.perf_counter() - started, 3),
@@ -266,8 +269,8 @@ class Scorer:
             return results, [number for number, error in enumerate(results.errors) if error is not None]
         return Results.blank(num_rows, self._spec.extras), list(range(num_rows))
 
-    def _score_rows(self, rows: ShardRows, todo: Sequence[int], results: Results, journal: Journal) -> int:
-        """Fill in the results of some rows; return how many predictions hit the cap."""
+    def _score_rows(self, rows: ShardRows, todo: Sequence[int], results: Results, journal: Journal) -> Entry:
+        """Fill in the results of some rows; return how many predictions and inputs were cut."""
         texts = {}
         for number in todo:
             results.errors[number] = None
@@ -276,15 +279,15 @@ class Scorer:
             except DataError as exc:
                 results.errors[number] = str(exc)
         order = sorted(texts, key=lambda number: (-len(texts[number]), texts[number]))  # equal texts meet in a slice
-        capped = 0
+        cut = Entry()
         for part, is_deadly in journal.slices(len(order), SLICE_ROWS):
             chosen = order[slice(*part)]
             if is_deadly:
                 results.errors[chosen[0]] = DEADLY
                 continue
             journal.begin(part)
-            capped += self._predict({number: texts[number] for number in chosen}, results)
-        return capped
+            cut += self._predict({number: texts[number] for number in chosen}, results)
+        return cut
 
     def _input_text(self, rows: ShardRows, number: int) -> str:
         """Return the encoder's text of a row.
@@ -308,7 +311,7 @@ class Scorer:
             return str(record[self._spec.task.input_columns[0]])
         return render_row(self._spec.task, self._spec.columns, record)
 
-    def _predict(self, texts: Mapping[int, str], results: Results) -> int:
+    def _predict(self, texts: Mapping[int, str], results: Results) -> Entry:
         """Score some rows; where the engine fails, halve them until the guilty one is alone with its error."""
         engine, extras = self._engine, self._spec.extras
         assert engine is not None
@@ -319,7 +322,7 @@ class Scorer:
         self._failed_in_a_row = 0
         for number, one in zip(texts, scored, strict=True):
             self._note(results, number, one)
-        return sum(one.hit_cap for one in scored)
+        return Entry(capped=sum(one.hit_cap for one in scored), cut_inputs=sum(one.input_cut for one in scored))
 
     def _note(self, results: Results, number: int, one: Scored) -> None:
         task = self._spec.task
@@ -331,7 +334,7 @@ class Scorer:
         if results.label_scores is not None:
             results.label_scores[number] = dict(one.label_scores or {})
 
-    def _halve(self, texts: Mapping[int, str], results: Results, cause: Exception) -> int:
+    def _halve(self, texts: Mapping[int, str], results: Results, cause: Exception) -> Entry:
         if type(cause).__name__ == LOST_DEVICE:
             os._exit(1)  # only a new process can go on; the journal finds the row, as with any other death
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
@@ -343,11 +346,14 @@ class Scorer:
                     f"{HOPELESS} in a row. The last time: {reason}"
                 ) from cause
             results.errors[next(iter(texts))] = f"the model failed on this row: {reason}"
-            return 0
+            return Entry()
         numbers = list(texts)
         middle = len(numbers) // 2
-        halves = numbers[:middle], numbers[middle:]
-        return sum(self._predict({number: texts[number] for number in half}, results) for half in halves)
+        first, second = (
+            self._predict({number: texts[number] for number in half}, results)
+            for half in (numbers[:middle], numbers[middle:])
+        )
+        return first + second
 
 
 def render_row(task: TaskConfig, columns: Mapping[str, str], record: Mapping[str, Any]) -> str:

@@ -56,8 +56,15 @@ def test_an_output_without_its_end_hit_the_cap(tiny_t5: Path) -> None:
 
 def test_long_inputs_are_cut_before_their_end_of_sequence() -> None:
     tokenizer = character_tokenizer()
-    (whole,), (cut,) = tokenise_inputs(tokenizer, ["abcdef"], None), tokenise_inputs(tokenizer, ["abcdef"], 4)
+    ((whole,), (no,)), ((cut,), (yes,)) = (tokenise_inputs(tokenizer, ["abcdef"], most) for most in (None, 4))
     assert cut == [*whole[:3], 1]
+    assert (no, yes) == (False, True)
+
+
+def test_a_prediction_says_whether_its_input_was_cut(tiny_t5: Path) -> None:
+    engine = Engine(str(tiny_t5), decode=DecodeConfig(max_new_tokens=2))
+    engine.max_input_tokens = 4
+    assert [one.input_cut for one in engine.predict(["ab", "abcdef", "abc", "abcdef"])] == [False, True, False, True]
 
 
 def test_ignored_labels_decode_as_padding() -> None:

@@ -23,6 +23,7 @@ class Answer:
     hit_cap: bool
     texts: tuple[str, ...] = ()
     label_scores: Mapping[str, float] | None = None
+    input_cut: bool = False
 
 
 @dataclass
@@ -57,8 +58,13 @@ class ShoutingEngine:
         self.tally.real_tokens += sum(lengths)
         self.tally.padded_tokens += len(inputs) * max(lengths)
         return [
-            Answer(text.removeprefix("classify: ").upper(), len(text) / 100 if scores else None, len(text) > 40)
-            for text in inputs
+            Answer(
+                text.removeprefix("classify: ").upper(),
+                len(text) / 100 if scores else None,
+                hit_cap=len(text) > 40,
+                input_cut=self.max_input_tokens is not None and length > self.max_input_tokens,
+            )
+            for text, length in zip(inputs, lengths, strict=True)
         ]
 
 

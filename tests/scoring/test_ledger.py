@@ -27,7 +27,7 @@ def test_a_shard_is_finished_when_its_entry_is_there_and_its_part(tmp_path: Path
 
 
 def test_entries_add_up() -> None:
-    assert Entry(1, 2, 3, 4, 5, 0.5) + Entry(10, 20, 30, 40, 50, 1.0) == Entry(11, 22, 33, 44, 55, 1.5)
+    assert Entry(1, 2, 3, 4, 5, 6, 0.5) + Entry(10, 20, 30, 40, 50, 60, 1.0) == Entry(11, 22, 33, 44, 55, 66, 1.5)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,13 @@ def test_counts_of_a_shard(tmp_path: Path) -> None:
     assert replace(entry, seconds=0) == Entry(rows=4, errors=1, capped=1, padded_tokens=15, real_tokens=11, seconds=0)
 
 
+def test_inputs_that_are_cut_are_counted(tmp_path: Path) -> None:
+    texts = ["one", "one two", "one two three", "one two three", "bomb one two three"]
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=8)
+    score_all(spec, ShoutingEngine(max_input_tokens=4))  # `classify:`, two words and an end
+    assert spec.ledger.finished()[0].cut_inputs == 2
+
+
 def test_a_bad_row_gets_its_error_and_leaves_the_rest_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(
