@@ -1,14 +1,14 @@
 """One fine-tuning run with given hyperparameters: `python -m t5ray.train`."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from t5ray import cli
 
 if TYPE_CHECKING:
-    from t5ray.config import RunConfig
+    from t5ray.config import RunConfig, TrainingConfig
 
 
 def command(
@@ -93,6 +93,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
                     place,
                     tracker,
                     on_tick=lambda pulse: advance(pulse.step, pulse.shown, pulse.num_steps),
+                    on_epoch=lambda report: cli.say(epoch_line(report, prepared.objective, settings.training)),
                     in_process=fits_here(settings, cluster),
                 )
         except KeyboardInterrupt:
@@ -127,6 +128,16 @@ def _send_rest(settings: "RunConfig") -> int | None:
     cli.say(f"{place.shown}: this run is finished; nothing was trained again.")
     cli.tell(send_rest(settings.tracking, place.outbox))
     return 0
+
+
+def epoch_line(report: Mapping[str, Any], objective: str, training: "TrainingConfig") -> str:
+    """Say what an epoch reached."""
+    ended = ", the last: patience is over" if report["early_stopped"] else ""
+    loss = "" if objective == "validation_loss" else f", validation loss {report['validation_loss']:.4f}"
+    return (
+        f"epoch {report['epoch']} of {training.max_epochs}: {objective} {report['value']:.4f}{loss}, "
+        f"training loss {report['train_loss']:.4f}{ended}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -161,7 +161,11 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
 
 
 def test_what_was_trained_is_not_lost_when_the_end_is_cut_off(
-    tmp_path: Path, tiny_t5: Path, small_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_t5: Path,
+    small_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def cut_off(*_: object) -> None:
         raise KeyboardInterrupt
@@ -171,6 +175,10 @@ def test_what_was_trained_is_not_lost_when_the_end_is_cut_off(
     with monkeypatch.context() as patched:
         patched.setattr("t5ray.training.run.judge_on_test", cut_off)
         assert main(given) == 130
+    epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    pattern = r"epoch {} of 3: accuracy 0\.\d{{4}}, validation loss \d\.\d{{4}}, training loss \d\.\d{{4}}"
+    assert all(re.fullmatch(pattern.format(n), line) for n, line in enumerate(epochs, start=1))
+    assert len(epochs) == 3
     assert not (tmp_path / "finished/train.json").exists()
 
     def train(*_: object, **__: object) -> None:

@@ -11,6 +11,7 @@ With a storage URI all of it is there, and in a local folder of the same name; -
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -115,11 +116,18 @@ def describe(prepared: Prepared) -> list[str]:
 
 
 def run_once(
-    prepared: Prepared, place: Place, tracker: Tracker, on_tick: Tick, *, in_process: bool = False
+    prepared: Prepared,
+    place: Place,
+    tracker: Tracker,
+    on_tick: Tick,
+    on_epoch: Callable[[dict[str, Any]], None],
+    *,
+    in_process: bool = False,
 ) -> dict[str, Any]:
     """Train, publish the bundle, judge it on test, and record it all.
 
     Args:
+        on_epoch: called with the report of every epoch.
         in_process: train in this process; see `fits_here`.
     Raises:
         ClusterError: the workers died too often, or another process works on this run.
@@ -129,7 +137,7 @@ def run_once(
         run_id = _begin(prepared, place, tracker)
         reports = _trained_before(place)
         if reports is None:
-            reports = _train(prepared, place, tracker, run_id, on_tick, in_process=in_process)
+            reports = _train(prepared, place, tracker, run_id, on_tick, on_epoch, in_process=in_process)
             write_json(place.folder / REPORTS, reports)
             if place.remote is not None:
                 upload_file(place.folder / REPORTS, f"{place.remote}/state")
@@ -147,7 +155,14 @@ def _trained_before(place: Place) -> Reports | None:
 
 
 def _train(
-    prepared: Prepared, place: Place, tracker: Tracker, run_id: str, on_tick: Tick, *, in_process: bool
+    prepared: Prepared,
+    place: Place,
+    tracker: Tracker,
+    run_id: str,
+    on_tick: Tick,
+    on_epoch: Callable[[dict[str, Any]], None],
+    *,
+    in_process: bool,
 ) -> Reports:
     """Train to the last epoch and return the report of each."""
     resources = prepared.config.resources
@@ -165,7 +180,7 @@ def _train(
             )
         )
         try:
-            return _follow(slot, prepared, place, tracker, run_id, on_tick)
+            return _follow(slot, prepared, place, tracker, run_id, on_tick, on_epoch)
         except (KeyboardInterrupt, ClusterError):
             tracker.end_run(run_id, "KILLED")
             raise
@@ -236,7 +251,15 @@ def require_room(config: RunConfig, cluster: Cluster) -> list[str]:
     return [f"The run {gap} now: waiting for nodes. Ctrl-C and lower --workers-per-trial if none will come."]
 
 
-def _follow(slot: Slot, prepared: Prepared, place: Place, tracker: Tracker, run_id: str, on_tick: Tick) -> Reports:
+def _follow(
+    slot: Slot,
+    prepared: Prepared,
+    place: Place,
+    tracker: Tracker,
+    run_id: str,
+    on_tick: Tick,
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> Reports:
     """Start the job and note its epochs until the last."""
     config = prepared.config
     slot.start(
@@ -260,6 +283,7 @@ def _follow(slot: Slot, prepared: Prepared, place: Place, tracker: Tracker, run_
             raise T5RayError(f"The run must reach its end, but failed: {message.failure}.")
         reports.append(message.report)
         log_epoch(tracker, run_id, message.report, prepared.objective)
+        on_epoch(message.report)
         slot.decide(message.report["epoch"], go_on=True)
     slot.settle()
     return reports
