@@ -6,7 +6,8 @@ Each contender has a process and is timed in turn with the others, round after r
 built-in task over JSON lines with its columns; all contenders get the texts sorted by tokens. `--peers` narrows the
 contenders; CTranslate2 runs where it is installed. Prints rows/s, the ratio to `generate` as it comes, the task's first
 metric, the share of texts equal to `generate` in fp32, the padding share, and the share of the ceiling: the time that
-the products of these inputs and outputs alone take in fp32, at the speed that one large product has on all threads.
+the products of these inputs and outputs alone take in fp32, at the speed that one large product has on all threads; and
+rows per second of a core, which other work on the machine disturbs less.
 """
 
 import argparse
@@ -59,14 +60,15 @@ def _compare(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> N
     slowest = found.get("generate", {}).get("seconds")
     ceiling_s = min(result["ceiling_s"] for result in found.values())
     print(f"\n{task.name}: {len(rows)} rows, at most {CAP} new tokens, median of {args.rounds}")
-    print(f"{'':16}{'rows/s':>9}{'ratio':>8}{task.metrics[0]:>11}{'equal':>8}{'padding':>9}{'ceiling':>9}")
+    heads = "".join(f"{name:>11}" for name in ("ratio", task.metrics[0], "equal", "padding", "ceiling", "per CPU s"))
+    print(f"{'':16}{'rows/s':>9}{heads}")
     for name, result in found.items():
         values = score(task.metrics, result["texts"], references, labels)
         same = sum(a == b for a, b in zip(result["texts"], exact, strict=True)) / len(rows) if exact else float("nan")
         ratio = slowest / result["seconds"] if slowest else float("nan")
         print(
-            f"{name:16}{len(rows) / result['seconds']:9.1f}{ratio:8.2f}{values[task.metrics[0]]:11.3f}{same:8.1%}"
-            f"{result['padding']:9.1%}{ceiling_s / result['seconds']:9.1%}   "
+            f"{name:16}{len(rows) / result['seconds']:9.1f}{ratio:11.2f}{values[task.metrics[0]]:11.3f}{same:11.1%}"
+            f"{result['padding']:11.1%}{ceiling_s / result['seconds']:11.1%}{len(rows) / result['cpu_s']:11.1f}   "
             + ", ".join(f"{len(rows) / seconds:.1f}" for seconds in result["each"]),
             flush=True,
         )
@@ -89,17 +91,16 @@ def _race(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> dict
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     common = [sys.executable, "-m", "benchmarks.scoring", "--model", args.model, "--data", workload]
     common += ["--rows", str(args.rows), "--threads", str(args.threads), "--worker"]
-    running = {
-        name: subprocess.Popen(
+    running: dict[str, subprocess.Popen[str]] = {}
+    for name in peers:  # one after another, as each measures the machine's speed
+        process = subprocess.Popen(
             [*common, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        for name in peers
-    }
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
-    for name, process in running.items():
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
             print(f"{name}: did not start, left out", file=sys.stderr)
+        running[name] = process
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     for _ in range(args.rounds):
         for name, process in running.items():
             if process.poll() is not None:
@@ -110,11 +111,13 @@ def _race(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> dict
             results[name].append(json.loads(process.stdout.readline()))
     for process in running.values():
         process.communicate()
-    each = {name: [result["seconds"] for result in found] for name, found in results.items() if found}
-    return {
-        name: {**results[name][-1], "seconds": statistics.median(seconds), "each": seconds}
-        for name, seconds in each.items()
-    }
+    return {name: _medians(found) for name, found in results.items() if found}
+
+
+def _medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    each = [found["seconds"] for found in rounds]
+    cpu_s = statistics.median(found["cpu_s"] for found in rounds)
+    return {**rounds[-1], "seconds": statistics.median(each), "cpu_s": cpu_s, "each": each}
 
 
 def _work(args: argparse.Namespace) -> None:
@@ -139,14 +142,20 @@ def _work(args: argparse.Namespace) -> None:
     speed = machine_flops(default_device())["fp32"]
     print("ready", flush=True)
     for _ in sys.stdin:
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         found, padding = run(texts)
-        seconds = time.perf_counter() - started
+        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
         back = {number: text.strip() for number, text in zip(order, found, strict=True)}
         result = [back[number] for number in range(len(rows))]
         targets = [min(CAP, len(ids)) for ids in tokenizer(result).input_ids]
         operations = sum(map(partial(forward_flops, load_config(args.model)), lengths, targets))
-        line = {"seconds": seconds, "texts": result, "padding": padding, "ceiling_s": operations / speed}
+        line = {
+            "seconds": seconds,
+            "cpu_s": cpu_s,
+            "texts": result,
+            "padding": padding,
+            "ceiling_s": operations / speed,
+        }
         print(json.dumps(line), flush=True)
 
 

@@ -68,3 +68,16 @@ def test_texts_may_be_longer_than_the_room_at_first() -> None:
 def test_an_empty_place_gives_numbers() -> None:
     weights = prepare(make("t5"))
     assert torch.isfinite(Decoder(weights, 2, 5, 4).step(torch.zeros(2, dtype=torch.int64))).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_bf16_costs_about_what_it_costs_transformers(kind: str) -> None:
+    model, rows = make(kind), token_rows()[:2]
+    weights, rounded = prepare(model), prepare(model, torch.bfloat16)
+    exact = steps(decoder_over(weights, rows), FED)
+    own = steps(decoder_over(rounded, rows), FED)
+    assert own.dtype == torch.bfloat16
+    output = model.to(torch.bfloat16)(**padded(rows), decoder_input_ids=FED, output_hidden_states=True)
+    theirs = output.decoder_hidden_states[-1].transpose(0, 1).float() * weights.head_scale
+    assert (own.float() - exact).square().mean() <= 4 * (theirs - exact).square().mean()
