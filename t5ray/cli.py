@@ -89,6 +89,7 @@ Preview = Annotated[
 ShowAugmented = Annotated[
     int | None, typer.Option(help="Show this many training rows before and after augmentation; train nothing.", min=1)
 ]
+EveryNode = Annotated[bool, typer.Option("--cluster", help="Also ask every node of the cluster.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same name.")]
 Extend = Annotated[int | None, typer.Option(help="Add this many trials to a finished search.", min=1)]
 

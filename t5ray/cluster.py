@@ -8,27 +8,17 @@ Comes in: an address, a folder or URI. Goes out: a `Cluster`, files. Must not kn
 
 import logging
 import os
-import select
 import shutil
 import signal
-import socket
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t5ray.errors import ClusterError
-
-PROBE_S = 10.0
-"""How long an address may take to answer before it counts as dead; `ray.init` itself would wait for minutes."""
-HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
-"""Client preface and an empty SETTINGS frame: what every gRPC server, Ray's head included, answers with its own."""
-SETTINGS_FRAME = 4
-HEAD = ("raylet", "gcs_server")
-"""Processes of Ray without which a driver is lost: the node's daemon and the store of the cluster's state."""
+from t5ray.liveness import own_ray, raylet_at, require_answer, watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +67,8 @@ def connect(
         address: `auto`, HOST:PORT or ray://HOST:PORT. None: RAY_ADDRESS, and where that is empty, a Ray of its own.
         num_cpus, num_gpus: what an own Ray offers; None: what the machine has.
         debug: show Ray's log and the output of workers.
-        on_loss: called in another thread when a process of an own Ray dies. Ray's native code then ends this process
-            with exit code 1 and no word, moments later; this is the chance to say more.
+        on_loss: called in another thread when the Ray that this process depends on is lost. Ray's native code then ends
+            this process with exit code 1 and no word, moments later; this is the chance to say more.
     Raises:
         ClusterError: nothing answers at the address, the token is refused, or Ray does not start.
     """
@@ -92,7 +82,7 @@ def connect(
     if address == "local":
         options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
     else:
-        _require_answer(address)
+        require_answer(address)
     if not debug:
         # Ray's C++ side writes errors of its own household to our console; it has no other switch.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -101,7 +91,7 @@ def connect(
         context = _start(address, options)
         if on_sigterm is not None:  # Ray replaces the handler, and with it the tidy end of an interrupted command
             signal.signal(signal.SIGTERM, on_sigterm)
-        with _watched(on_loss) if on_loss and address == "local" else nullcontext():
+        with _watched(address, on_loss) if on_loss else nullcontext():
             yield _describe(context.dashboard_url, started_here=address == "local")
     finally:
         with nullcontext() if debug else _hidden_stderr():  # where Ray reports each worker that goes down with it
@@ -139,49 +129,17 @@ def _start(address: str, options: dict[str, Any]) -> Any:
         ) from exc
 
 
-@contextmanager
-def _watched(on_loss: Callable[[ClusterError], object]) -> Iterator[None]:
-    """Call `on_loss` when one of the head's processes ends while this lasts. Needs Linux 5.3; else nobody watches."""
-    with ExitStack() as opened:
-        names = _open_head(opened)
-        told, stop = os.pipe()
-        opened.callback(os.close, told)
-        watcher = threading.Thread(target=_await_loss, args=(names, told, on_loss), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            os.close(stop)
-            watcher.join()
+def _watched(address: str, on_loss: Callable[[ClusterError], object]) -> AbstractContextManager[None]:
+    """Watch what this driver cannot live without: a Ray of its own; or this node's raylet, and the head."""
+    import ray
 
-
-def _open_head(opened: ExitStack) -> dict[int, str]:
-    """Return a file descriptor for each process of the head -> its name. It turns readable when the process ends."""
-    import psutil
-
-    found: dict[int, str] = {}
-    if hasattr(os, "pidfd_open"):
-        for process in psutil.Process().children():
-            with suppress(psutil.Error, OSError):
-                if process.name() in HEAD:
-                    found[os.pidfd_open(process.pid)] = process.name()
-    for file in found:
-        opened.callback(os.close, file)
-    return found
-
-
-def _await_loss(names: dict[int, str], told: int, on_loss: Callable[[ClusterError], object]) -> None:
-    poll = select.poll()
-    for file in (*names, told):
-        poll.register(file, select.POLLIN)
-    ended = {file for file, _ in poll.poll()}
-    if told not in ended:
-        on_loss(
-            ClusterError(
-                f"Ray's own processes must live as long as the command, but `{names[ended.pop()]}` died: killed, "
-                "perhaps for want of memory. What was finished is kept: run the same command again."
-            )
-        )
+    if address == "local":
+        return watched(own_ray(), None, on_loss)
+    if address.startswith("ray://"):  # the driver lives at the other end
+        return nullcontext()
+    context = ray.get_runtime_context()
+    here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    return watched(raylet_at(here["RayletSocketName"]), context.gcs_address, on_loss)
 
 
 @contextmanager
@@ -212,34 +170,6 @@ def _hidden_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def _require_answer(address: str) -> None:
-    """Refuse an address where no gRPC server answers.
-
-    Raises:
-        ClusterError: the address is malformed, or what is there does not answer as Ray does.
-    """
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):
-        raise ClusterError(f"--address: must be `auto` or HOST:PORT, such as 10.0.0.5:6379, but got {address!r}.")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") == "0" and not _speaks_http2(connection):
-                raise ClusterError(f"--address {address}: something listens there, but it is no Ray. Check the port.")
-    except OSError as exc:
-        raise ClusterError(
-            f"--address {address}: a Ray must answer there within {PROBE_S:g} s, but: {exc}. "
-            "Start one with `ray start --head --port=6379`, or leave --address out to run on this machine."
-        ) from exc
-
-
-def _speaks_http2(connection: socket.socket) -> bool:
-    connection.sendall(HTTP2_HELLO)
-    answer = connection.recv(9)
-    return len(answer) > 3 and answer[3] == SETTINGS_FRAME
 
 
 def _describe(dashboard_url: str | None, *, started_here: bool) -> Cluster:

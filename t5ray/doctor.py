@@ -3,11 +3,10 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import typer
 
 from t5ray import cli
 from t5ray.errors import ClusterError, ModelError, T5RayError, TrackingError
+from t5ray.health.finding import Finding
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig
@@ -26,27 +26,21 @@ ENOUGH_DISK_BYTES = 5 * 2**30
 ENOUGH_MEMORY_BYTES = 4 * 2**30
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    passed: bool
-    text: str
-    mend: str = ""
-    exit_code: int = 0
-    """Of the command, where this is the first check that failed."""
-
-
 def command(
     ctx: typer.Context,
     config: cli.ConfigFile = None,
+    data: cli.Data = None,
     model: cli.Model = None,
     storage: cli.Storage = None,
     tracking_uri: cli.TrackingUri = None,
     address: cli.Address = None,
     sets: cli.Sets = None,
+    cluster: cli.EveryNode = False,
 ) -> int:
-    """Check versions, Ray, CPUs, GPUs, memory, disk, bf16, storage, tracking and, with --model, the model."""
+    """Check versions, Ray, CPUs, GPUs, memory, disk, bf16, storage, tracking and, with --model, the model.
+
+    With --cluster, then ask every node of the Ray at --address the same, and whether they agree.
+    """
     cli.quiet_libraries()
     from t5ray.config import RunConfig, load_settings
 
@@ -62,18 +56,36 @@ def command(
         "tracking": check_tracking,
         "ray": check_ray,
     }
-    failed = []
-    for name, check in checks.items():
-        finding = examine(check, settings)
-        cli.say(f"{'pass' if finding.passed else 'FAIL'}  {name.ljust(9)} {finding.text}")
-        if not finding.passed:
-            cli.say(f"      {' ' * 9} -> {finding.mend}" if finding.mend else "")
-            failed.append(finding)
-    if failed:
-        cli.say(f"\n{len(failed)} of {len(checks)} checks failed.")
+    findings = [_show(name, examine(check, settings)) for name, check in checks.items()]
+    if cluster:
+        findings += _nodes(settings)
+    if failed := [finding for finding in findings if not finding.passed]:
+        cli.say(f"\n{len(failed)} of {len(findings)} checks failed.")
         return failed[0].exit_code
-    cli.close(f"All {len(checks)} checks passed.", {"try the demo": "python -m t5ray.tune"})
+    cli.close(f"All {len(findings)} checks passed.", {"try the demo": "python -m t5ray.tune"})
     return 0
+
+
+def _show(name: str, finding: Finding) -> Finding:
+    cli.say(f"{'pass' if finding.passed else 'FAIL'}  {name.ljust(9)} {finding.text}")
+    if not finding.passed:
+        cli.say(f"      {' ' * 9} -> {finding.mend}" if finding.mend else "")
+    return finding
+
+
+def _nodes(settings: "RunConfig") -> list[Finding]:
+    """Ask every node, and show what comes of it; nodes that autoscaling may bring are not there to be asked."""
+    from t5ray.cluster import connect
+    from t5ray.health.checks import CHECKS
+    from t5ray.health.survey import survey
+
+    cli.say("\nThe nodes:")
+    try:
+        with connect(settings.address):
+            found = survey(settings)
+    except T5RayError as exc:
+        return [_show("nodes", Finding(False, str(exc), exit_code=exc.exit_code))]
+    return [_show(name, check(found)) for name, check in CHECKS.items()]
 
 
 def examine(check: Callable[["RunConfig"], Finding], settings: "RunConfig") -> Finding:
@@ -136,36 +148,20 @@ def check_disk(settings: "RunConfig") -> Finding:
 
 def check_storage(settings: "RunConfig") -> Finding:
     """A file must come back from the storage as it was written."""
-    from t5ray.cluster import download_dir, is_uri, upload_dir
+    from t5ray.cluster import download_dir, upload_dir
+    from t5ray.health.scratch import scratch_in
 
     token = uuid.uuid4().hex
-    folder = settings.storage if is_uri(settings.storage) else str(Path(settings.storage).absolute())
-    made = [p for p in (Path(folder), *Path(folder).parents) if not p.exists()] if not is_uri(folder) else []
-    scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"t5ray-doctor-{token}"
-    target = f"{folder.rstrip('/')}/.doctor-{token}"
     try:
-        (scratch / "out").mkdir(parents=True)
-        (scratch / "out" / "token").write_text(token)
-        upload_dir(scratch / "out", target)
-        download_dir(target, scratch / "back")
-        same = (scratch / "back" / "token").read_text() == token
+        with tempfile.TemporaryDirectory() as here, scratch_in(settings.storage) as target:
+            Path(here, "out").mkdir()
+            Path(here, "out", "token").write_text(token)
+            upload_dir(Path(here, "out"), target)
+            download_dir(target, Path(here, "back"))
+            same = Path(here, "back", "token").read_text() == token
         return Finding(same, f"{settings.storage} is writable", "Check the storage.", ClusterError.exit_code)
     except (OSError, ClusterError) as exc:
         return Finding(False, f"{settings.storage}: {exc}", "Choose a writable --storage.", ClusterError.exit_code)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        _remove(target, made)
-
-
-def _remove(target: str, made: list[Path]) -> None:
-    """Remove what the storage check wrote, and the folders that it made."""
-    from t5ray.cluster import is_uri, remove_dir
-
-    remove_dir(target)
-    if not is_uri(target):
-        for folder in made:
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
 
 
 def check_bf16(settings: "RunConfig") -> Finding:

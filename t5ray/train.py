@@ -82,7 +82,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     cli.tell(describe(prepared))
     if preview:
         return 0
-    with connect(settings.address) as cluster:
+    go_on = cli.again("train", name=settings.name, resume=True)
+    with connect(settings.address, on_loss=lambda exc: cli.end_with(exc, go_on)) as cluster:
         cli.tell(require_room(settings, cluster))
         prepared = with_back_translations(prepared, cluster, place.cache)
         tracker = open_tracker(settings.tracking, outbox=place.outbox)
@@ -97,7 +98,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
                     in_process=fits_here(settings, cluster),
                 )
         except KeyboardInterrupt:
-            cli.say(f"\nInterrupted. Go on with: {cli.again('train', name=settings.name, resume=True)}")
+            cli.say(f"\nInterrupted. Go on with: {go_on}")
             return cli.INTERRUPTED
         finally:
             cli.tell(tracker.close())

@@ -89,7 +89,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     cli.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
         cli.tell(look_up_warm_start(ledger, prepared, space))
-    with connect(settings.address) as cluster:
+    with connect(settings.address, on_loss=lambda exc: cli.end_with(exc, _again(settings, workspace))) as cluster:
         cli.tell(describe(prepared, space, cluster))
         if ledger is None:
             cli.tell(foresee(prepared, space, cluster))
@@ -115,7 +115,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
                 _keep(prepared, ledger, workspace, tracker)
                 cli.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running.")
-                cli.say(f"Go on with: {cli.again('tune', name=settings.name, resume=True, extend=None)}")
+                cli.say(f"Go on with: {_again(settings, workspace)}")
             if isinstance(exc, KeyboardInterrupt):
                 return cli.INTERRUPTED
             raise
@@ -123,6 +123,11 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             cli.tell(tracker.close())
     _close(settings, workspace.shown, content)
     return 0
+
+
+def _again(settings: "RunConfig", workspace: "Workspace") -> str:
+    """Return the command that goes on: with --resume, once there is something to go on with."""
+    return cli.again("tune", name=settings.name, resume=workspace.ledger.exists() or None, extend=None)
 
 
 def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracker: "Tracker") -> None:

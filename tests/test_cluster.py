@@ -1,68 +1,14 @@
 import contextlib
 import os
-import queue
 import signal
-import socket
-import subprocess
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import psutil
 import pytest
 
-from t5ray import cluster
 from t5ray.cluster import connect, download_dir, free_bytes, is_uri, local_path, upload_dir
 from t5ray.errors import ClusterError
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server
-
-
-@pytest.mark.parametrize("address", ["nonsense", "host:", ":6379", "host:port"])
-def test_a_malformed_address_is_refused(address: str) -> None:
-    with (
-        pytest.raises(ClusterError, match=r"must be `auto` or HOST:PORT, such as 10\.0\.0\.5:6379, but got"),
-        connect(address),
-    ):
-        pass
-
-
-def test_an_address_where_nothing_listens_is_refused_at_once(listener: socket.socket) -> None:
-    port = listener.getsockname()[1]
-    listener.close()
-    started = time.monotonic()
-    wanted = f"127.0.0.1:{port}: a Ray must answer there.*ray start --head"
-    with pytest.raises(ClusterError, match=wanted), connect(f"127.0.0.1:{port}"):
-        pass
-    assert time.monotonic() - started < 5
-
-
-def test_a_listener_that_never_answers_is_given_up(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PROBE_S", 0.2)
-    address = f"127.0.0.1:{listener.getsockname()[1]}"
-    with pytest.raises(ClusterError, match=r"a Ray must answer there within 0\.2 s, but: timed out"), connect(address):
-        pass
-
-
-def test_another_kind_of_server_is_no_ray(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(100)
-            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-    server = threading.Thread(target=answer)
-    server.start()
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
-    with pytest.raises(ClusterError, match="something listens there, but it is no Ray"), connect(None):
-        pass
-    server.join()
 
 
 def test_a_refused_token_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,22 +100,3 @@ def test_free_bytes_of_a_folder_to_come(tmp_path: Path) -> None:
     stat = os.statvfs(tmp_path)
     assert free_bytes(tmp_path / "not" / "yet") == pytest.approx(stat.f_bavail * stat.f_frsize, rel=0.05)
     assert free_bytes("s3://bucket") is None
-
-
-def test_a_process_of_rays_head_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "HEAD", ("sleep",))
-    told = queue.Queue[ClusterError]()
-    with subprocess.Popen(["sleep", "100"]) as process, cluster._watched(told.put):
-        process.kill()
-        loss = told.get(timeout=30)
-    assert "must live as long as the command, but `sleep` died" in str(loss)
-
-
-def test_a_head_that_is_stopped_after_the_command_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "HEAD", ("sleep",))
-    told = queue.Queue[ClusterError]()
-    with subprocess.Popen(["sleep", "100"]) as process:
-        with cluster._watched(told.put):
-            pass
-        process.kill()
-    assert told.empty()

@@ -92,6 +92,6 @@ def test_a_ray_that_dies_is_said_in_one_paragraph_with_the_command_that_goes_on(
     assert process.returncode == 6, shown
     assert shown.splitlines()[-2:] == [
         f"cluster error: Ray's own processes must live as long as the command, but `{name}` died: killed, perhaps for "
-        "want of memory. What was finished is kept: run the same command again.",
+        "want of memory. What was finished is kept.",
         f"Go on with: {shlex.join(['python', '-m', 't5ray.predict', *given])}",
     ]

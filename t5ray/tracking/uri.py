@@ -51,6 +51,11 @@ def is_local(uri: str) -> bool:
     return scheme_of(uri) == "sqlite"
 
 
+def is_loopback(uri: str) -> bool:
+    """Tell whether the URI's host is the machine that asks, whichever that is."""
+    return urlsplit(uri).hostname in ("localhost", "127.0.0.1", "::1")
+
+
 def sqlite_path(uri: str) -> Path:
     """Return the absolute path of a SQLite URI's file; three slashes are relative, four are absolute."""
     return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()

@@ -1,0 +1,66 @@
+"""A node's own look at itself, in this process: what does not work is a sentence."""
+
+import importlib.metadata
+import platform
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from t5ray.config import TrackingConfig
+from t5ray.health.node import FROM_DRIVER, Questions, code_digest, examine, software
+
+
+@pytest.fixture
+def questions(tmp_path: Path, words: Path, tiny_t5: Path) -> Questions:
+    """Questions that this machine can answer well."""
+    folder = tmp_path / "storage" / ".doctor"
+    folder.mkdir(parents=True)
+    (folder / FROM_DRIVER).write_text("nonce")
+    database = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    return Questions(
+        "here", "id0", str(tmp_path), str(folder), "nonce", tracking=database, data=str(words), model=str(tiny_t5)
+    )
+
+
+def test_a_good_node_has_no_problem_and_answers_the_driver(questions: Questions, tmp_path: Path) -> None:
+    report = examine(questions)
+    assert (report.storage, report.tracking, report.data, report.model) == ("", "", "", "")
+    assert Path(questions.storage_folder, "id0").read_text() == "nonce"
+    assert report.software == software()
+    assert report.disk_bytes == shutil.disk_usage(tmp_path).total
+    assert (report.node, report.node_id) == ("here", "id0")
+
+
+def test_software_is_what_is_installed() -> None:
+    found = software()
+    assert list(found) == ["Python", "t5ray", "ray", "torch", "transformers"]
+    assert found["Python"] == platform.python_version()
+    assert all(found[name] == importlib.metadata.version(name) for name in ("ray", "torch", "transformers"))
+
+
+def test_code_of_one_version_that_differs_is_told_apart(tmp_path: Path) -> None:
+    for name, code in (("one", "x = 1\n"), ("same", "x = 1\n"), ("other", "x = 2\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.py").write_text(code)
+    one, same, other = (code_digest(tmp_path / name) for name in ("one", "same", "other"))
+    assert one == same != other
+
+
+def test_every_problem_is_told(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    server = TrackingConfig(uri="http://127.0.0.1:1")
+    report = examine(Questions("n", "id1", str(tmp_path), f"{missing}/.doctor", "nonce", server, missing, missing))
+    assert report.storage == "what the driver writes there is not there"
+    assert "MLflow must answer at http://127.0.0.1:1" in report.tracking
+    assert "there must be a file, folder or glob of rows, but nothing is there" in report.data
+    assert "the directory of a model must be there, but is not" in report.model
+    assert not (tmp_path / "missing").exists()
+
+
+def test_another_storage_at_the_same_path_is_told(questions: Questions) -> None:
+    Path(questions.storage_folder, FROM_DRIVER).write_text("another")
+    report = examine(replace(questions, tracking=None))
+    assert report.storage == "what the driver writes there reads differently"
+    assert not Path(questions.storage_folder, "id0").exists()
