@@ -87,7 +87,7 @@ class Cluster:
         """Return what a job printed."""
         return self.lan.client.run(f"{TOKEN} && ray job logs {name}", check=False)
 
-    def wait(self, name: str, timeout_s: float) -> str:
+    def wait(self, name: str, timeout_s: float = 600) -> str:
         """Wait for a job's end and return its log.
 
         Raises:
@@ -97,6 +97,11 @@ class Cluster:
         log = self.logs(name)
         assert self.status(name) == "SUCCEEDED", f"{name}: {self.status(name)}\n{log[-6000:]}"
         return log
+
+    def at_work(self, title: str) -> set[str]:
+        """Return the hosts on which a process of Ray runs whose title matches, and is not waiting for work."""
+        hosts = [host for host in (self.lan.head, *self.lan.workers) if host.init is not None]
+        return {host.name for host in hosts if re.search(title, host.run("ps ax -o args", check=False))}
 
     def lose(self, host: Host) -> None:
         """Cut a host off, and switch it off some seconds later."""
