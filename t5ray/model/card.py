@@ -115,8 +115,13 @@ def fingerprint(source: str | Path) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from t5ray.errors import DataError
-from t5ray.model.card import write_json
+from t5ray.model.card import write_text
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
@@ -104,6 +104,8 @@ class Ledger:
     confirm_runs: list[TrialRecord] = field(default_factory=list)
     """Those runs, in the order in which they began."""
     trials: dict[int, TrialRecord] = field(default_factory=dict)
+    _lines: dict[str, tuple[object, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Key of a record that has ended -> a version of it, and its line."""
 
     @classmethod
     def load(cls, path: Path) -> "Ledger":
@@ -121,12 +123,23 @@ class Ledger:
             raise DataError(f"{path}: must hold the saved state of a search, but cannot be read: {exc}.") from exc
 
     def save(self) -> None:
-        """Write the ledger, whole or not at all."""
-        head = {k: v for k, v in vars(self).items() if k not in ("path", "trials", "confirm_runs")}
-        runs = [asdict(record) for record in self.confirm_runs]
-        write_json(
-            self.path, {**head, "confirm_runs": runs, "trials": [asdict(self.trials[n]) for n in sorted(self.trials)]}
-        )
+        """Write the ledger, whole or not at all: one line per trial, of which only those that changed are made anew."""
+        head = {k: v for k, v in vars(self).items() if k not in ("path", "trials", "confirm_runs", "_lines")}
+        runs = ",\n".join(map(self._line, self.confirm_runs))
+        trials = ",\n".join(self._line(self.trials[number]) for number in sorted(self.trials))
+        books = f'"confirm_runs": [\n{runs}],\n"trials": [\n{trials}]'
+        write_text(self.path, f"{_json(head)[:-1]},\n{books}}}\n")
+
+    def _line(self, record: TrialRecord) -> str:
+        """Return a record as JSON. One that has ended is written again and again, but changes no more."""
+        if record.state == "RUNNING":
+            return _json(asdict(record))
+        version = (record.state, record.reason, record.overhead_s, record.mlflow_run_id)
+        known, line = self._lines.get(record.key, (None, ""))
+        if known != version:
+            line = _json(asdict(record))
+            self._lines[record.key] = (version, line)
+        return line
 
     def confirm_run(self, trial: int, seed: int) -> TrialRecord:
         """Return the run of a trial on a fresh seed."""
@@ -161,3 +174,7 @@ class Ledger:
         """The trial with the best checkpointed epoch; the earlier one at a tie. Running trials do not count yet."""
         scored = [r for r in self.ended if r.best_value is not None and r.state != "FAIL"]
         return min(scored, key=self.rank, default=None)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -116,7 +116,7 @@ class StudySearch(ray.tune.search.Searcher):
         first = self._first_points[number] if number < len(self._first_points) else None
         placed = point(self.space, first) if first is not None else None
         self._study.sampler = build_sampler(self.space.sampler, self.space, self._seed + number)
-        known = self._study.trials[number + self._offset :]
+        known = self._study.get_trials(deepcopy=False)[number + self._offset :]  # copies of all cost more than the rest
         if known and known[0].state == TrialState.RUNNING:
             trial = self._asked_before(number)
         else:
@@ -149,7 +149,7 @@ class StudySearch(ray.tune.search.Searcher):
 
     def _optuna_trial(self, number: int) -> optuna.Trial:
         study = self._study
-        return optuna.Trial(study, study.trials[number + self._offset]._trial_id)
+        return optuna.Trial(study, study.get_trials(deepcopy=False)[number + self._offset]._trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an intermediate value on."""

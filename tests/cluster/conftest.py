@@ -1,6 +1,7 @@
 """One cluster for the whole folder: made by `ray up`, seen by every test, taken down with its hosts at the end."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     reason = why_not()
     if reason:
         pytest.skip(f"THE CLUSTER WAS NOT TESTED: {reason}")
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # hosts are taken down when the tests are told to end, too
     folder = tmp_path_factory.mktemp("lan") / "hosts"
     with lan_of(folder, num_workers=2) as lan:
         found = Cluster(lan)
