@@ -77,8 +77,8 @@ def check_rows(cluster: Cluster, output: str) -> None:
 
 def check_same(cluster: Cluster, output: str, whole: str) -> None:
     """The bytes are those of a job that nothing disturbed."""
-    whole, other = (sorted(cluster.here(f"{SHARED}/{d}").glob("part-*")) for d in (whole, output))
-    for one, two in zip(whole, other, strict=True):
+    theirs, ours = (sorted(cluster.here(f"{SHARED}/{name}").glob("part-*")) for name in (whole, output))
+    for one, two in zip(theirs, ours, strict=True):
         assert one.read_bytes() == two.read_bytes(), two.name
 
 
