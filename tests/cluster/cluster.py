@@ -66,8 +66,8 @@ class Cluster:
     def num_nodes(self) -> int:
         """Return the nodes that are alive, as the head sees them."""
         printed = self.lan.head.run(f"{TOKEN} && ray list nodes --filter state=ALIVE --format json", check=False)
-        found = re.search(r"^\[.*^\]", printed, re.S | re.M)
-        return len(json.loads(found[0])) if found else 0
+        begin = printed.find("[{")  # warnings may stand before
+        return len(json.JSONDecoder().raw_decode(printed, begin)[0]) if begin >= 0 else 0
 
     def wait_for_nodes(self, number: int) -> None:
         """Wait until so many nodes are alive."""
