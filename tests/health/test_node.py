@@ -3,7 +3,6 @@
 import importlib.metadata
 import platform
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,7 @@ def questions(tmp_path: Path, words: Path, tiny_t5: Path) -> Questions:
     folder = tmp_path / "storage" / ".doctor"
     folder.mkdir(parents=True)
     (folder / FROM_DRIVER).write_text("nonce")
-    database = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
-    return Questions(
-        "here", "id0", str(tmp_path), str(folder), "nonce", tracking=database, data=str(words), model=str(tiny_t5)
-    )
+    return Questions("here", "id0", str(tmp_path), str(folder), "nonce", data=str(words), model=str(tiny_t5))
 
 
 def test_a_good_node_has_no_problem_and_answers_the_driver(questions: Questions, tmp_path: Path) -> None:
@@ -61,6 +57,6 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
 
 def test_another_storage_at_the_same_path_is_told(questions: Questions) -> None:
     Path(questions.storage_folder, FROM_DRIVER).write_text("another")
-    report = examine(replace(questions, tracking=None))
+    report = examine(questions)
     assert report.storage == "what the driver writes there reads differently"
     assert not Path(questions.storage_folder, "id0").exists()
