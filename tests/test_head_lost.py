@@ -36,8 +36,9 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[ray.cluster_utils.Cluster]
 def test_a_head_that_dies_is_said_with_the_command_that_goes_on(
     head: ray.cluster_utils.Cluster, tmp_path: Path, words: Path, tiny_t5: Path, module: str, victim: str, told: str
 ) -> None:
+    address = head.address
     flags = {"data": words, "task": "classify", "model": tiny_t5, "storage": tmp_path / "runs", "name": "words"}
-    flags |= {"max-epochs": 400, "tracking-uri": "none", "address": head.address}
+    flags |= {"max-epochs": 400, "tracking-uri": "none", "address": address}
     given = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
     process = subprocess.Popen(
         [sys.executable, "-m", f"t5ray.{module}", *given],
@@ -51,7 +52,7 @@ def test_a_head_that_dies_is_said_with_the_command_that_goes_on(
     shown = process.communicate(timeout=PATIENCE_S + 30)[0]
     assert process.returncode == 6, shown
     assert "Traceback" not in shown, shown
-    assert f"cluster error: {told.format(address=head.address)}" in shown
+    assert f"cluster error: {told.format(address=address)}" in shown
     again = [word for flag, value in flags.items() if flag != "name" for word in (f"--{flag}", str(value))]
     assert shown.splitlines()[-1] == (
         f"Go on with: {shlex.join(['python', '-m', f't5ray.{module}', *again, '--name', 'words', '--resume'])}"
