@@ -11,12 +11,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,8 +26,9 @@ from t5ray.errors import ConfigError, T5RayError
 from t5ray.redaction import hide_secrets
 
 if TYPE_CHECKING:
-    from t5ray.config import RunConfig
+    from t5ray.config import RunConfig, Settings
 
+S = TypeVar("S", bound="Settings")
 console = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 _ARGV: list[str] = []
@@ -119,9 +120,11 @@ SETTING_OF = {
     "address": "address",
 }
 """Parameter name of an option of tune and train -> the setting it gives. predict and evaluate map names one to one."""
+SEEDS = ("search.seed", "training.seed")
+"""What --seed of tune and train gives."""
 
 
-def flags(ctx: typer.Context, setting_of: dict[str, str]) -> dict[str, Any]:
+def flags(ctx: typer.Context, setting_of: Mapping[str, str]) -> dict[str, Any]:
     """Return dotted setting -> value for the options that were given.
 
     Raises:
@@ -134,6 +137,30 @@ def flags(ctx: typer.Context, setting_of: dict[str, str]) -> dict[str, Any]:
     return {setting: value for setting, value in given.items() if value not in ({}, [])}
 
 
+def load(
+    ctx: typer.Context,
+    model: "type[S]",
+    setting_of: Mapping[str, str],
+    *,
+    base: Mapping[str, Any] | None = None,
+    checks: "Sequence[Callable[[Mapping[str, Any]], list[str]]]" = (),
+) -> "S":
+    """Resolve a command's settings from flags, `--config` and `--set`; see `config.load_settings`.
+
+    Raises:
+        ConfigError: holds every problem.
+    """
+    from t5ray.config import load_settings
+
+    names = {setting_of[o.name]: o.opts[0] for o in ctx.command.params if o.name in setting_of}
+    given = flags(ctx, setting_of)
+    if "seed" not in setting_of and ctx.params.get("seed") is not None:
+        given |= dict.fromkeys(SEEDS, ctx.params["seed"])
+        names |= dict.fromkeys(SEEDS, "--seed")
+    file, sets = ctx.params["config"], ctx.params["sets"] or []
+    return load_settings(model, config=file, flags=given, flag_names=names, sets=sets, base=base, checks=checks)
+
+
 def run_settings(ctx: typer.Context) -> "RunConfig":
     """Resolve the settings of tune and train from flags, `--config` and `--set`.
 
@@ -142,30 +169,30 @@ def run_settings(ctx: typer.Context) -> "RunConfig":
     Raises:
         ConfigError: holds every problem, those of the task and of tune's search space included.
     """
-    from t5ray.config import RunConfig, load_settings
+    from t5ray.config import RunConfig
     from t5ray.demo import settings as demo_settings
     from t5ray.text.objectives import source_problems, space_problems, task_problems
 
-    given = flags(ctx, SETTING_OF)
-    if ctx.params.get("seed") is not None:
-        given |= {"search.seed": ctx.params["seed"], "training.seed": ctx.params["seed"]}
-    file, sets = ctx.params["config"], ctx.params["sets"] or []
-    named = {*given, *(item.partition("=")[0] for item in sets), *_named_in(file)}
-    is_demo = not named & {"data.path", "task", "model", "data"}
-    base = demo_settings() if is_demo else None
-    checks = [source_problems, task_problems, *([space_problems] if "search_space" in ctx.params else [])]
-    settings = load_settings(RunConfig, config=file, flags=given, sets=sets, base=base, checks=checks)
+    named_in_file = _named_in(ctx.params["config"])
+    named = {*flags(ctx, SETTING_OF), *(item.partition("=")[0].strip() for item in ctx.params["sets"] or [])}
+    is_demo = named_in_file is not None and not (named | named_in_file) & {"data.path", "task", "model", "data"}
+    checks = [
+        *([] if named_in_file is None else [source_problems]),
+        task_problems,
+        *([space_problems] if "search_space" in ctx.params else []),
+    ]
+    settings = load(ctx, RunConfig, SETTING_OF, base=demo_settings() if is_demo else None, checks=checks)
     return settings if settings.name else settings.model_copy(update={"name": default_name(settings.task or "run")})
 
 
-def _named_in(file: str | None) -> set[str]:
-    """Return the groups of settings that a file gives; one that cannot be read is no wish for the demo."""
+def _named_in(file: str | None) -> set[str] | None:
+    """Return the groups of settings that a file gives; None where it cannot be read: nobody knows what is missing."""
     from t5ray.config import read_yaml
 
     try:
         return set(read_yaml(file)) if file else set()
     except ConfigError:
-        return {"data"}  # what is wrong with it, and with all else, is told together
+        return None  # what is wrong with it, and with all else, is told together
 
 
 def default_name(task: str) -> str:
@@ -236,7 +263,7 @@ def run(command: Callable[..., int], prog: str, argv: Sequence[str] | None = Non
     """
     _ARGV[:] = sys.argv[1:] if argv is None else argv
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command()(_guarded(command))
+    app.command(cls=_Command)(_guarded(command))
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -244,6 +271,18 @@ def run(command: Callable[..., int], prog: str, argv: Sequence[str] | None = Non
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 0
     return 0
+
+
+class _Command(typer.core.TyperCommand):
+    """A command that answers an unknown option with the nearest one alone."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as exc:  # typer keeps the class of it to itself
+            if near := getattr(exc, "possibilities", None):
+                exc.possibilities = near[:1]  # type: ignore[attr-defined]
+            raise
 
 
 def _guarded(command: Callable[..., int]) -> Callable[..., None]:

@@ -42,9 +42,9 @@ def command(
     With --cluster, then ask every node of the Ray at --address the same, and whether they agree.
     """
     cli.quiet_libraries()
-    from t5ray.config import RunConfig, load_settings
+    from t5ray.config import RunConfig
 
-    settings = load_settings(RunConfig, config=config, flags=cli.flags(ctx, cli.SETTING_OF), sets=sets or [])
+    settings = cli.load(ctx, RunConfig, cli.SETTING_OF)
     checks: dict[str, Callable[[RunConfig], Finding]] = {
         "python": check_python,
         "versions": check_versions,

@@ -61,6 +61,11 @@ class ClusterError(T5RayError):
     exit_code = 6
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that was probably meant; None where none is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence that names the nearest known name, or lists all where none is near.
 
@@ -68,7 +73,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         did_you_mean("learning_rat", ["learning_rate", "dropout"]) -> "Did you mean `learning_rate`?"
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f"Did you mean `{near[0]}`?"
+    near = nearest(name, names)
+    if near is not None:
+        return f"Did you mean `{near}`?"
     return f"Known names: {', '.join(names)}." if names else ""

@@ -47,12 +47,11 @@ def command(
     Writes metrics.json, predictions.jsonl, report.html, config.yaml, confusion_matrix.csv (labels), an MLflow run.
     """
     cli.quiet_libraries()
-    from t5ray.config import EvaluateConfig, load_settings
+    from t5ray.config import EvaluateConfig
     from t5ray.text.objectives import task_problems
 
-    given = cli.flags(ctx, {name: name for name in EvaluateConfig.model_fields} | SETTING_OF)
-    settings = load_settings(EvaluateConfig, config=config, flags=given, sets=sets or [], checks=[task_problems])
-    return _evaluate(settings)
+    setting_of = {name: name for name in EvaluateConfig.model_fields} | SETTING_OF
+    return _evaluate(cli.load(ctx, EvaluateConfig, setting_of, checks=[task_problems]))
 
 
 def _evaluate(settings: "EvaluateConfig") -> int:

@@ -44,12 +44,11 @@ def command(
     The same command run again goes on where it was stopped, whatever stopped it.
     """
     cli.quiet_libraries()
-    from t5ray.config import PredictConfig, load_settings
+    from t5ray.config import PredictConfig
     from t5ray.text.objectives import task_problems
 
-    given = cli.flags(ctx, {name: name for name in PredictConfig.model_fields})
-    settings = load_settings(PredictConfig, config=config, flags=given, sets=sets or [], checks=[task_problems])
-    return _predict(settings)
+    setting_of = {name: name for name in PredictConfig.model_fields}
+    return _predict(cli.load(ctx, PredictConfig, setting_of, checks=[task_problems]))
 
 
 def _predict(settings: "PredictConfig") -> int:

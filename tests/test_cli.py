@@ -202,8 +202,8 @@ def test_a_malformed_column_is_refused(column: str, capsys: pytest.CaptureFixtur
 
 
 def test_an_unknown_flag_is_refused_with_its_neighbour(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune.main(["--num-trial", "3"]) == 2
-    assert "--num-trials" in capsys.readouterr().err
+    assert tune.main(["--num-trails", "3"]) == 2
+    assert "No such option: --num-trails (Possible options: --num-trials)" in capsys.readouterr().err
 
 
 def test_every_problem_of_the_settings_is_shown_at_once(
@@ -214,10 +214,10 @@ def test_every_problem_of_the_settings_is_shown_at_once(
     assert tune.main(["--config", str(file), "--num-trials", "0", "--set", "nam=x"]) == 2
     message = refusal(capsys)
     assert message.startswith("config error: ")
-    assert "training.learning_rat: no such setting. Did you mean `learning_rate`?" in message
-    assert "training.dropout: input should be less than 1, but got 2." in message
-    assert "search.num_trials: input should be greater than or equal to 1, but got 0." in message
-    assert "nam: no such setting. Did you mean `name`?" in message
+    assert f"{file}: training.learning_rat: no such setting. Did you mean `learning_rate`?" in message
+    assert f"{file}: training.dropout: input should be less than 1, but got 2." in message
+    assert "--num-trials: input should be greater than or equal to 1, but got 0." in message
+    assert "--set nam: no such setting. Did you mean `name`?" in message
 
 
 @pytest.mark.parametrize("entry", [tune, train])
@@ -256,9 +256,7 @@ def test_an_unknown_task_or_metric_is_refused_with_its_neighbour(
         capsys
     )
     assert train.main([*given, "--metric", "acuracy"]) == 2
-    assert "search.metric: must be a metric of task classify, but got 'acuracy'. Did you mean `accuracy`?" in refusal(
-        capsys
-    )
+    assert "--metric: must be a metric of task classify, but got 'acuracy'. Did you mean `accuracy`?" in refusal(capsys)
 
 
 WRONG_TASK = "name: kinds\ninputs: '{text'\ntargets: '{label}'\nmetrics: [accuracy]\n"
@@ -270,8 +268,8 @@ WRONG_SPACE = "parameters:\n  learning_rat: {choice: [0.1]}\n"
     [
         (tune, "--data a.csv --search-space space.yaml --set training.dropout=2", ("training.dropout", "learning_rat")),
         (train, "--data a.csv --set training.dropout=2", ("training.dropout",)),
-        (predict, "--input a.csv --output out --on-long cut", ("on_long",)),
-        (evaluate, "--data a.csv --output out --split tests", ("split",)),
+        (predict, "--input a.csv --output out --on-long cut", ("--on-long: ",)),
+        (evaluate, "--data a.csv --output out --split tests", ("--split: ",)),
     ],
 )
 def test_settings_task_and_space_show_their_problems_together(
@@ -303,9 +301,9 @@ def test_a_metric_and_a_stopping_metric_that_the_task_lacks_stand_beside_a_wrong
     for problem in (
         "training.epochs: no such setting.",
         "--model is missing beside --data, --task",
-        "search.metric: must be a metric of task classify, but got 'rouge'",
-        "training.early_stopping_metric: must be a loss or a metric of task classify, but got 'chrf'",
-        "search.space: must be a YAML file or a shipped space, but got 't5_smal'. Did you mean `t5_small`?",
+        "--metric: must be a metric of task classify, but got 'rouge'",
+        "run.yaml: training.early_stopping_metric: must be a loss or a metric of task classify, but got 'chrf'",
+        "--search-space: must be a YAML file or a shipped space, but got 't5_smal'. Did you mean `t5_small`?",
     ):
         assert problem in message
 
@@ -317,6 +315,27 @@ def test_a_settings_file_that_cannot_be_read_hides_no_other_problem(
     message = refusal(capsys)
     assert "nowhere.yaml: the file must exist" in message
     assert "Did you mean `classify`?" in message
+
+
+def test_a_settings_file_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    no_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("task: [")
+    assert train.main(["--config", str(file), "--model", "m"]) == 2
+    message = refusal(capsys)
+    assert message.startswith(f"config error: {file}: must be plain YAML")
+    assert "must be given together" not in message
+
+
+def test_a_time_budget_that_cannot_be_read_is_named_by_its_flag(
+    no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune.main(["--time-budget", "2hours"]) == 2
+    assert refusal(capsys) == (
+        "config error: --time-budget: must be seconds, or a number and its unit such as 90s, 30m, 2h or 1d, "
+        "but got '2hours'."
+    )
 
 
 @pytest.mark.parametrize("entry", [tune, train])

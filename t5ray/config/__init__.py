@@ -3,6 +3,7 @@
     run.py       what train and tune take        data.py, training.py, augmentation.py, decode.py, search.py  its groups
     scoring.py   what predict and evaluate take  task.py  what a task is
     space.py, strategy.py  search-space files    load.py  default < YAML < flag < --set
+    explain.py, origins.py what is wrong with them, in a user's words and by the source that said it
 
 Comes in: YAML text, flags. Goes out: frozen pydantic models. Must not know torch, ray or mlflow.
 """

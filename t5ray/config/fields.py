@@ -12,8 +12,12 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def _duration(value: object) -> object:
     """Read `2h`, `30m`, `90s` or `1d` as seconds; leave numbers to pydantic."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([smhd])\s*", value) if isinstance(value, str) else None
-    return float(match[1]) * UNITS_S[match[2]] if match else value
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([smhd]?)\s*", value)
+    if match is None:
+        raise ValueError(f"must be seconds, or a number and its unit such as 90s, 30m, 2h or 1d, but got {value!r}")
+    return float(match[1]) * UNITS_S.get(match[2], 1)
 
 
 DURATION_SCHEMA = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^\s*[0-9.]+\s*[smhd]\s*$"}]}

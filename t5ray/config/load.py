@@ -6,17 +6,17 @@ Every problem of every source is found before the first is reported.
 import copy
 import os.path
 import re
-import types
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from t5ray.config.base import Settings
+from t5ray.config.explain import explain, in_file
+from t5ray.config.origins import Origins
 from t5ray.config.space import SearchSpace
 from t5ray.config.task import TaskConfig
 from t5ray.errors import ConfigError, did_you_mean
@@ -69,8 +69,8 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as exc:
-        reason = " ".join(str(exc).split())
-        raise ConfigError(f"{where}: the file must be plain YAML, but could not be read: {reason}") from exc
+        reason = " ".join(str(exc).split()).replace('in "<unicode string>", ', "at ")
+        raise ConfigError(f"{where}: must be plain YAML, but could not be read: {reason}") from exc
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -99,6 +99,7 @@ def load_settings(
     *,
     config: str | Path | None,
     flags: Mapping[str, Any],
+    flag_names: Mapping[str, str] | None = None,
     sets: Iterable[str] = (),
     base: Mapping[str, Any] | None = None,
     checks: Sequence[Callable[[Mapping[str, Any]], list[str]]] = (),
@@ -108,41 +109,57 @@ def load_settings(
     Args:
         config: a YAML file, or None.
         flags: dotted setting (`training.learning_rate`) -> value; None values are flags not given.
+        flag_names: dotted setting -> the flag as it is typed, by which its problems name it.
         sets: `section.key=value` texts, values in YAML.
         base: dotted setting -> value that takes the place of the default.
-        checks: further looks at the merged settings, valid or not: what is wrong with the files that they name.
+        checks: further looks at the merged settings, valid or not: what is wrong with the files that they name. Each
+            problem begins with the setting.
     Raises:
-        ConfigError: holds every problem of the merged settings.
+        ConfigError: holds every problem of the merged settings, each under the source that gave the setting.
     """
     problems: list[str] = []
     merged: dict[str, Any] = {}
+    origins = Origins()
+    is_whole = True
     for name, value in (base or {}).items():
         _put(merged, name, copy.deepcopy(value))
     if config is not None:
         try:
-            _merge(merged, read_yaml(config))
+            given = read_yaml(config)
+            _merge(merged, given)
+            origins.note_file(given, config)
         except ConfigError as exc:
             problems += exc.problems
+            is_whole = False
     for name, value in flags.items():
         if value is not None:
             _put(merged, name, value)
+            origins.note_flag(name, (flag_names or {}).get(name, name))
     for item in sets:
-        name, equals, text = item.partition("=")
-        if not (name.strip() and equals):
-            problems.append(f"--set: must be section.key=value, but got {item!r}.")
-            continue
         try:
-            _put(merged, name.strip(), parse_yaml(text, f"--set {name}"))
+            name, value = _set(item)
         except ConfigError as exc:
             problems += exc.problems
+            continue
+        _put(merged, name, value)
+        origins.note_set(name, value)
     try:
         settings = model.model_validate(merged)
     except ValidationError as exc:
-        problems += explain(model, exc)
-    problems += (problem for check in checks for problem in check(merged))
+        problems += explain(model, exc, origins.place_of, is_whole=is_whole)
+    problems += (origins.attributed(problem) for check in checks for problem in check(merged))
     if problems:
         raise ConfigError(problems)
     return settings
+
+
+def _set(item: str) -> tuple[str, Any]:
+    """Read `section.key=value`."""
+    name, equals, text = item.partition("=")
+    name = name.strip()
+    if not (name and equals):
+        raise ConfigError(f"--set: must be section.key=value, but got {item!r}.")
+    return name, parse_yaml(text, f"--set {name}")
 
 
 def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -166,80 +183,11 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def explain(model: type[BaseModel], exc: ValidationError, where: str = "") -> list[str]:
-    """Turn pydantic's errors into one sentence each: place, what must hold, what was found."""
-    lines = []
-    for error in _causes(exc.errors()):
-        place = ".".join(str(part) for part in error["loc"])
-        head = f"{where}: {place}" if where and place else where or place
-        if error["type"] == "extra_forbidden":
-            lines.append(
-                f"{head}: no such setting. {did_you_mean(str(error['loc'][-1]), _names_at(model, error['loc']))}"
-            )
-            continue
-        if error["type"] == "missing":
-            flag = "" if where or len(error["loc"]) > 1 else f" (--{place.replace('_', '-')})"
-            lines.append(f"{head}: must be given{flag}.")
-            continue
-        message = error["msg"].removeprefix("Value error, ")
-        found = "" if error["type"] == "value_error" else f", but got {_short(error['input'])}"
-        place = f"{head}: " if head else ""  # a problem of several settings names them itself
-        lines.append(f"{place}{_lower_first(message)}{found}.{_nearest(error)}")
-    return lines
-
-
-def _causes(errors: Sequence[Any]) -> list[Any]:
-    """Leave out that a list is too short where that only follows from errors in its items."""
-    return [
-        error
-        for error in errors
-        if error["type"] != "too_short"
-        or not any(other["loc"][:-1] == error["loc"] for other in errors if other is not error)
-    ]
-
-
-def _nearest(error: Any) -> str:
-    """Return a hint at the value that was meant, where only some are allowed and one of them is near."""
-    if error["type"] != "literal_error":
-        return ""
-    hint = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
-    return f" {hint}" if hint.startswith("Did") else ""
-
-
-def _lower_first(text: str) -> str:
-    return text[0].lower() + text[1:] if text[1:2].islower() else text
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _names_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
-    """Return the setting names that are known at the place where an unknown one stood."""
-    current: type[BaseModel] | None = model
-    for part in loc[:-1]:
-        if current is not None and part in current.model_fields:
-            current = _settings_in(current.model_fields[str(part)].annotation)
-    return {field.alias or name for name, field in current.model_fields.items()} if current else set()
-
-
-def _settings_in(annotation: Any) -> type[BaseModel] | None:
-    """Find the settings model inside an annotation such as `dict[str, tuple[Range, ...]]`."""
-    if (
-        isinstance(annotation, type)
-        and issubclass(annotation, BaseModel)
-        and not isinstance(annotation, types.GenericAlias)
-    ):
-        return annotation
-    return next((found for arg in typing.get_args(annotation) if (found := _settings_in(arg))), None)
-
-
 def _load_file(model: type[S], path: str | Path) -> S:
     try:
         return model.model_validate(read_yaml(path))
     except ValidationError as exc:
-        raise ConfigError(explain(model, exc, str(path))) from exc
+        raise ConfigError(explain(model, exc, in_file(path))) from exc
 
 
 def load_task_file(path: str | Path) -> TaskConfig:

@@ -3,9 +3,11 @@
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from t5ray.config.base import Settings
 from t5ray.config.decode import DecodeConfig
+from t5ray.config.explain import MISSING_ONE_OF
 from t5ray.config.fields import Precision, WorkerPool, refuse_fp16, refuse_unfit_engine
 from t5ray.config.run import TrackingConfig
 
@@ -122,7 +124,8 @@ class EvaluateConfig(Settings):
                 raise ValueError(f"{clash[0]}: must not be given with --predictions, which are judged as they are")
         elif self.model is None or self.data is None:
             missing = "model" if self.model is None else "data"
-            raise ValueError(
-                f"{missing}: must be given (--{missing}), or else --predictions with the output of predict"
+            raise PydanticCustomError(
+                MISSING_ONE_OF,
+                f"{missing}: must be given (--{missing}), or else --predictions with the output of predict",
             )
         return self

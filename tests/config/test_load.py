@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5ray.config import (
+    EvaluateConfig,
+    PredictConfig,
     RunConfig,
     SearchSpace,
+    Settings,
     dump_yaml,
     load_settings,
     load_space,
@@ -58,19 +61,23 @@ def test_mappings_of_several_sources_are_merged_and_left_as_they_were(file: Path
 def test_problems_of_all_sources_are_shown_at_once(file: Path) -> None:
     file.write_text("training: {learning_rat: 1}\n")
     problems = problems_of(
-        file, flags={"search.num_trials": 0}, sets=["no equals", "=1", "task=[", "training.dropout=2"]
+        file,
+        flags={"search.num_trials": 0},
+        flag_names={"search.num_trials": "--num-trials"},
+        sets=["no equals", "=1", "task=[", "training.dropout=2"],
     )
     assert sorted(problem.split(":")[0] for problem in problems) == [
+        "--num-trials",
         "--set",
         "--set",
         "--set task",
-        "search.num_trials",
-        "training.dropout",
-        "training.learning_rat",
+        "--set training.dropout",
+        str(file),
     ]
     assert "--set: must be section.key=value, but got 'no equals'." in problems
-    assert "training.learning_rat: no such setting. Did you mean `learning_rate`?" in problems
-    assert "training.dropout: input should be less than 1, but got 2." in problems
+    assert f"{file}: training.learning_rat: no such setting. Did you mean `learning_rate`?" in problems
+    assert "--set training.dropout: input should be less than 1, but got 2." in problems
+    assert "--num-trials: input should be greater than or equal to 1, but got 0." in problems
 
 
 def test_unreadable_file_does_not_hide_other_problems(tmp_path: Path) -> None:
@@ -79,9 +86,76 @@ def test_unreadable_file_does_not_hide_other_problems(tmp_path: Path) -> None:
     assert "nam: no such setting. Did you mean `name`?" in problems[1]
 
 
+def test_a_group_is_named_by_the_file_that_gave_it(file: Path) -> None:
+    file.write_text("serch: {num_trials: 3}")
+    assert problems_of(file, sets=["name=x"]) == [f"{file}: serch: no such setting. Did you mean `search`?"]
+
+
+def test_a_setting_is_named_by_the_last_source_that_gave_it(file: Path) -> None:
+    file.write_text("search: {num_trials: 0, confirm_seeds: 99}\ndata: {columns: {text: 1}}")
+    given = {"search.num_trials": -1, "data.columns": {"label": "kind"}}
+    problems = problems_of(file, flags=given, flag_names={"search.num_trials": "-n"}, sets=["training.beta1=2"])
+    assert [problem.partition(": ")[0] for problem in problems[:1]] == [str(file)]
+    assert problems[0].startswith(f"{file}: data.columns.text: input should be a valid string, but got 1")
+    assert problems[1].startswith("--set training.beta1: ")
+    assert problems[2].startswith("-n: input should be greater than or equal to 1, but got -1")
+    assert problems[3].startswith(f"{file}: search.confirm_seeds: ")
+
+
+def test_settings_that_clash_are_named_by_their_source_where_it_is_one(file: Path) -> None:
+    clash = "training: {optimizer: adafactor, parallel: fsdp}"
+    file.write_text(clash)
+    assert problems_of(file)[0].startswith(f"{file}: training: parallel=fsdp cannot shard")
+    sets = ["training.optimizer=adafactor"]
+    assert problems_of(file, sets=sets)[0].startswith("training: parallel=fsdp cannot shard")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("learning_rate=1e-4", "Did you mean `training.learning_rate`?"),
+        ("learning_rat=1e-4", "Did you mean `training.learning_rate`?"),
+        ("search.learning_rate=1e-4", "Did you mean `training.learning_rate`?"),
+        ("seed=1", "Did you mean `training.seed` or `decode.seed` or `search.seed`?"),
+        ("nam=x", "Did you mean `name`?"),
+        ("training.epochs=3", "Did you mean `max_epochs`?"),
+        ("decode.xyzzy=3", "Known names: answers, do_sample, "),
+    ],
+)
+def test_an_unknown_setting_gets_the_one_that_was_meant(given: str, hint: str) -> None:
+    (problem,) = problems_of(sets=[given])
+    assert problem.startswith(f"--set {given.partition('=')[0]}: no such setting. {hint}")
+
+
+@pytest.mark.parametrize("budget", ["2hours", "", "1.2.3h", "h", "soon"])
+def test_a_time_that_cannot_be_read_is_answered_with_the_forms(budget: str) -> None:
+    named = {"search.time_budget_s": "--time-budget"}
+    assert problems_of(flags={"search.time_budget_s": budget}, flag_names=named) == [
+        f"--time-budget: must be seconds, or a number and its unit such as 90s, 30m, 2h or 1d, but got {budget!r}."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), (" 1.5h ", 5400), (".5m", 30), ("1d", 86400), (12.5, 12.5)]
+)
+def test_times_are_read(text: object, seconds: float) -> None:
+    assert load(flags={"search.time_budget_s": text}).search.time_budget_s == seconds
+
+
+@pytest.mark.parametrize("model", [PredictConfig, EvaluateConfig])
+def test_what_an_unreadable_file_may_hold_is_not_called_missing(file: Path, model: type[Settings]) -> None:
+    file.write_text("model: [")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(model, config=file, flags={"precision": "fp16"})
+    unreadable, precision = caught.value.problems
+    assert unreadable.startswith(f"{file}: must be plain YAML")
+    assert "at line 1, column 9" in unreadable
+    assert precision.startswith("precision: T5's activations overflow in fp16")
+
+
 def test_group_given_as_a_value_is_refused() -> None:
     assert problems_of(sets=["training=3"]) == [
-        "training: input should be a valid dictionary or instance of TrainingConfig, but got 3."
+        "--set training: input should be a valid dictionary or instance of TrainingConfig, but got 3."
     ]
 
 
@@ -117,7 +191,7 @@ def test_numbers_with_an_exponent_need_no_point(text: str, value: object) -> Non
     ],
 )
 def test_unsafe_or_broken_yaml_is_refused_with_place_and_reason(text: str, reason: str) -> None:
-    with pytest.raises(ConfigError, match=f"here: the file must be plain YAML, but could not be read: .*{reason}"):
+    with pytest.raises(ConfigError, match=f"here: must be plain YAML, but could not be read: .*{reason}"):
         parse_yaml(text, "here")
 
 
