@@ -2,7 +2,8 @@
 
     run.py       what train and tune take        data.py, training.py, augmentation.py, decode.py, search.py  its groups
     scoring.py   what predict and evaluate take  task.py  what a task is
-    space.py, strategy.py  search-space files    load.py  default < YAML < flag < --set
+    space.py, ranges.py, strategy.py, fit.py  search-space files
+    load.py                default < YAML < flag < --set
     explain.py, origins.py what is wrong with them, in a user's words and by the source that said it
 
 Comes in: YAML text, flags. Goes out: frozen pydantic models. Must not know torch, ray or mlflow.
@@ -21,10 +22,11 @@ from t5ray.config.load import (
     read_yaml,
     shipped_spaces,
 )
+from t5ray.config.ranges import Range
 from t5ray.config.run import ResourcesConfig, RunConfig, TrackingConfig
 from t5ray.config.scoring import EvaluateConfig, PredictConfig
 from t5ray.config.search import SearchConfig
-from t5ray.config.space import Range, SearchSpace
+from t5ray.config.space import SearchSpace
 from t5ray.config.strategy import SamplerConfig, SchedulerConfig
 from t5ray.config.task import LANGUAGES, MetricName, TaskConfig, template_fields
 from t5ray.config.training import TrainingConfig

@@ -243,14 +243,58 @@ def test_search_spaces_survive_yaml(name: str) -> None:
     assert SearchSpace.model_validate(parse_yaml(dump_yaml(space), "dump")) == space
 
 
-def test_settings_of_nested_lists_get_a_hint(file: Path) -> None:
-    file.write_text("parameters: {learning_rate: {logunifrm: [1e-4, 1e-3]}, dropout: {uniform: 3}}")
+def test_settings_of_nested_lists_get_a_hint_at_the_place_where_the_file_has_them(file: Path) -> None:
+    file.write_text(
+        "parameters:\n"
+        "  optimizer: {choice: [adamw, sgd]}\n"
+        "  learning_rate: {logunifrm: [1e-4, 1e-3]}\n"
+        "  dropout: {uniform: 3}\n"
+        "  momentum:\n"
+        "    - {fixed: 0.5, when: {optimizer: adamw}}\n"
+        "    - {fixd: 0.9, when: {optimizer: sgd}}\n"
+    )
     with pytest.raises(ConfigError) as caught:
         load_space(str(file))
     assert caught.value.problems == [
-        f"{file}: parameters.learning_rate.0.logunifrm: no such setting. Did you mean `loguniform`?",
-        f"{file}: parameters.dropout.0.uniform: input should be a valid tuple, but got 3.",
+        f"{file}: parameters.learning_rate.logunifrm: no such setting. Did you mean `loguniform`?",
+        f"{file}: parameters.dropout.uniform: input should be a valid tuple, but got 3.",
+        f"{file}: parameters.momentum.1.fixd: no such setting. Did you mean `fixed`?",
     ]
+
+
+def test_a_space_shows_all_its_problems_at_once(file: Path) -> None:
+    file.write_text(
+        "parameters:\n"
+        "  learning_rat: {loguniform: [1e-4, 1e-3]}\n"
+        "  batch_size: {choise: [4, 8]}\n"
+        "  dropout: {uniform: [0, 1.7]}\n"
+        "  momentum: {fixed: 0.5, when: {batch_size: 4, optimiser: sgd}}\n"
+        "sampler: {name: tpee}\n"
+        "start_from: [{dropot: 0.1}, {dropout: 2, momentum: [1]}, 3]\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_space(str(file))
+    named = [problem.removeprefix(f"{file}: ") for problem in caught.value.problems]
+    assert "parameters.batch_size.choise: no such setting. Did you mean `choice`?" in named
+    assert any(problem.startswith("sampler.name: input should be 'tpe', ") for problem in named)
+    assert "learning_rat: a parameter must be a training setting. Did you mean `learning_rate`?" in named
+    assert "dropout: training does not allow 1.7: Input should be less than 1." in named
+    assert any(
+        problem.startswith("momentum: `when` must name a parameter that stands above it, got optimiser. Known names: ")
+        for problem in named
+    )
+    assert "start_from: dropot must be one of the parameters. Did you mean `dropout`?" in named
+    assert "start_from: dropout: training does not allow 2: Input should be less than 1." in named
+    assert any(problem.startswith("start_from.2: input should be a valid dictionary") for problem in named)
+    assert not any("batch_size, got 4" in problem for problem in named), "values of a broken range are not known"
+    assert not any("?." in problem or ".." in problem for problem in named)
+
+
+@pytest.mark.parametrize("content", ["parameters: 3", "parameters: {dropout: }", "{}", "start_from: 3"])
+def test_a_space_without_parameters_is_refused(file: Path, content: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=f"{file}: parameters"):
+        load_space(str(file))
 
 
 @pytest.mark.parametrize("name", ["t5_smal", "t5_smal" * 1000])

@@ -1,0 +1,114 @@
+"""Whether a search space fits the training settings: names, conditions, values and the size of its grid.
+
+Comes in: the ranges of each parameter, None in the place of one that could not be read. Goes out: problems in words.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import ValidationError
+
+from t5ray.config.ranges import Range, Scalar
+from t5ray.config.training import TrainingConfig
+from t5ray.errors import did_you_mean
+
+MAX_GRID = 10_000
+"""Combinations of a grid, at most; conditions are not taken into account."""
+Parameters = Mapping[str, Sequence[Range | None]]
+Points = Iterable[Mapping[str, Scalar]]
+
+
+def fit_problems(parameters: Parameters, starts: Points) -> list[str]:
+    """Say what of a space the training settings do not know or allow."""
+    return [
+        *_name_problems(parameters),
+        *_start_problems(parameters, starts),
+        *_value_problems(parameters, starts),
+    ]
+
+
+def _name_problems(parameters: Parameters) -> list[str]:
+    """Say which parameters, and which conditions, name something that is not there."""
+    known, seen, problems = TrainingConfig.searchable(), set[str](), []
+    for name, ranges in parameters.items():
+        if name not in known:
+            problems.append(f"{name}: a parameter must be a training setting. {did_you_mean(name, known)}")
+        sound = [r for r in ranges if r is not None]
+        if len(ranges) > 1 and not all(r.when for r in sound):
+            problems.append(f"{name}: each of several ranges needs a `when:`")
+        for r in sound:
+            for other, wanted in r.when.items():
+                if other not in seen:
+                    hint = did_you_mean(other, seen)
+                    problems.append(f"{name}: `when` must name a parameter that stands above it, got {other}. {hint}")
+                else:
+                    values = wanted if isinstance(wanted, tuple) else (wanted,)
+                    problems += _when_problems(name, other, values, parameters[other])
+        seen.add(name)
+    return [problem.rstrip() for problem in problems]
+
+
+def _when_problems(name: str, other: str, wanted: tuple[Scalar, ...], ranges: Sequence[Range | None]) -> list[str]:
+    """Say which values that a condition waits for its parameter never takes."""
+    possible: list[Scalar] = []
+    for r in ranges:
+        if r is None or r.kind not in ("choice", "fixed"):
+            return []
+        possible += r.bounds
+    strange = [value for value in wanted if value not in possible]
+    return [
+        f"{name}: `when` must name a value of {other}, got {value!r}. {did_you_mean(str(value), map(str, possible))}"
+        for value in strange
+    ]
+
+
+def _start_problems(parameters: Parameters, starts: Points) -> list[str]:
+    """Say which values of the points to start from belong to no parameter."""
+    return [
+        f"start_from: {name} must be one of the parameters. {did_you_mean(name, parameters)}".rstrip()
+        for point in starts
+        for name in point
+        if name not in parameters
+    ]
+
+
+def _value_problems(parameters: Parameters, starts: Points) -> list[str]:
+    """Say which values the training settings refuse, and why; unknown names are told before."""
+    known = TrainingConfig.searchable()
+    inside = [p for name, ranges in parameters.items() if name in known for r in ranges if r for p in _refused(name, r)]
+    return [*inside, *(f"start_from: {p}" for point in starts for p in _values_refused(point.items()))]
+
+
+def _refused(name: str, values: Range) -> list[str]:
+    """Try the ends of a range, and a broken number between."""
+    tried = values.bounds
+    if span := values.uniform or values.loguniform:
+        tried = (*tried, span[0] + (span[1] - span[0]) / math.pi)
+    return _values_refused((name, value) for value in tried)
+
+
+def _values_refused(settings: Iterable[tuple[str, Scalar]]) -> list[str]:
+    problems = []
+    for name, value in settings:
+        if name not in TrainingConfig.searchable():
+            continue
+        try:
+            TrainingConfig.model_validate({name: value})
+        except ValidationError as exc:
+            reason = exc.errors()[0]["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: training does not allow {value!r}: {reason}")
+    return problems
+
+
+def grid_problems(parameters: Mapping[str, Sequence[Range]]) -> list[str]:
+    """Say what a grid cannot enumerate."""
+    sizes = {name: [r.grid_size for r in ranges] for name, ranges in parameters.items()}
+    problems = [
+        f"{name}: a grid must know which values to try, but this range is endless. Add `points: 5` or use `choice`"
+        for name, found in sizes.items()
+        if None in found
+    ]
+    total = math.prod(sum(size or 0 for size in found) for found in sizes.values())
+    if not problems and total > MAX_GRID:
+        problems.append(f"sampler: a grid must hold at most {MAX_GRID} combinations, but has {total}. Use tpe")
+    return problems

@@ -1,0 +1,72 @@
+"""One range of a search-space file: the values that one parameter may take, under one condition."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from t5ray.config.base import Settings
+
+Scalar = bool | int | float | str
+KINDS = ("uniform", "loguniform", "int", "logint", "choice", "fixed")
+
+
+class Range(Settings):
+    """The values one parameter may take, under one condition."""
+
+    uniform: tuple[float, float] | None = None
+    """[low, high], both within reach."""
+    loguniform: tuple[float, float] | None = None
+    """[low, high] on a logarithmic scale; low must be positive."""
+    int_: tuple[int, int] | None = Field(default=None, alias="int")
+    """[low, high], whole numbers, both included."""
+    logint: tuple[int, int] | None = None
+    """[low, high], whole numbers on a logarithmic scale, both included."""
+    choice: tuple[Scalar, ...] | None = None
+    """The values to choose from."""
+    fixed: Scalar | None = None
+    """One value for every trial."""
+    points: int | None = Field(default=None, ge=2)
+    """For the grid sampler: how many values of a numeric range to try, both ends included, evenly spaced on its scale.
+    None: every whole number of an `int`; other numeric ranges need it."""
+    when: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
+    """Earlier parameter -> the value (or values) for which this range holds."""
+
+    @property
+    def kind(self) -> str:
+        """Which of `KINDS` this range is."""
+        return next(kind for kind in KINDS if self._of(kind) is not None)
+
+    def _of(self, kind: str) -> Any:
+        return getattr(self, "int_" if kind == "int" else kind)
+
+    @property
+    def bounds(self) -> tuple[Scalar, ...]:
+        """The extreme values (all of them for a choice): what the training settings must accept."""
+        value = self._of(self.kind)
+        return value if isinstance(value, tuple) else (value,)
+
+    @property
+    def grid_size(self) -> int | None:
+        """How many values a grid tries; None for a range that is continuous."""
+        if self.kind in ("choice", "fixed"):
+            return len(self.bounds)
+        if self.points is None and self.int_ is not None:
+            return self.int_[1] - self.int_[0] + 1
+        return self.points
+
+    @model_validator(mode="after")
+    def _is_one_good_range(self) -> "Range":
+        given = [kind for kind in KINDS if self._of(kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of {', '.join(KINDS)} must be given, but got {given or 'none'}")
+        if given[0] in ("uniform", "loguniform", "int", "logint"):
+            low, high = self._of(given[0])
+            if not low < high:
+                raise ValueError(f"`low < high` must hold, but got low={low}, high={high}. Swap them, or use `fixed`")
+            if given[0].startswith("log") and low <= 0:
+                raise ValueError(f"a logarithmic range must start above 0, but got low={low}")
+        if self.choice is not None and not self.choice:
+            raise ValueError("`choice` must list at least one value")
+        if self.points is not None and given[0] in ("choice", "fixed"):
+            raise ValueError(f"`points` must belong to a numeric range, but stands beside `{given[0]}`. Leave it out")
+        return self
