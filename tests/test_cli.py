@@ -104,7 +104,7 @@ def test_every_option_has_a_setting_that_exists(name: str, setting: str) -> None
     [
         (tune, {*cli.SETTING_OF, "seed", "preview", "resume", "extend"}),
         (train, {*cli.SETTING_OF, "seed", "preview", "resume", "show_augmented"}),
-        (doctor, {*cli.SETTING_OF}),
+        (doctor, {*cli.SETTING_OF, "cluster"}),
         (predict, {*PredictConfig.model_fields}),
         (evaluate, {*EvaluateConfig.model_fields, "tracking_uri", "experiment"}),
     ],

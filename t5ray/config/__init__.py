@@ -3,6 +3,7 @@
     run.py       what train and tune take        data.py, training.py, augmentation.py, decode.py, search.py  its groups
     scoring.py   what predict and evaluate take  task.py  what a task is
     space.py, ranges.py, strategy.py, fit.py  search-space files
+    effects.py             what a training setting needs to act
     load.py                default < YAML < flag < --set
     explain.py, origins.py what is wrong with them, in a user's words and by the source that said it
 
@@ -13,6 +14,7 @@ from t5ray.config.augmentation import AugmentationConfig, BackTranslationConfig
 from t5ray.config.base import Settings
 from t5ray.config.data import DataConfig
 from t5ray.config.decode import DecodeConfig
+from t5ray.config.effects import NEEDS
 from t5ray.config.load import (
     dump_yaml,
     load_settings,
@@ -33,6 +35,7 @@ from t5ray.config.training import TrainingConfig
 
 __all__ = [
     "LANGUAGES",
+    "NEEDS",
     "AugmentationConfig",
     "BackTranslationConfig",
     "DataConfig",

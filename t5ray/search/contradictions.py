@@ -1,6 +1,6 @@
-"""Combinations of a search space that no run can have, found before anything is started.
+"""Combinations of a search space that no run can have, and parameters that change no run, before anything is started.
 
-Comes in: a space and the run's training settings. Goes out: a ConfigError, or nothing. Of a numeric range one value
+Comes in: a space and the run's training settings. Goes out: a ConfigError, or notes. Of a numeric range one value
 stands for all, so a contradiction that hangs on a particular number is seen by the trial that draws it only.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from t5ray.config import Range, SearchSpace, TrainingConfig
+from t5ray.config import NEEDS, Range, SearchSpace, TrainingConfig
 from t5ray.errors import ConfigError
 from t5ray.search.space import Params, default_settings, holds
 
@@ -34,6 +34,25 @@ def require_consistent(space: SearchSpace, training: TrainingConfig, place: str)
     more = [f"and {len(found) - MAX_TOLD} more."] * (len(found) > MAX_TOLD)
     if found:
         raise ConfigError([f"{place}: {one}" for one in [*found[:MAX_TOLD], *more]])
+
+
+def idle_parameters(space: SearchSpace, training: TrainingConfig) -> list[str]:
+    """Say which parameters change nothing in any trial of a consistent space, and what they would need.
+
+    Example:
+        optimizer fixed to adamw, momentum searched -> momentum needs optimizer=sgd
+    """
+    idle = dict.fromkeys(name for name in space.parameters if name in NEEDS)
+    for params in _points(space, training):
+        if not idle:
+            break
+        config = training.with_params(params)
+        for name in [name for name in idle if name in params and NEEDS[name].holds(config)]:
+            del idle[name]
+    return [
+        f"{name} changes nothing in any trial: it needs {NEEDS[name].words}. See to that, or leave {name} out."
+        for name in idle
+    ]
 
 
 def _points(space: SearchSpace, training: TrainingConfig) -> Iterator[Params]:

@@ -11,6 +11,7 @@ from t5ray.config import SearchSpace
 from t5ray.data.batches import num_steps
 from t5ray.report.words import seconds
 from t5ray.search.confirm import BEST_OF
+from t5ray.search.contradictions import idle_parameters
 from t5ray.search.scheduler import bracket_shares, rung_epochs
 from t5ray.search.study import checkpoint_bytes, concurrency
 from t5ray.training.plan import RunFailed
@@ -38,6 +39,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[s
         f"per trial    {steps * training.max_epochs:,} steps and {tokens * training.max_epochs:,} tokens, "
         "where it runs to its end",
         f"sampler      {space.sampler.name}, {len(space.parameters)} parameters: {', '.join(space.parameters)}",
+        *(f"note         {note}" for note in idle_parameters(space, training)),
     ]
     for epoch, arrive in expected_rungs(space, config.search.num_trials, training.max_epochs):
         lines.append(f"rung         after epoch {epoch}: about {arrive} trials arrive")

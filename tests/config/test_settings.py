@@ -1,4 +1,7 @@
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,3 +125,11 @@ def test_run_name_must_be_one_folder(name: str) -> None:
 def test_every_model_refuses_unknown_names(model: type[Settings]) -> None:
     with pytest.raises(ValidationError, match="no_such_setting\n  Extra inputs are not permitted"):
         model.model_validate({"no_such_setting": 1})
+
+
+def test_the_schemas_for_editors_are_those_of_the_settings(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "scripts/make_schemas.py", str(tmp_path)], cwd=root, check=True)
+    for name in ("run.json", "space.json"):
+        kept = (root / "search_spaces" / "schema" / name).read_text(encoding="utf-8")
+        assert kept == (tmp_path / name).read_text(encoding="utf-8"), "run python scripts/make_schemas.py"

@@ -8,7 +8,7 @@ import pytest
 
 from t5ray.config import SearchSpace, TrainingConfig, load_space, shipped_spaces
 from t5ray.errors import ConfigError
-from t5ray.search.contradictions import MAX_CHECKED, require_consistent
+from t5ray.search.contradictions import MAX_CHECKED, idle_parameters, require_consistent
 from t5ray.tune import main
 
 RELATIVE = {"optimizer": {"fixed": "adafactor"}, "adafactor_relative_step": {"choice": [False, True]}}
@@ -71,6 +71,50 @@ def test_a_start_that_contradicts_itself_is_refused() -> None:
         check(
             {"optimizer": {"choice": ["adamw", "sgd"]}}, {"parallel": "fsdp"}, start_from=[{"optimizer": "adafactor"}]
         )
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_every_parameter_of_a_shipped_space_acts(name: str) -> None:
+    assert idle_parameters(load_space(name), TrainingConfig()) == []
+
+
+def idle(parameters: dict[str, Any], **training: Any) -> list[str]:
+    return idle_parameters(SearchSpace.model_validate({"parameters": parameters}), TrainingConfig(**training))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "needed"),
+    [
+        ({"momentum": {"uniform": [0.5, 0.9]}}, "optimizer=sgd"),
+        ({"momentum": {"uniform": [0.5, 0.9]}, "optimizer": {"choice": ["adamw", "adam"]}}, "optimizer=sgd"),
+        (
+            {"warmup_share": {"uniform": [0.0, 0.1]}, "warmup_steps": {"int": [1, 9]}},
+            "warmup_steps left out, which wins over it",
+        ),
+        ({"decay_rate": {"choice": [0.8, 0.9]}}, "schedule=step or exponential"),
+        ({"lora_alpha": {"choice": [8.0, 16.0]}}, "lora_rank above 0"),
+        ({"early_stopping_min_gain": {"choice": [0.0, 0.1]}}, "early_stopping_patience"),
+        ({"augment_copies": {"int": [1, 4]}}, "a rate of augmentation on words above 0"),
+        (
+            {"optimizer": {"choice": ["sgd", "adam"]}, "beta1": {"fixed": 0.8, "when": {"optimizer": "sgd"}}},
+            "optimizer=adamw or adam",
+        ),
+    ],
+)
+def test_a_parameter_that_never_acts_is_told_with_what_it_needs(parameters: dict[str, Any], needed: str) -> None:
+    (note,) = idle(parameters)
+    name = next(name for name in parameters if note.startswith(name))
+    assert note == f"{name} changes nothing in any trial: it needs {needed}. See to that, or leave {name} out."
+
+
+def test_a_parameter_that_acts_in_some_trials_is_not_told() -> None:
+    momentum = {"momentum": {"uniform": [0.5, 0.9]}}
+    assert idle(momentum, optimizer="sgd") == []
+    assert idle({"optimizer": {"choice": ["adamw", "sgd"]}, **momentum}) == []
+    assert idle({"warmup_share": {"uniform": [0.0, 0.1]}}) == []
+    assert idle({"warmup_share": {"uniform": [0.0, 0.1]}}, warmup_steps=5) != []
+    assert idle({"preset": {"choice": ["t5-adafactor"]}, "adafactor_scale_parameter": {"choice": [True, False]}}) == []
+    assert idle({"lora_rank": {"int": [0, 8]}, "lora_alpha": {"choice": [8.0, 16.0]}}) == []
 
 
 def test_many_contradictions_are_counted() -> None:

@@ -146,3 +146,10 @@ def test_preview_measures_and_leaves_nothing(
     assert lines[-2].endswith("; 2 at a time")
     assert lines[-1].startswith("estimate     about ")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cache"]
+
+
+def test_the_plan_notes_a_parameter_that_changes_nothing(plan: Plan) -> None:
+    found = SearchSpace.model_validate({"parameters": {"momentum": {"uniform": [0.5, 0.9]}}})
+    (note,) = (line for line in describe(plan(), found, CLUSTER) if line.startswith("note"))
+    assert note.split(maxsplit=1)[1].startswith("momentum changes nothing in any trial: it needs optimizer=sgd.")
+    assert not any(line.startswith("note") for line in describe(plan(training={"optimizer": "sgd"}), found, CLUSTER))
