@@ -1,7 +1,8 @@
 """A transformers T5, mT5 or umT5 run over packed tokens, from token ids to the summed loss.
 
-The weights stay the transformers module's own, and every linear layer is called as a module: saving, freezing, LoRA,
-DDP, gradient checkpointing and FSDP see the model that they know.
+The weights stay the transformers module's own, and linear layers are called as modules: saving, freezing, LoRA, DDP,
+gradient checkpointing and FSDP see the model that they know. Only where they are plain, the head and the keys and
+values of cross-attention are reached by their weights.
 """
 
 from collections.abc import Iterator
