@@ -4,8 +4,10 @@
 
 All train one epoch of the same tokens with the same rows per optimizer step, learning rate, linear schedule, AdamW,
 clipping and dropout, each run in a new process. Round r trains with seed r modulo `--seeds`. Speeds and memory are
-medians over rounds, losses means. `ceiling` is the share of what the machine multiplies per second in its faster
-precision, measured at the start. `trainer` is Seq2SeqTrainer as it comes; its best setting is the fastest of the rest.
+medians over rounds, losses means. `a CPU s` is source tokens by processor time of all threads, which other programs
+disturb less: with `--threads 1` it compares contenders on a busy machine. `ceiling` is the share of what the machine
+multiplies per second in its faster precision, measured at the start. `trainer` is Seq2SeqTrainer as it comes; its best
+setting is the fastest of the rest.
 The table is printed after each round, over all rounds so far. `--contenders t5ray-1-worker,t5ray-2-workers` says what a
 second worker brings.
 """
@@ -148,15 +150,16 @@ def table(found: Mapping[str, Sequence[Outcome]], work: Work, ceiling: float) ->
         ceiling: operations per second.
     """
     lines = [
-        f"{'':16}{'source tok/s':>13}{'all tok/s':>11}{'ceiling':>9}{'padding':>9}{'peak MiB':>10}"
+        f"{'':16}{'source tok/s':>13}{'all tok/s':>11}{'a CPU s':>9}{'ceiling':>9}{'padding':>9}{'peak MiB':>10}"
         f"{'train loss':>12}{'valid. loss':>13}{'spread':>15}"
     ]
     for name, outcomes in found.items():
-        seconds = median(outcomes, "seconds")
+        seconds, cpu_s = median(outcomes, "seconds"), median(outcomes, "cpu_s")
         speeds = sorted(work.source_tokens / outcome.seconds for outcome in outcomes)
         lines.append(
             f"{name:16}{work.source_tokens / seconds:13.0f}"
             f"{(work.source_tokens + work.target_tokens) / seconds:11.0f}"
+            f"{work.source_tokens / cpu_s if cpu_s else 0:9.0f}"
             f"{work.flops / seconds / ceiling:9.1%}{mean(outcomes, 'padding'):9.1%}"
             f"{median(outcomes, 'peak_bytes') / 2**20:10.0f}{mean(outcomes, 'train_loss'):12.4f}"
             f"{mean(outcomes, 'validation_loss'):13.4f}{f'{speeds[0]:.0f} to {speeds[-1]:.0f}':>15}"

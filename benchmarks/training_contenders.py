@@ -59,6 +59,8 @@ class Outcome:
     """Share of forwarded positions, source and target, that were padding."""
     peak_bytes: int
     """Of a single worker."""
+    cpu_s: float = 0.0
+    """Processor time of all threads in `seconds`: what other programs on the machine disturb less."""
     reduce_s: float = 0.0
     """Seconds that several workers take to add up gradients once, with nothing else to do."""
 
@@ -124,13 +126,13 @@ def _by_t5ray(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) ->
     )
     loaded.model.to(default_device())
     losses: list[float] = []
-    ends: list[tuple[float, int]] = []
+    ends: list[tuple[float, float, int]] = []
     reports: list[dict[str, Any]] = []
 
     def tick(pulse: Pulse) -> None:
         losses.append(pulse.loss)
         if pulse.step == pulse.num_steps:
-            ends.append((time.perf_counter(), peak_bytes()))
+            ends.append((time.perf_counter(), time.process_time(), peak_bytes()))
 
     def report(epoch: dict[str, Any]) -> bool:
         reports.append(epoch)
@@ -139,13 +141,21 @@ def _by_t5ray(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) ->
     with tempfile.TemporaryDirectory() as folder:
         plan = RunPlan(0, config, found.decode, found.task, "validation_loss", "min", Path(folder))
         group = Group(device=default_device())
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         fine_tune(loaded, found.data, plan, group=group, report=report, tick=tick)
     after = validation_loss(loaded.model, found.data.validation)
     if group.rank > 0:  # only the first worker is told
         return Outcome(0.0, [], 0.0, after, 0.0, peak_bytes())
-    (ended, peak), (epoch,) = ends[0], reports
-    return Outcome(ended - started, losses, epoch["train_loss"], after, epoch["padding_share"], peak)
+    (ended, cpu_ended, peak), (epoch,) = ends[0], reports
+    return Outcome(
+        seconds=ended - started,
+        losses=losses,
+        train_loss=epoch["train_loss"],
+        validation_loss=after,
+        padding=epoch["padding_share"],
+        peak_bytes=peak,
+        cpu_s=cpu_ended - cpu_started,
+    )
 
 
 class _Counting(Seq2SeqTrainer):  # type: ignore[misc]
@@ -188,9 +198,9 @@ def _by_trainer(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) 
             train_dataset=_rows(found.data.train),
             data_collator=DataCollatorForSeq2Seq(loaded.tokenizer, model=loaded.model),
         )
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         trainer.train()
-        seconds, peak = time.perf_counter() - started, peak_bytes()
+        seconds, cpu_s, peak = time.perf_counter() - started, time.process_time() - cpu_started, peak_bytes()
     losses, tokens = (np.array([float(value) for value in column]) for column in zip(*trainer.steps, strict=True))
     return Outcome(
         seconds=seconds,
@@ -199,6 +209,7 @@ def _by_trainer(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) 
         validation_loss=validation_loss(loaded.model, found.data.validation),
         padding=1 - sum(map(int, trainer.real)) / trainer.padded,
         peak_bytes=peak,
+        cpu_s=cpu_s,
     )
 
 

@@ -6,8 +6,12 @@ from benchmarks.training import Work, best_trainer, mean_curve, table
 from benchmarks.training_contenders import Outcome
 from benchmarks.training_curve import drawing, smooth
 
-SLOW = Outcome(seconds=40.0, losses=[3.0, 2.0], train_loss=2.5, validation_loss=2.0, padding=0.5, peak_bytes=2**30)
-FAST = replace(SLOW, seconds=10.0, losses=[5.0, 4.0], train_loss=2.55, validation_loss=1.99, peak_bytes=2**29)
+SLOW = Outcome(
+    seconds=40.0, losses=[3.0, 2.0], train_loss=2.5, validation_loss=2.0, padding=0.5, peak_bytes=2**30, cpu_s=80.0
+)
+FAST = replace(
+    SLOW, seconds=10.0, cpu_s=0.0, losses=[5.0, 4.0], train_loss=2.55, validation_loss=1.99, peak_bytes=2**29
+)
 FOUND = {
     "trainer": [SLOW, replace(SLOW, seconds=44.0), replace(SLOW, seconds=30.0)],
     "trainer-grouped": [replace(SLOW, seconds=20.0)],
@@ -23,8 +27,34 @@ def test_the_best_trainer_is_the_fastest_of_those_that_were_set() -> None:
 
 def test_speed_is_the_median_and_ratios_follow_from_it() -> None:
     lines = table(FOUND, Work(source_tokens=4000, target_tokens=400, flops=1e12), ceiling=1e12)
-    assert lines[1].split() == ["trainer", "100", "110", "2.5%", "50.0%", "1024", "2.5000", "2.0000", "91", "to", "133"]
-    assert lines[4].split() == ["t5ray", "400", "440", "10.0%", "50.0%", "512", "2.5500", "1.9900", "400", "to", "400"]
+    assert lines[1].split() == [
+        "trainer",
+        "100",
+        "110",
+        "50",
+        "2.5%",
+        "50.0%",
+        "1024",
+        "2.5000",
+        "2.0000",
+        "91",
+        "to",
+        "133",
+    ]
+    assert lines[4].split() == [
+        "t5ray",
+        "400",
+        "440",
+        "0",
+        "10.0%",
+        "50.0%",
+        "512",
+        "2.5500",
+        "1.9900",
+        "400",
+        "to",
+        "400",
+    ]
     assert lines[5:] == [
         "t5ray to Seq2SeqTrainer as it comes (trainer): 4.00 times the speed, 0.50 of its memory, "
         "train loss +2.00%, validation loss -0.50%",
