@@ -217,7 +217,9 @@ def to_score(bundle: str) -> str:
 
 
 def again(module: str, **extra: object) -> str:
-    """Return the command that was run, as it can be typed again, with extra flags; None leaves a flag out.
+    """Return the command that was run, as it can be typed again, with extra flags.
+
+    None leaves out a flag and its value, False a flag that has none.
 
     Example:
         again("tune", resume=True) -> "python -m t5ray.tune --data a.csv --task classify --resume"
@@ -225,12 +227,12 @@ def again(module: str, **extra: object) -> str:
     new = {f"--{name.replace('_', '-')}": value for name, value in extra.items()}
     words, given = list[str](), iter(_ARGV)
     for word in given:
-        if word in new and new[word] is not True:
+        if word in new and not isinstance(new[word], bool):
             next(given, None)
         elif word.partition("=")[0] not in new:
             words.append(word)
     for flag, value in new.items():
-        words += [] if value is None else [flag] if value is True else [flag, str(value)]
+        words += [] if value in (None, False) else [flag] if value is True else [flag, str(value)]
     return typed(hide_secrets(shlex.join(["python", "-m", f"t5ray.{module}", *words])))
 
 

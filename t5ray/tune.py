@@ -153,7 +153,8 @@ def outcome(content: Mapping[str, Any]) -> str:
     winner, other = by_trial[confirm["winner"]], by_trial.get(0)
     against = "" if other is None or winner is other else f" against {_mean(other)} with the default settings"
     tie = f"; a tie with {_trials(confirm['tie_with'])}" if confirm["tie_with"] else ""
-    mean = f"validation {metric} {_mean(winner)} over {len(confirm['seeds'])} fresh seeds"
+    seeds = f"{len(confirm['seeds'])} fresh seed{'s' if len(confirm['seeds']) > 1 else ''}"
+    mean = f"validation {metric} {_mean(winner)} over {seeds}"
     return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}."
 
 
@@ -201,7 +202,7 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> No
             "score rows": cli.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
             "read the report": f"{folder}/report.html",
-            "more trials": cli.again("tune", name=settings.name, extend=settings.search.num_trials),
+            "more trials": cli.again("tune", name=settings.name, resume=False, extend=settings.search.num_trials),
         },
     )
 

@@ -469,6 +469,7 @@ def test_signals_end_with_code_130(
             {"name": "new", "extend": 4},
             "python -m t5ray.tune --seed 1 --name new --extend 4",
         ),
+        (["--resume", "--seed", "1"], {"resume": False, "extend": 4}, "python -m t5ray.tune --seed 1 --extend 4"),
         (["--name=old"], {"name": "new"}, "python -m t5ray.tune --name new"),
         (["--data", "my rows.csv"], {}, "python -m t5ray.tune --data 'my rows.csv'"),
         ([], {"retry_errors": True}, "python -m t5ray.tune --retry-errors"),

@@ -79,12 +79,7 @@ class Place:
 
     def _leave_no_empty_folder(self) -> None:
         """Delete the folder of a command that was refused before it kept anything: its name is still free."""
-        state = self.folder / "state"
-        if (
-            state.exists()
-            and [*self.folder.iterdir()] == [state]
-            and [path.name for path in state.iterdir()] == ["lock"]
-        ):
+        if [path for path in self.folder.rglob("*") if path.is_file()] == [self.folder / "state" / "lock"]:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def upload(self) -> None:
