@@ -53,7 +53,7 @@ def _compare(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> N
     from t5ray.text.metrics import score
     from t5ray.text.tasks import render_references
 
-    task, rows, labels = _workload(workload, args.rows)
+    task, rows, labels = read_workload(workload, args.rows)
     references = [render_references(task, row) for row in rows]
     found = _race(args, workload, peers)
     exact = found.get("generate", {}).get("texts")
@@ -74,7 +74,7 @@ def _compare(args: argparse.Namespace, workload: str, peers: Sequence[str]) -> N
         )
 
 
-def _workload(workload: str, limit: int) -> tuple[Any, list[dict[str, Any]], tuple[str, ...]]:
+def read_workload(workload: str, limit: int) -> tuple[Any, list[dict[str, Any]], tuple[str, ...]]:
     """Return the task, its rows and the closed labels of the whole file."""
     from t5ray.text.tasks import collect_labels, render_references, resolve_task
 
@@ -131,7 +131,7 @@ def _work(args: argparse.Namespace) -> None:
     from t5ray.text.tasks import render_input
 
     (workload,) = args.data
-    task, rows, labels = _workload(workload, args.rows)
+    task, rows, labels = read_workload(workload, args.rows)
     inputs = [render_input(task, row) for row in rows]
     tokenizer = load_tokenizer(args.model)
     lengths = [len(ids) for ids in tokenizer(inputs).input_ids]

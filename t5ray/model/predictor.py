@@ -271,9 +271,9 @@ def sequence_log_probabilities(
     fed, total = torch.cat((start, tokens), dim=1), torch.zeros(len(tokens), device=tokens.device)
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for position in range(tokens.shape[1]):
-        logits = vocabulary.logits(decoder.step(fed[:, position]))
+        logits, log_sum = vocabulary.normalised(decoder.step(fed[:, position]))
         chosen = tokens[:, position]
-        found = logits.gather(1, chosen[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+        found = (logits.gather(1, chosen[:, None]) - log_sum)[:, 0]
         total += found.masked_fill(ended, 0.0)
         ended |= chosen == eos_id
     return total

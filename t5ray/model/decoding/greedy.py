@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from t5ray.model.decoding.decoder import Decoder
-from t5ray.model.decoding.vocabulary import Vocabulary, log_probability
+from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.waiting import Waiting
 from t5ray.model.decoding.weights import T5Weights
 
@@ -67,13 +67,9 @@ def generate(
         if choose is None and not scores:
             chosen = vocabulary.best(states)
         else:
-            logits = vocabulary.logits(states)
-            history = run.tokens[run.rows, : run.decoder.oldest]
-            chosen = (
-                choose(logits.clone(), history, run.rows.clamp_max(num_rows - 1)) if choose else logits.argmax(dim=-1)
-            )
-            if scores:
-                run.total[run.rows] += log_probability(logits, chosen)
+            logits, log_sum = vocabulary.normalised(states)
+            chosen = choose(logits.clone(), *run.history()) if choose else logits.argmax(dim=-1)
+            run.total[run.rows] += (logits.gather(1, chosen[:, None]) - log_sum)[:, 0]
         run.note(chosen)
     return Generated(run.tokens[:num_rows, 1 : run.longest + 1], run.total[:num_rows] if scores else None)
 

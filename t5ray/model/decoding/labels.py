@@ -109,9 +109,9 @@ class _Walk:
     def visit(self, decoder: Decoder, tokens: torch.Tensor, branches: _Branches) -> None:
         """Feed the branches' last tokens, finish the answers that end there, and go down the rest."""
         tree = self._tree
-        logits = self._vocabulary.logits(decoder.step(tokens))
+        logits, log_sum = self._vocabulary.normalised(decoder.step(tokens))
         following = tree.tokens[branches.nodes]
-        found = logits.gather(1, following.clamp_min(0)) - torch.logsumexp(logits, dim=-1, keepdim=True)
+        found = logits.gather(1, following.clamp_min(0)) - log_sum
         scores = (found + branches.scores[:, None]).masked_fill(following < 0, -torch.inf)
         self._finish(branches, scores)
         is_inner = tree.children[branches.nodes] >= 0

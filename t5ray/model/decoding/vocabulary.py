@@ -34,6 +34,22 @@ class Vocabulary:
             _product(states, weight, out[:, number * SLICE : number * SLICE + weight.shape[1]])
         return out
 
+    def normalised(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits as `logits` does, and the logarithm of the sum of their exponentials, fp32 [B, 1].
+
+        Log-probabilities are the difference.
+        """
+        if not self._slices:
+            logits = self.logits(states)
+            return logits, torch.logsumexp(logits, dim=-1, keepdim=True)
+        out = self._room(states)
+        sums = out.new_empty(len(states), len(self._slices))
+        for number, weight in enumerate(self._slices):
+            part = out[:, number * SLICE : number * SLICE + weight.shape[1]]
+            _product(states, weight, part)
+            torch.logsumexp(part, dim=-1, out=sums[:, number])
+        return out, torch.logsumexp(sums, dim=-1, keepdim=True)
+
     def best(self, states: torch.Tensor) -> torch.Tensor:
         """Return the token of the highest logit, int64 [B]; of equals the first."""
         if not self._slices:
@@ -61,8 +77,3 @@ def _product(states: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> N
         torch.mm(states, weight, out=out)
     else:
         out.copy_(states @ weight)
-
-
-def log_probability(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return the log-probability of one token per row: logits [B, V], tokens int64 [B] -> [B]."""
-    return logits.gather(1, tokens[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)

@@ -14,7 +14,7 @@ from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.encoder import encode
 from t5ray.model.decoding.greedy import generate
 from t5ray.model.decoding.processors import Best, make_processor
-from t5ray.model.decoding.vocabulary import Vocabulary, log_probability
+from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.waiting import Waiting
 from t5ray.model.decoding.weights import prepare
 from tests.model.decoding.models import CAP, KINDS, make, padded, token_rows, until_end
@@ -113,9 +113,5 @@ def test_the_best_token_of_a_large_vocabulary_is_the_highest_logit_and_of_equals
     assert vocabulary.best(states).tolist() == logits.argmax(dim=-1).tolist()
     assert vocabulary.best(states)[0] == size // 2
     torch.testing.assert_close(vocabulary.logits(states), logits)
-
-
-def test_log_probability_example() -> None:
-    logits = torch.tensor([[0.0, 0.0], [0.0, 3.0]]).log_softmax(dim=-1) + 5
-    found = log_probability(logits, torch.tensor([0, 1])).exp().tolist()
-    assert found == pytest.approx([0.5, 0.952574], rel=1e-5)
+    found, log_sum = vocabulary.normalised(states)
+    torch.testing.assert_close(found - log_sum, logits.log_softmax(dim=-1))
