@@ -167,8 +167,10 @@ def run_settings(ctx: typer.Context) -> "RunConfig":
     Where neither data, task nor model is named anywhere, the embedded demo's settings take the place of the defaults.
 
     Raises:
-        ConfigError: holds every problem, those of the task and of tune's search space included.
+        ConfigError: holds every problem, those of the task and of tune's search space included; or what differs from
+            the settings of the run that is to go on.
     """
+    from t5ray import sessions
     from t5ray.config import RunConfig
     from t5ray.demo import settings as demo_settings
     from t5ray.text.objectives import source_problems, space_problems, task_problems
@@ -176,12 +178,22 @@ def run_settings(ctx: typer.Context) -> "RunConfig":
     named_in_file = _named_in(ctx.params["config"])
     named = {*flags(ctx, SETTING_OF), *(item.partition("=")[0].strip() for item in ctx.params["sets"] or [])}
     is_demo = named_in_file is not None and not (named | named_in_file) & {"data.path", "task", "model", "data"}
+    goes_on = "--resume" if ctx.params["resume"] else "--extend" if ctx.params.get("extend") else None
+    book = sessions.SEARCH_BOOK if "search_space" in ctx.params else sessions.RUN_BOOK
+
+    def name_problems(merged: Mapping[str, Any]) -> list[str]:
+        if goes_on is None or merged.get("name") is not None:
+            return []
+        return sessions.unnamed_problems(goes_on, str(merged.get("storage") or RunConfig().storage), book)
+
     checks = [
-        *([] if named_in_file is None else [source_problems]),
+        *([] if named_in_file is None else [source_problems, name_problems]),
         task_problems,
         *([space_problems] if "search_space" in ctx.params else []),
     ]
     settings = load(ctx, RunConfig, SETTING_OF, base=demo_settings() if is_demo else None, checks=checks)
+    if goes_on is not None:
+        sessions.require_same_settings(settings, book, extends=goes_on == "--extend")
     return settings if settings.name else settings.model_copy(update={"name": default_name(settings.task or "run")})
 
 

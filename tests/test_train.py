@@ -242,7 +242,7 @@ def test_an_interrupted_run_goes_on_as_it_began_or_not_at_all(
     assert main(given) == 130
     assert main([*given, "--resume", "--set", "training.batch_size=4"]) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "a run must go on with what it began with, but these differ: training settings." in message
+    assert "a run must go on with what it began with, but these differ: training.batch_size: was 8, now 4." in message
 
 
 @pytest.fixture

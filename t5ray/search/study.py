@@ -21,9 +21,10 @@ from t5ray.search.scheduler import build_scheduler
 from t5ray.search.searcher import StudySearch
 from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
+from t5ray.sessions import require_same, search_identity
 from t5ray.tracking import Tracker
 from t5ray.training.checkpoint import weights_on_disk
-from t5ray.training.outcome import identity_of, public, require_same
+from t5ray.training.outcome import identity_of, public
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
@@ -70,9 +71,8 @@ def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace
     Raises:
         ConfigError: the saved search had another objective, model, space or other data or training settings.
     """
-    seed = prepared.config.search.seed
-    identity = {**identity_of(prepared), "search space": space.model_dump_json(), "search seed": str(seed)}
-    require_same(ledger.identity, identity, ledger.path)
+    identity = {**identity_of(prepared), **search_identity(space, prepared.config)}
+    require_same(ledger.identity, identity, workspace.shown)
     _settle_confirm_seeds(ledger, prepared)
     ledger.identity, ledger.mode, ledger.finished = identity, prepared.mode, False
     (workspace.folder / "config.yaml").write_text(dump_yaml(public(prepared.config)), encoding="utf-8")

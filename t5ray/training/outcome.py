@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from t5ray import sessions
 from t5ray.config import RunConfig
 from t5ray.data.partition import SEEN_SEED, digest_texts
-from t5ray.errors import ConfigError
 from t5ray.model.bundle import publish
 from t5ray.model.card import BundleCard
 from t5ray.model.loading import LoadedModel, load_model
@@ -41,28 +41,11 @@ def public(config: RunConfig) -> RunConfig:
 
 def identity_of(prepared: Prepared) -> dict[str, str]:
     """Return what must not change between the sessions of a run, by name."""
+    objective = f"{prepared.objective} ({prepared.mode})"
     return {
-        "objective": f"{prepared.objective} ({prepared.mode})",
+        **sessions.identity_of(prepared.config, objective, prepared.decode),
         "data": prepared.splits.fingerprint,
-        "model": hide_secrets(str(prepared.config.model)),
-        "training settings": prepared.config.training.model_dump_json(),
-        "decode settings": prepared.decode.model_dump_json(),
-        "back translation": hide_secrets(prepared.config.back_translation.model_dump_json()),
     }
-
-
-def require_same(before: Mapping[str, str], now: Mapping[str, str], place: Path | str) -> None:
-    """Refuse to go on with a run that began otherwise.
-
-    Raises:
-        ConfigError: names what differs.
-    """
-    differ = [name for name in before if before[name] != now.get(name)]
-    if differ:
-        raise ConfigError(
-            f"{place}: a run must go on with what it began with, but these differ: {', '.join(differ)}. "
-            "Give the same settings, or begin a new run with another --name."
-        )
 
 
 def publish_best(

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from t5ray.cluster import is_uri, local_path, upload_dir, upload_file
+from t5ray.cluster import is_uri, upload_dir, upload_file
 from t5ray.config import RunConfig
 from t5ray.errors import ClusterError
 from t5ray.locking import lock
+from t5ray.sessions import folder_of
 
-LOCAL_STORAGE = "t5ray_runs"
-"""Where the command works when the storage is a URI."""
 OUTBOX = "mlflow_outbox.jsonl"
 
 
@@ -35,7 +34,7 @@ class Place:
     def of(cls, config: RunConfig) -> Self:
         """Return the place of a named run."""
         remote = f"{config.storage.rstrip('/')}/{config.name}" if is_uri(config.storage) else None
-        storage = Path(LOCAL_STORAGE) if remote else local_path(config.storage)
+        storage = folder_of(config.storage)
         return cls(storage / str(config.name), storage / "cache", remote)
 
     @property

@@ -22,17 +22,16 @@ from t5ray.config import RunConfig, dump_yaml
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.model.card import write_json
+from t5ray.sessions import RUN_BOOK, require_same
 from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
 from t5ray.training.checkpoint import BEST
-from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, require_same, versions
+from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, versions
 from t5ray.training.place import Place
 from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import Slot, SlotSpec
 
-IDENTITY = "state/run.json"
-"""What an interrupted run began with, and its MLflow run."""
 REPORTS = "state/reports.json"
 """Every epoch's report, from the end of the last one on."""
 Reports = list[dict[str, Any]]
@@ -57,7 +56,7 @@ def open_place(config: RunConfig, *, resume: bool) -> Place:
     place = Place.of(config)
     if is_finished(place):
         raise ConfigError(f"{place.shown}: must be a new folder, but holds a finished run. Choose another --name.")
-    interrupted = _holds(place, IDENTITY)
+    interrupted = _holds(place, RUN_BOOK)
     if interrupted and not resume:
         raise ConfigError(
             f"{place.shown}: must be a new folder, but holds an interrupted run. Add --resume, or choose another "
@@ -67,8 +66,8 @@ def open_place(config: RunConfig, *, resume: bool) -> Place:
         raise ConfigError(
             f"{place.shown}: must hold an interrupted run to go on with, but holds none. Leave out --resume."
         )
-    if interrupted and not (place.folder / IDENTITY).exists():
-        download_file(f"{place.remote}/{IDENTITY}", place.folder / IDENTITY)
+    if interrupted and not (place.folder / RUN_BOOK).exists():
+        download_file(f"{place.remote}/{RUN_BOOK}", place.folder / RUN_BOOK)
     return place
 
 
@@ -80,8 +79,8 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> str:
         ClusterError: the storage cannot be written.
     """
     identity, folder = identity_of(prepared), place.folder
-    if (folder / IDENTITY).exists():
-        saved = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    if (folder / RUN_BOOK).exists():
+        saved = json.loads((folder / RUN_BOOK).read_text(encoding="utf-8"))
         require_same(saved["identity"], identity, place.shown)
         run_id = str(saved["mlflow_run_id"])
         if run_id:
@@ -92,12 +91,12 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> str:
     try:
         (folder / "state").mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump_yaml(public(config)), encoding="utf-8")
-        write_json(folder / IDENTITY, {"identity": identity, "mlflow_run_id": run_id})
+        write_json(folder / RUN_BOOK, {"identity": identity, "mlflow_run_id": run_id})
     except OSError as exc:
         raise ClusterError(f"{folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
     if place.remote is not None:
         place.upload()
-        upload_file(folder / IDENTITY, f"{place.remote}/state")
+        upload_file(folder / RUN_BOOK, f"{place.remote}/state")
     return run_id
 
 
