@@ -11,11 +11,13 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from t5ray.config import DecodeConfig, Settings, TaskConfig
-from t5ray.errors import ModelError, did_you_mean
+from t5ray.errors import ModelError, nearest
 
 CARD = "t5ray.json"
 SEEN = "seen.npy"
 """Beside the card: digests of the input texts that training and its validation saw, so that nobody judges on them."""
+BEST = "best"
+"""The bundle in the folder of a run or search."""
 REGISTRY_SCHEMES = ("models:/", "runs:/")
 """How MLflow's names of models begin."""
 
@@ -57,16 +59,25 @@ class BundleCard(Settings):
 
 
 def require_model(source: str) -> None:
-    """Refuse a directory that is not there, before anybody looks for a hub model of that name.
+    """Refuse a directory that is not there or holds a run, before anybody looks for a hub model of that name.
 
     Raises:
-        ModelError: the text is that of a path, and nothing is there.
+        ModelError: the text is that of a path, and no model is there.
     """
-    if is_path(source) and not Path(source).is_dir():
-        folder = Path(source).parent
-        near = did_you_mean(Path(source).name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
-        found = "it is a file" if Path(source).exists() else "is not"
-        mend = near if near.startswith("Did") else "Check the path."
+    folder = Path(source)
+    if source.startswith(REGISTRY_SCHEMES):
+        raise ModelError(
+            f"{source}: must be a directory or a Hugging Face id; only predict and evaluate take MLflow's names of "
+            "models. Name the directory of the bundle."
+        )
+    if folder.is_dir() and not (folder / "config.json").exists() and (folder / BEST / "config.json").is_file():
+        bundle = folder / BEST
+        raise ModelError(f"{source}: must hold a model, but holds a run, whose bundle is {bundle}. Use {bundle}.")
+    if is_path(source) and not folder.is_dir():
+        parent = folder.parent
+        near = nearest(folder.name, (p.name for p in parent.iterdir())) if parent.is_dir() else None
+        found = "it is a file" if folder.exists() else "is not"
+        mend = f"Did you mean `{near}`?" if near else "Check the path."
         raise ModelError(f"{source}: the directory of a model must be there, but {found}. {mend}")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -39,6 +41,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         ModelError: there is none, or it marks no end of sequence, which T5 needs.
     """
     require_model(source)
+    _require_hub(source, "tokenizer")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -57,6 +60,7 @@ def load_config(source: str) -> Any:
         ModelError: there is none, or it belongs to another kind of model.
     """
     require_model(source)
+    _require_hub(source, "config.json")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as exc:
@@ -160,11 +164,29 @@ def model_max_tokens(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | N
     return max(known) if known else None
 
 
-def _unloadable(source: str, part: str, exc: Exception) -> str:
+def _require_hub(source: str, part: str) -> None:
+    """Refuse a hub id at its first unanswered request: for a file, the hub's client would try for half a minute.
+
+    Raises:
+        ModelError: the hub does not answer, and its model was never downloaded.
+    """
+    if Path(source).exists():
+        return
+    try:
+        if not isinstance(try_to_load_from_cache(source, "config.json"), str):
+            snapshot_download(source, allow_patterns="config.json")
+    except LocalEntryNotFoundError as exc:
+        if not isinstance(exc.__cause__, HfHubHTTPError):  # an answer, which transformers has words for
+            raise ModelError(_unloadable(source, part, exc.__cause__ or exc)) from exc
+    except (OSError, ValueError):
+        return  # likewise
+
+
+def _unloadable(source: str, part: str, exc: BaseException) -> str:
     reason = " ".join(str(exc).split())[:300]
     if Path(source).exists():
         return f"{source}: must be a T5 model directory, but its {part} could not be read: {reason}"
     return (
         f"{source}: must be a directory or a Hugging Face id that can be reached, but its {part} could not be loaded: "
-        f"{reason} Check the spelling, the network, and HF_TOKEN for a private model."
+        f"{reason.rstrip('.')}. Check the spelling, the network, and HF_TOKEN for a private model."
     )

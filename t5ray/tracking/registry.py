@@ -68,6 +68,17 @@ def register(client: MlflowClient, run_id: str, model_id: str, name: str) -> Non
     client.set_registered_model_alias(name, ALIAS, version.version)
 
 
+def forms_of(client: MlflowClient, name: str) -> list[str]:
+    """Return how the versions of a registered model can be named, newest last, aliases first.
+
+    Example:
+        forms_of(client, "topics") -> ["models:/topics@champion", "models:/topics/1", "models:/topics/2"]
+    """
+    aliases = sorted(client.get_registered_model(name).aliases)
+    versions = sorted(int(found.version) for found in client.search_model_versions(f"name = '{name}'"))
+    return [*(f"models:/{name}@{alias}" for alias in aliases), *(f"models:/{name}/{number}" for number in versions)]
+
+
 def save_model(bundle: Path, target: Path, columns: Mapping[str, str], place: Model | None = None) -> None:
     """Write an MLflow model: the bundle, the code that runs it, its requirements, signature and an example."""
     card = json.loads((bundle / "t5ray.json").read_text(encoding="utf-8"))

@@ -43,6 +43,22 @@ def test_a_path_where_nothing_is_gets_the_nearest_name(folder: Path, source: str
         require_model(source)
 
 
+@pytest.mark.parametrize("source", ["runs/topics", "./runs/topics", "topics"])
+def test_the_folder_of_a_run_gets_its_bundle(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "runs/topics/best/config.json").write_text("{}")
+    monkeypatch.chdir(folder / "runs" if source == "topics" else folder)
+    bundle = Path(source) / "best"
+    told = rf"^{source}: must hold a model, but holds a run, whose bundle is {bundle}\. Use {bundle}\.$"
+    with pytest.raises(ModelError, match=told):
+        require_model(source)
+    require_model(str(bundle))
+
+
+def test_names_of_mlflow_are_for_scoring() -> None:
+    with pytest.raises(ModelError, match=r"^models:/topics@champion: .* only predict and evaluate take MLflow's names"):
+        require_model("models:/topics@champion")
+
+
 def test_what_is_there_or_may_be_elsewhere_passes() -> None:
     for source in ("runs/topics/best", "t5-small", "google/flan-t5-small"):
         require_model(source)

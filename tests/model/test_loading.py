@@ -1,6 +1,7 @@
 """What can and cannot be loaded, and what the user is told."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from t5ray.errors import ModelError
-from t5ray.model.loading import initialise, is_bare, load_model, model_max_tokens, tokenizer_fingerprint
+from t5ray.model.loading import (
+    initialise,
+    is_bare,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_max_tokens,
+    tokenizer_fingerprint,
+)
 from t5ray.model.numeric import set_dropout
 from tests.tiny import character_tokenizer, make_tiny_t5, tiny_config
 
@@ -82,3 +91,21 @@ def test_dropout_reaches_every_place(tiny_t5: Path) -> None:
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
     set_dropout(model, 0.5)
     assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("load", [load_config, load_tokenizer, load_model])
+def test_a_hub_that_does_not_answer_is_asked_once(
+    load: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wait(_: float) -> None:
+        raise AssertionError("the user must not wait for a second try")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", wait)
+    with pytest.raises(
+        ModelError, match=r"^nobody/none: must be .* be reached, .*: .*Connection refused\. Check the sp"
+    ):
+        load("nobody/none")
+    assert caplog.messages == []

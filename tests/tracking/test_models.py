@@ -45,6 +45,29 @@ def test_what_is_not_there_is_a_model_error(uri: str, run_id: str, sqlite_uri: s
         resolve_model(uri.format(run=run_id), sqlite_uri)
 
 
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("models:/topics@nobody", r"There are models:/topics@champion, models:/topics/1\."),
+        ("models:/topics/9", r"There are models:/topics@champion, models:/topics/1\."),
+        ("models:/topic@champion", r"Did you mean `topics`\?"),
+        ("models:/other@champion", r"Known names: .*topics\."),
+        ("runs:/0123/best", r"but is not: [^.]*\."),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(uri: str, told: str, run_id: str, sqlite_uri: str) -> None:
+    mend = r" Name another MLflow with --tracking-uri, or register a model: --register NAME of tune and train\.$"
+    with pytest.raises(ModelError, match=told + mend):
+        resolve_model(uri, sqlite_uri)
+
+
+def test_an_empty_registry_is_told(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert open_tracker(TrackingConfig(uri=uri, experiment="models")).close() == []
+    with pytest.raises(ModelError, match=r"No model is registered there\. Name another MLflow with --tracking-uri"):
+        resolve_model("models:/topics@champion", uri)
+
+
 def test_other_forms_are_refused(sqlite_uri: str) -> None:
     with pytest.raises(ModelError, match=r"must be models:/NAME@ALIAS, .*, but got 'models:/'"):
         resolve_model("models:/", sqlite_uri)
