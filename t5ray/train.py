@@ -45,7 +45,12 @@ def command(
     settings = cli.run_settings(ctx)
     if show_augmented:
         return _show_augmented(settings, show_augmented)
-    return _train(settings, preview=preview, resume=resume)
+    if preview:
+        return _train(settings, preview=True, resume=resume)
+    from t5ray.training.place import Place
+
+    with Place.of(settings).held():
+        return _train(settings, preview=False, resume=resume)
 
 
 def _show_augmented(settings: "RunConfig", num_rows: int) -> int:

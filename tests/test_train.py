@@ -144,6 +144,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
     assert line.startswith("Interrupted. Go on with: python -m t5ray.train --data ")
     assert line.endswith(" --name interrupted --resume")
     assert not (storage / "interrupted" / "best").exists()
+    assert (storage / "interrupted/state/last.pt").exists()  # of the first epoch
     assert main(given) == 2
     assert "holds an interrupted run. Add --resume, or choose another --name." in " ".join(
         capsys.readouterr().err.split()
@@ -160,7 +161,9 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
     assert not (storage / "interrupted" / "state").exists()
 
 
+@pytest.mark.parametrize("where", ["slot.Slot.settle", "run.judge_on_test"])
 def test_what_was_trained_is_not_lost_when_the_end_is_cut_off(
+    where: str,
     tmp_path: Path,
     tiny_t5: Path,
     small_cluster: None,
@@ -173,7 +176,7 @@ def test_what_was_trained_is_not_lost_when_the_end_is_cut_off(
     monkeypatch.setattr("ray.get", lambda value: value)
     given = arguments(tmp_path, tiny_t5)
     with monkeypatch.context() as patched:
-        patched.setattr("t5ray.training.run.judge_on_test", cut_off)
+        patched.setattr(f"t5ray.training.{where}", cut_off)
         assert main(given) == 130
     epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     pattern = r"epoch {} of 3: accuracy 0\.\d{{4}}, validation loss \d\.\d{{4}}, training loss \d\.\d{{4}}"

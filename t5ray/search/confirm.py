@@ -110,8 +110,9 @@ def num_expected(ledger: Ledger, num_trials: int) -> int:
     """Return how many confirming runs are still to be done, at most, in a search of so many trials."""
     if len(ledger.ended) >= num_trials or num_trials < 2:
         return num_missing(ledger)
-    ended = sum(run.state != "RUNNING" for run in ledger.confirm_runs)
-    return min(BEST_OF + 1, num_trials) * len(ledger.confirm_seeds) - ended
+    leading = candidates(ledger)
+    ended = sum(run.state != "RUNNING" and run.trial in leading for run in ledger.confirm_runs)
+    return max(0, min(BEST_OF + 1, num_trials) * len(ledger.confirm_seeds) - ended)
 
 
 def why_unconfirmed(ledger: Ledger) -> str | None:

@@ -15,6 +15,7 @@ from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
+from t5ray.training.checkpoint import drop_last
 from t5ray.training.plan import EpochReport
 from t5ray.training.run import log_epoch
 
@@ -157,6 +158,8 @@ class Observer(ray.tune.Callback):
             if record.key not in keys and record.key not in self._dropped:
                 self.workspace.drop_trial(record.key)
                 self._dropped.add(record.key)
+            elif record.key in keys and record.state != "RUNNING":
+                drop_last(self.workspace.trials / record.key)  # its worker may have heard no more than that all is over
 
     def _save(self, record: TrialRecord) -> None:
         self._count_overhead(record)

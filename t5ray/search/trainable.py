@@ -82,9 +82,10 @@ class SlotTrainable(ray.tune.Trainable):
         self.slot.settle()
 
     def cleanup(self) -> None:
-        """End the slot: Tune needs this actor no more."""
-        if self.reported is not None and not self.over:
-            self.slot.decide(self.reported, go_on=False)
+        """End the slot: Tune needs this actor no more.
+
+        The trial may be one that --resume is to go on with: its state stays where it is.
+        """
         self.slot.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

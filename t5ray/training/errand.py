@@ -11,7 +11,7 @@ import ray
 import torch
 
 from t5ray.config import ResourcesConfig
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, T5RayError
 
 T = TypeVar("T")
 
@@ -20,15 +20,24 @@ def run_where_trained(resources: ResourcesConfig, function: Callable[..., T], *a
     """Call a function: here where here is as good, else on the resources of one of the run's workers.
 
     Raises:
-        ClusterError: the worker died.
+        ClusterError: the worker, or its node, died.
     """
     if not resources.gpus_per_worker or torch.cuda.is_available():
         return function(*arguments)
-    options: dict[str, Any] = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
+    options: dict[str, Any] = {
+        "num_cpus": resources.cpus_per_worker,
+        "num_gpus": resources.gpus_per_worker,
+        "max_retries": 0,  # what takes all memory once does so again
+    }
     try:
         return ray.get(ray.remote(**options)(function).remote(*arguments))  # type: ignore[no-any-return]
-    except ray.exceptions.WorkerCrashedError as exc:  # the operating system ends a process that takes all memory
+    except ray.exceptions.RayTaskError as exc:
+        if isinstance(exc.cause, T5RayError):
+            raise exc.cause from exc
+        raise
+    except ray.exceptions.RayError as exc:
+        reason = " ".join(str(exc).split())[:300]
         raise ClusterError(
-            f"A worker must judge the finished model, but its process died, as it does where memory runs out: {exc}. "
+            f"A worker must judge the finished model, but it died, or its node did: {type(exc).__name__}: {reason} "
             "Give the same command with --resume: nothing is trained again."
         ) from exc

@@ -90,18 +90,21 @@ class _Run:
 
     def go(self) -> Progress:
         """Run from where the last state was saved."""
-        going = all(self._tell(earlier) for earlier in self.progress.reports)
-        while going:
+        answer: bool | None = True
+        is_over = False
+        for earlier in self.progress.reports:
+            answer = answer and self._tell(earlier)
+        while answer and not is_over:
             outcome = self._epoch(self.progress.epoch + 1)
-            going = self._tell(outcome) and not outcome["final"]
-            if going:  # only now: the state of a run that is stopped here would be written for nothing
+            answer, is_over = self._tell(outcome), outcome["final"]
+            if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
-        if self.group.rank == 0:
+        if answer is not None and self.group.rank == 0:
             drop_last(self.plan.folder)
         return self.progress
 
-    def _tell(self, report: dict[str, Any]) -> bool:
-        return self.group.broadcast(self.group.rank > 0 or self.report(report))
+    def _tell(self, report: dict[str, Any]) -> bool | None:
+        return self.group.broadcast(None if self.group.rank > 0 else self.report(report))
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch, or the rest of one that was cut off, and return its report."""

@@ -122,15 +122,14 @@ class Mailbox:
                 self._talk.over = self._talk.over or message.failure is not None  # a restarted group leaves it alone
                 self._changed.notify_all()
 
-    def verdict(self, job: int, epoch: int, wait_s: float) -> bool | None:
-        """Wait for the answer to an epoch's report; a closed box or another job means stop."""
+    def verdict(self, job: int, epoch: int, wait_s: float) -> bool | str | None:
+        """Wait for the answer to an epoch's report; `closed` when none will come, as with `next_job`."""
 
-        def ready() -> bool | None:
-            if self._closed or not self._is(job):
-                return False
-            return self._talk.verdicts.get(epoch)
+        def ready() -> bool | str | None:
+            known = self._talk.verdicts.get(epoch) if self._is(job) else None
+            return "closed" if known is None and (self._closed or not self._is(job)) else known
 
-        found: bool | None = self._wait(ready, wait_s)
+        found: bool | str | None = self._wait(ready, wait_s)
         return found
 
     def finish(self, job: int) -> None:

@@ -4,12 +4,13 @@ With a URI (`s3://bucket/runs`) the command works in a local folder of the same 
 workers copy the weights that they keep themselves, since the command may not see their disks.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from t5ray.cluster import is_uri, upload_dir, upload_file
 from t5ray.config import RunConfig
@@ -59,27 +60,43 @@ class Place:
         Raises:
             ClusterError: another process works here, or the folder cannot be written.
         """
-        place = self.folder / "state" / "lock"
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file = place.open("w")
-        except OSError as exc:
-            raise ClusterError(f"{self.folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
-        with file:
-            if not lock(file):
-                raise ClusterError(
-                    f"{self.folder}: one process at a time must work here, but another one still does. "
-                    "Wait for its end, end it, or choose another --name."
-                )
+        with self._locked():
             try:
                 yield
             finally:
                 self._leave_no_empty_folder()
 
+    def _locked(self) -> IO[str]:
+        """Return the locked file: the one that lies there, not one that was deleted while we waited to lock it."""
+        path = self.folder / "state" / "lock"
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = path.open("w")
+            except FileNotFoundError:  # deleted between the two
+                continue
+            except OSError as exc:
+                raise ClusterError(
+                    f"{self.folder}: --storage must be writable, but: {exc}. Choose another one."
+                ) from exc
+            if not lock(file):
+                file.close()
+                raise ClusterError(
+                    f"{self.folder}: one process at a time must work here, but another one still does. "
+                    "Wait for its end, end it, or choose another --name."
+                )
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                    return file
+            file.close()
+
     def _leave_no_empty_folder(self) -> None:
-        """Delete the folder of a command that was refused before it kept anything: its name is still free."""
-        if [path for path in self.folder.rglob("*") if path.is_file()] == [self.folder / "state" / "lock"]:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete what a command made that was refused before it kept anything: its name is still free."""
+        state = self.folder / "state"
+        if [path for path in state.rglob("*") if path.is_file()] == [state / "lock"]:
+            shutil.rmtree(state, ignore_errors=True)
+            with suppress(OSError):
+                self.folder.rmdir()
 
     def upload(self) -> None:
         """Copy results to the storage URI, where the storage is one.

@@ -95,8 +95,9 @@ class EpochReport:
     """step, loss, learning_rate, grad_norm, tokens_per_s, padding_share and memory_bytes at some steps of the epoch."""
 
 
-Report = Callable[[dict[str, Any]], bool]
-"""Takes an `EpochReport` as a dict on worker 0; returns whether to go on."""
+Report = Callable[[dict[str, Any]], bool | None]
+"""Takes an `EpochReport` as a dict on worker 0; returns whether to go on. None: nobody listens any more, so leave, and
+leave all that a later session needs."""
 
 
 class Pulse(NamedTuple):

@@ -123,24 +123,20 @@ def run_once(
     *,
     in_process: bool = False,
 ) -> dict[str, Any]:
-    """Train, publish the bundle, judge it on test, and record it all.
+    """Train, publish the bundle, judge it on test, and record it all. The caller holds the place.
 
     Args:
         on_epoch: called with the report of every epoch.
         in_process: train in this process; see `fits_here`.
     Raises:
-        ClusterError: the workers died too often, or another process works on this run.
+        ClusterError: the workers died too often.
         T5RayError: the run failed, for example by a loss that is not finite.
     """
-    with place.held():
-        run_id = _begin(prepared, place, tracker)
-        reports = _trained_before(place)
-        if reports is None:
-            reports = _train(prepared, place, tracker, run_id, on_tick, on_epoch, in_process=in_process)
-            write_json(place.folder / REPORTS, reports)
-            if place.remote is not None:
-                upload_file(place.folder / REPORTS, f"{place.remote}/state")
-        return _conclude(prepared, place, tracker, run_id, reports)
+    run_id = _begin(prepared, place, tracker)
+    reports = _trained_before(place)
+    if reports is None:
+        reports = _train(prepared, place, tracker, run_id, on_tick, on_epoch, in_process=in_process)
+    return _conclude(prepared, place, tracker, run_id, reports)
 
 
 def _trained_before(place: Place) -> Reports | None:
@@ -283,6 +279,10 @@ def _follow(
         reports.append(message.report)
         log_epoch(tracker, run_id, message.report, prepared.objective)
         on_epoch(message.report)
+        if message.report["final"]:  # before the workers hear that they may forget the run
+            write_json(place.folder / REPORTS, reports)
+            if place.remote is not None:
+                upload_file(place.folder / REPORTS, f"{place.remote}/state")
         slot.decide(message.report["epoch"], go_on=True)
     slot.settle()
     return reports

@@ -90,12 +90,11 @@ class WarmModel:
 
 
 def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbox: Mailbox | RemoteMailbox) -> None:
-    def report(epoch_report: dict[str, Any]) -> bool:
+    def report(epoch_report: dict[str, Any]) -> bool | None:
         mailbox.post(job.number, Message(report=epoch_report))
-        while True:
-            go_on = mailbox.verdict(job.number, epoch_report["epoch"], WAIT_S)
-            if go_on is not None:
-                return bool(go_on)
+        while (answer := mailbox.verdict(job.number, epoch_report["epoch"], WAIT_S)) is None:
+            pass
+        return None if answer == "closed" else bool(answer)
 
     ticks = _Throttle(TICK_S)
     try:

@@ -76,6 +76,9 @@ def test_while_trials_run_as_many_runs_are_expected_as_there_can_be() -> None:
     found.confirm_runs = [trial(0, 0.5, seed=1)]
     assert num_expected(found, 9) == 4 * len(SEEDS) - 1
     assert num_expected(ledger(0.5), 1) == 0  # nothing to compare
+    found = ledger(0.1, 0.9, 0.8, 0.7, 0.6)
+    found.confirm_runs = [trial(n, 0.5, seed=seed) for n in range(4) for seed in (*SEEDS, 8, 9)]
+    assert num_expected(found, 9) == 0  # of earlier rounds; never less than none
 
 
 def test_only_the_default_fills_idle_slots_while_trials_run() -> None:

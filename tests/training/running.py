@@ -23,14 +23,14 @@ def run(
     model: Path,
     data: TokenisedData,
     plan: RunPlan,
-    report: Callable[[dict[str, Any]], bool] = go_on,
+    report: Callable[[dict[str, Any]], bool | None] = go_on,
     tick: Callable[[Pulse], None] = lambda pulse: None,
 ) -> tuple[list[dict[str, Any]], Weights]:
     torch.manual_seed(99)  # what the process did before must not matter
     loaded = load_model(str(model))
     reports: list[dict[str, Any]] = []
 
-    def note(epoch_report: dict[str, Any]) -> bool:
+    def note(epoch_report: dict[str, Any]) -> bool | None:
         reports.append(epoch_report)
         return report(epoch_report)
 

@@ -42,13 +42,15 @@ def test_a_verdict_is_waited_for() -> None:
     assert box.verdict(1, 1, 5.0) is True
 
 
-def test_another_job_or_a_closed_box_means_stop() -> None:
+def test_another_job_or_a_closed_box_is_no_verdict() -> None:
     box = Mailbox()
     box.submit(Job(1, PLAN))
     box.submit(Job(2, PLAN))
-    assert box.verdict(1, 1, NOW) is False
+    assert box.verdict(1, 1, NOW) == "closed"
+    box.decide(2, 1, False)
     box.close()
     assert box.verdict(2, 1, NOW) is False
+    assert box.verdict(2, 2, NOW) == "closed"
     assert box.next_job(2, NOW) == "closed"
 
 

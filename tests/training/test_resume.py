@@ -130,6 +130,20 @@ def test_what_was_told_before_is_told_again_and_not_trained_again(
     assert steps == list(range(17, 25))
 
 
+def test_a_run_that_nobody_listens_to_any_more_leaves_its_state(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan
+) -> None:
+    def leave_in_two(report: dict[str, Any]) -> bool | None:
+        return True if report["epoch"] < 2 else None
+
+    run(tiny_t5, data, plan, leave_in_two)
+    assert (plan.folder / LAST).exists()
+    steps: list[int] = []
+    reports, _ = run(tiny_t5, data, plan, tick=lambda pulse: steps.append(pulse.step))
+    assert [report["epoch"] for report in reports] == [1, 2, 3]
+    assert steps == list(range(9, 25))  # the first epoch of 8 steps is not trained again
+
+
 def test_a_state_is_written_only_for_a_run_that_goes_on(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
     found: list[bool] = []
 
