@@ -31,6 +31,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a single flag do, whatever it names."""
     for check in ("source", "task", "space"):
         monkeypatch.setattr(f"t5ray.text.objectives.{check}_problems", lambda _: [])
+    monkeypatch.setattr("t5ray.sessions.unnamed_problems", lambda *_: [])
 
 
 @pytest.fixture
