@@ -69,7 +69,10 @@ def fine_tune(
             torch.manual_seed(plan.config.seed + group.rank)  # dropout differs
             return _Run(trainee, data, plan, group, report, tick).go()
     except torch.cuda.OutOfMemoryError as exc:
-        raise RunFailed(f"out of GPU memory with micro_batch_tokens={plan.config.micro_batch_tokens}: {exc}") from exc
+        raise RunFailed(
+            f"out of GPU memory: {exc}. Lower training.micro_batch_size, set training.gradient_checkpointing, or give "
+            "a worker more of a GPU (--gpus-per-worker)"
+        ) from exc
 
 
 class _Run:

@@ -25,6 +25,8 @@ BUDGET_TOKENS = 16_384
 """Of a micro-batch where nothing is tried: more make a CPU no faster, and sharded workers cannot try alone."""
 SPARE_SHARE = 0.05
 """Share of a GPU's memory that stays free while it is tried: later steps find it more scattered."""
+TARGET_WEIGHT = 1.5
+"""A target's token, with its share of the logits, takes so many times the memory of an input's, at most."""
 SHORTEST = 64
 """Tokens of the shortest class of rows."""
 MATTERS = (
@@ -63,8 +65,9 @@ def fitting(trainee: Trainee, split: TokenisedSplit, most: int, group: Group) ->
     state, remembered = random_state(), trainee.loaded.fits
     for bound, rows in _classes(split, most):
         rows = rows[: min([most, *found.values()])]  # no more than of shorter ones
-        longest = int(split.input_lengths[rows[0]] + split.label_lengths[rows[0]])
-        key = (longest, len(rows), group.size, *(getattr(trainee.config, name) for name in MATTERS))
+        longest = int(split.input_lengths[rows[0]]), int(split.label_lengths[rows[0]])
+        drops = trainee.config.dropout > 0
+        key = (longest, len(rows), group.size, drops, *(getattr(trainee.config, name) for name in MATTERS))
         if key not in remembered:
             remembered[key] = _most_that_fit(trainee, split, rows, group)
         found[bound] = remembered[key]
@@ -73,9 +76,9 @@ def fitting(trainee: Trainee, split: TokenisedSplit, most: int, group: Group) ->
 
 
 def _classes(split: TokenisedSplit, most: int) -> Iterator[tuple[int, Indices]]:
-    """Yield each class that has rows, shortest first: its longest length, and its longest rows, `most` of them."""
-    lengths = np.asarray(split.input_lengths) + np.asarray(split.label_lengths)
-    order = np.argsort(-lengths, kind="stable")
+    """Yield each class that has rows, shortest first: its longest length, and `most` rows that take most memory."""
+    inputs, targets = np.asarray(split.input_lengths), np.asarray(split.label_lengths)
+    lengths, order = inputs + targets, np.argsort(-(inputs + TARGET_WEIGHT * targets), kind="stable")
     bound, shortest = SHORTEST, 0
     while shortest < lengths.max():
         rows = order[(lengths[order] > shortest) & (lengths[order] <= bound)]

@@ -71,7 +71,10 @@ def measure(spec: ProbeSpec, data: TokenisedData) -> Probe:
             step_s = _step_s(trainee, data.train, spec, group)
             return Probe(load_s, step_s, _validate_row_s(trainee, data, spec, group))
     except torch.cuda.OutOfMemoryError as exc:
-        raise RunFailed(f"out of GPU memory with micro_batch_tokens={spec.config.micro_batch_tokens}: {exc}") from exc
+        raise RunFailed(
+            f"out of GPU memory: {exc}. Lower training.micro_batch_size, set training.gradient_checkpointing, or give "
+            "a worker more of a GPU (--gpus-per-worker)"
+        ) from exc
 
 
 def median_steps(

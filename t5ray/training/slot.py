@@ -56,7 +56,7 @@ class Slot:
 
     def _run_group(self) -> None:
         spec = self.spec
-        setup = WorkerSetup(spec.model, spec.data, self.mailbox, spec.cpus_per_worker, spec.texts)
+        setup = WorkerSetup(spec.model, spec.data, self.mailbox, spec.cpus_per_worker, spec.texts, spec.gpus_per_worker)
         resources = {"CPU": spec.cpus_per_worker, "GPU": spec.gpus_per_worker}
         trainer = ray.train.torch.TorchTrainer(
             _serve_entry,

@@ -42,6 +42,8 @@ class WorkerSetup:
     """torch threads of a worker."""
     texts: Any = None
     """Ray object reference of the `TrainingTexts`. None: no run augments."""
+    gpu_share: float = 0.0
+    """GPUs of a worker. Where others share its GPU, it takes no more than its part of the memory."""
 
 
 def serve(setup: WorkerSetup) -> None:
@@ -51,6 +53,8 @@ def serve(setup: WorkerSetup) -> None:
     texts: TrainingTexts | None = None if setup.texts is None else ray.get(setup.texts)
     data = Augmenter(ray.get(setup.data), texts, warm.tokenizer)
     group = Group(default_device())
+    if 0 < setup.gpu_share < 1 and group.device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(setup.gpu_share)
     done = 0
     while True:
         job = setup.mailbox.next_job(done, WAIT_S)

@@ -121,12 +121,12 @@ def test_the_plan_says_what_would_run(plan: Plan, tiny_t5: Path, monkeypatch: py
 
 def test_a_probe_that_fails_or_finds_no_room_is_told(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(prepared: Prepared, together: int) -> list[Probe]:
-        raise RunFailed("out of GPU memory with micro_batch_tokens=None")
+        raise RunFailed("out of GPU memory")
 
     monkeypatch.setattr(preview, "_measure", fails)
     prepared = plan()
     (line,) = foresee(prepared, space(), CLUSTER)
-    assert line == "probe        the default settings cannot train: out of GPU memory with micro_batch_tokens=None"
+    assert line == "probe        the default settings cannot train: out of GPU memory"
     monkeypatch.setattr(preview, "_measure", lambda prepared, together: [])
     assert foresee(prepared, space(), CLUSTER) == [
         "probe        none: the cluster had no room for it within 10 min 00 s"

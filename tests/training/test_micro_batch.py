@@ -69,6 +69,13 @@ def test_rows_are_halved_until_they_fit_in_each_class_of_lengths(tiny_t5: Path, 
     assert attempts == tried  # what fits is run twice: the second time beside gradients
 
 
+def test_rows_of_long_targets_are_tried_before_longer_rows_of_short_ones(tiny_t5: Path, plan: RunPlan) -> None:
+    split = split_of([[5] * 50, [5] * 10], [[6] * 9, [6] * 48])  # 59 and 58 tokens in all
+    with memory_for(10_000) as attempts:
+        limit_for(load_model(str(tiny_t5)), split, plan_in(plan.folder, batch_size=1))
+    assert attempts[0] == (1, 10)
+
+
 def test_a_small_batch_needs_no_halving(tiny_t5: Path, tmp_path: Path) -> None:
     split = split_with([20, 30, 70, 101, 201])
     with memory_for(10_000):
