@@ -20,7 +20,7 @@ SETTING_OF = {"tracking_uri": "tracking.uri", "experiment": "tracking.experiment
 def command(
     ctx: typer.Context,
     config: cli.ConfigFile = None,
-    model: cli.Model = None,
+    model: cli.ScoringModel = None,
     data: cli.Data = None,
     split: cli.Split = None,
     predictions: cli.Predictions = None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def command(
     ctx: typer.Context,
     config: cli.ConfigFile = None,
-    model: cli.Model = None,
+    model: cli.ScoringModel = None,
     input: cli.Input = None,
     output: cli.Output = None,
     task: cli.Task = None,
