@@ -83,6 +83,18 @@ def test_another_space_or_search_seed_is_refused_with_both_values(capsys: pytest
     assert "search.seed: was 0, now 7" in message
 
 
+def test_what_a_search_writes_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    from t5ray.search.ledger import Ledger, TrialRecord
+
+    identity = identity_of(BEGUN, "accuracy (max)", DecodeConfig(max_new_tokens=9))
+    ledger = Ledger(Path("t5ray_runs/first", SEARCH_BOOK).absolute(), identity=identity)
+    ledger.trials = {0: TrialRecord(0, {"learning_rate": 0.1})}
+    ledger.path.parent.mkdir(parents=True)
+    ledger.save()
+    assert tune.main([*NAMED, "--resume", "--set", "training.dropout=0.3"]) == 2
+    assert "these differ: training.dropout: was 0.1, now 0.3." in refusal(capsys)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"identity": {}}'])
 def test_a_book_that_tells_nothing_is_left_to_its_owner(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("t5ray_runs/first", SEARCH_BOOK)
