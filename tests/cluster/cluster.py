@@ -138,7 +138,7 @@ def start_mlflow(head: Host) -> None:
     head.run(f"P={programs}; if test -d {database}; then {start}; else {make}; fi", timeout_s=120)
     head.popen(
         "mlflow server --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri "
-        f"postgresql://postgres@127.0.0.1/mlflow --artifacts-destination {SHARED}/mlflow",
+        f"postgresql+psycopg2://postgres@127.0.0.1/mlflow --artifacts-destination {SHARED}/mlflow",
         head.folder / "mlflow.log",
     )
     until(lambda: head.run("curl -s http://127.0.0.1:5000/health", check=False).strip() == "OK", 120, "MLflow")

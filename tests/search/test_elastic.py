@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
 from tests.search.commands import SPACE, arguments, result
 
@@ -26,7 +26,10 @@ NUM_CONCURRENT = 2
 
 def configuration(port: int) -> dict[str, object]:
     """Return a cluster of a head without CPUs, and up to four nodes of two."""
-    provider = {"type": "fake_multinode", "use_node_id_as_ip": True, "head_node_id": FAKE_HEAD_NODE_ID}
+    module = (
+        f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}"  # by its name it lacks a file in wheels
+    )
+    provider = {"type": "external", "module": module, "use_node_id_as_ip": True, "head_node_id": FAKE_HEAD_NODE_ID}
     provider |= {"disable_node_updaters": True, "disable_launch_config_check": True, "launch_multiple": True}
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
     node = {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 4}
@@ -72,8 +75,11 @@ def num_nodes() -> int:
     return len([node for node in ray.nodes() if node["Alive"]]) - 1
 
 
-def connect(address: str) -> None:
+def connect(address: str, log: Path) -> None:
     deadline = time.monotonic() + 60
+    while "Ray runtime started" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(1)
     while True:
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
@@ -87,7 +93,7 @@ def connect(address: str) -> None:
 def test_a_search_takes_the_nodes_it_needs_and_gives_them_back(
     address: str, tmp_path: Path, words: Path, tiny_t5: Path
 ) -> None:
-    connect(address)
+    connect(address, tmp_path / "ray.log")
     assert num_nodes() == 0
     (tmp_path / "space.yaml").write_text(SPACE)
     given = arguments(words, tiny_t5, **{"max-concurrent": NUM_CONCURRENT, "workers-per-trial": 2, "num-trials": 4})
