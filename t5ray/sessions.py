@@ -87,7 +87,7 @@ def require_same_settings(config: RunConfig, book: str, *, extends: bool = False
         str(config.task), source_language=config.source_language, target_language=config.target_language
     )
     objective = "{} ({})".format(*choose_objective(config.search.metric, task))
-    now = identity_of(config, objective, _with_cap(config.decode, before["decode settings"]))
+    now = identity_of(config, objective, _with_cap(config.decode, before.get("decode settings", "{}")))
     if book == SEARCH_BOOK:
         now |= search_identity(load_space(config.search.space), config)
     require_same(before, now, f"{config.storage.rstrip('/')}/{config.name}")
