@@ -23,6 +23,7 @@ CAP = 24
 BATCH = 16
 
 pytestmark = [
+    pytest.mark.timeout(1800),
     pytest.mark.long,
     pytest.mark.skipif(not MODEL, reason="set T5RAY_TEST_MODEL to the directory or hub id of a real T5 to run this"),
 ]
