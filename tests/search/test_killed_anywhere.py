@@ -43,18 +43,18 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.writes, self.last, self.half = 0, -1, False
-        write_json, append = card.write_json, JournalFileBackend.append_logs
+        write_text, append = card.write_text, JournalFileBackend.append_logs
 
-        def guarded_json(path: Path, value: object) -> None:
+        def guarded_text(path: Path, text: str) -> None:
             self.count(None)  # whole or not at all
-            write_json(path, value)
+            write_text(path, text)
 
         def guarded_append(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
             self.count(Path(backend._file_path))
             append(backend, logs)
 
-        monkeypatch.setattr("t5ray.search.ledger.write_json", guarded_json)
-        monkeypatch.setattr("t5ray.search.observer.write_json", guarded_json)
+        for home in ("t5ray.search.ledger", "t5ray.model.card"):  # the ledger's, and those of write_json
+            monkeypatch.setattr(f"{home}.write_text", guarded_text)
         monkeypatch.setattr(JournalFileBackend, "append_logs", guarded_append)
 
     def count(self, journal: Path | None) -> None:
