@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from t5ray.errors import ConfigError, T5RayError
 from t5ray.redaction import hide_secrets
@@ -323,10 +324,9 @@ def _interrupt(*_: object) -> None:
 
 
 def show_error(exc: T5RayError) -> None:
-    """Print an error as its class's plain name and its message."""
+    """Print an error as its class's plain name and its message, at once: other threads print too."""
     kind = type(exc).__name__.removesuffix("Error").lower()
-    stderr.print(f"[bold red]{kind} error[/]", end=": ")
-    stderr.print(str(exc), markup=False)
+    stderr.print(Text.assemble((f"{kind} error", "bold red"), f": {exc}"))
 
 
 def end_with(exc: T5RayError, command: str) -> None:
