@@ -197,13 +197,7 @@ def run_search(
                 time_budget_s=config.search.time_budget_s,
                 reuse_actors=True,
             ),
-            run_config=ray.tune.RunConfig(
-                storage_path=scratch,
-                name="tune",
-                callbacks=[observer],
-                failure_config=ray.tune.FailureConfig(max_failures=CRASHES_ALLOWED),
-                verbose=0,
-            ),
+            run_config=_run_config(scratch, observer),
         )
         try:
             tuner.fit()
@@ -215,6 +209,19 @@ def run_search(
             ) from exc
     for record in observer.cut_off("the time budget was used up"):
         searcher.cut_off(record)
+
+
+def _run_config(scratch: str, observer: Observer) -> Any:
+    """Return what Tune keeps of a search: next to nothing, in a folder of the driver."""
+    return ray.tune.RunConfig(
+        storage_path=scratch,
+        name="tune",
+        callbacks=[observer],
+        failure_config=ray.tune.FailureConfig(max_failures=CRASHES_ALLOWED),
+        # By default each trial saves itself to that folder at its end: on another host than the driver's it fails by it.
+        checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+        verbose=0,
+    )
 
 
 def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:

@@ -12,6 +12,7 @@ Needs Linux, root, and Debian's iproute2, util-linux, openssh-server and rsync. 
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -285,6 +286,7 @@ def _make_image(folder: Path) -> Path:
     for script in Path(sys.executable).parent.iterdir():
         if script.is_file() and not script.is_symlink() and script.name not in ("t5ray",):
             text = script.read_bytes().replace(str(Path(sys.prefix)).encode(), env.encode())
+            text = re.sub(rb"\A#!\S*/python\S*", f"#!{env}/bin/python".encode(), text)  # whatever a link was called
             (image / "bin" / script.name).write_bytes(text)
             (image / "bin" / script.name).chmod(0o755)
     return image

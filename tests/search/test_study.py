@@ -80,3 +80,8 @@ def test_causes_are_gathered(tmp_path: Path) -> None:
     reasons = ["the loss is nan", "the loss is nan", "out of GPU memory"]
     ledger.trials = {n: TrialRecord(n, {}, "FAIL", reason) for n, reason in enumerate(reasons)}
     assert "all 3 failed: the loss is nan (trial 0, 1); out of GPU memory (trial 2)" in why_all_failed(ledger)
+
+
+def test_trials_save_nothing_to_the_folder_that_only_the_driver_has(tmp_path: Path) -> None:
+    found = study._run_config(str(tmp_path), None)  # type: ignore[arg-type]
+    assert found.checkpoint_config.checkpoint_at_end is False
