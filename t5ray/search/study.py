@@ -218,7 +218,7 @@ def _run_config(scratch: str, observer: Observer) -> Any:
         name="tune",
         callbacks=[observer],
         failure_config=ray.tune.FailureConfig(max_failures=CRASHES_ALLOWED),
-        # By default each trial saves itself to that folder at its end: on another host than the driver's it fails by it.
+        # By default each trial saves itself to that folder at its end, which fails on other hosts than the driver's.
         checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
         verbose=0,
     )
