@@ -38,7 +38,7 @@ class PredictConfig(Settings):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs of one scorer."""
     batch_tokens: int = Field(default=16_384, ge=1)
-    """Padded input tokens a scorer forwards at once, at most."""
+    """Padded input tokens a scorer encodes at once, at most; it decodes inputs of at most four times as many."""
     engine: Literal["torch", "ctranslate2"] = "torch"
     """What runs the model. ctranslate2 is an extra (`t5ray[ctranslate2]`), which generates only."""
     engine_dtype: Literal["float32", "int8"] = "float32"
@@ -96,7 +96,7 @@ class EvaluateConfig(Settings):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs of one scorer."""
     batch_tokens: int = Field(default=16_384, ge=1)
-    """Padded input tokens a scorer forwards at once, at most."""
+    """Padded input tokens a scorer encodes at once, at most; it decodes inputs of at most four times as many."""
     engine: Literal["torch", "ctranslate2"] = "torch"
     """What runs the model. ctranslate2 is an extra (`t5ray[ctranslate2]`), which generates only."""
     engine_dtype: Literal["float32", "int8"] = "float32"

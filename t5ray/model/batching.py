@@ -6,8 +6,8 @@ MOST_ROWS = 256
 """Texts decoded at once."""
 CPU_PLACES = 64
 """Places that rows are decoded in by a stream on a CPU: more make products no faster, and the last ones less full."""
-PLACES_TOKENS = 65_536
-"""Input tokens that all places hold together, at most; inputs longer than that have one place."""
+PLACES_BUDGETS = 4
+"""Batches whose tokens all places hold together, at most: a decoded token takes less memory than an encoded one."""
 
 
 def batches_by_tokens(lengths: Sequence[int], budget: int, most_rows: int | None = None) -> Iterator[list[int]]:
@@ -27,12 +27,12 @@ def batches_by_tokens(lengths: Sequence[int], budget: int, most_rows: int | None
         start += size
 
 
-def num_places(longest: int, most: int) -> int:
-    """Return how many places there are for inputs of up to `longest` tokens."""
-    return max(1, min(most, PLACES_TOKENS // max(1, longest)))
+def num_places(longest: int, budget: int, most: int) -> int:
+    """Return how many places there are for inputs of up to `longest` tokens, where a batch has `budget`."""
+    return max(1, min(most, PLACES_BUDGETS * budget // max(1, longest)))
 
 
-def runs_by_places(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+def runs_by_places(lengths: Sequence[int], budget: int, most: int) -> Iterator[list[int]]:
     """Yield index groups, longest first, that can take turns in the same places.
 
     Where inputs are so long that there are fewer than `most` places, those of half the length get places of their own.
@@ -41,7 +41,7 @@ def runs_by_places(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     start = 0
     while start < len(order):
         longest, end = lengths[order[start]], start + 1
-        many = num_places(longest, most) == most
+        many = num_places(longest, budget, most) == most
         while end < len(order) and (many or 2 * lengths[order[end]] > longest):
             end += 1
         yield order[start:end]

@@ -1,6 +1,5 @@
 """Batches by hand-worked examples, and that no row is lost."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,13 +18,13 @@ def test_every_row_is_in_one_batch_within_the_budget(lengths: list[int], budget:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
-def test_runs_by_places_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t5ray.model.batching.PLACES_TOKENS", 24)  # 1 place for 24 tokens, 2 for 11, 4 for 4
-    assert list(runs_by_places([3, 24, 9, 11, 6, 4], 4)) == [[1], [3, 2, 4], [5, 0]]
+def test_runs_by_places_example() -> None:
+    # four batches of 6 tokens: 1 place for 24 tokens, 2 for 11, 4 for 4
+    assert list(runs_by_places([3, 24, 9, 11, 6, 4], 6, 4)) == [[1], [3, 2, 4], [5, 0]]
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=60), most=st.integers(1, 9))
 def test_every_row_is_in_one_run_longest_first(lengths: list[int], most: int) -> None:
-    runs = list(runs_by_places(lengths, most))
+    runs = list(runs_by_places(lengths, 8, most))
     assert sorted(i for run in runs for i in run) == list(range(len(lengths)))
     assert [lengths[i] for run in runs for i in run] == sorted(lengths, reverse=True)
