@@ -118,7 +118,8 @@ class Predictor:
 
     def label_scores(self, rows: Rows) -> torch.Tensor:
         """Return the log-probability of every label for each row, none given up on, fp32 [rows, labels]."""
-        return torch.stack(self._share_out(self._all_label_scores, rows))
+        found = self._share_out(self._all_label_scores, rows)
+        return torch.stack(found) if found else torch.empty(0, len(self.labels))
 
     def _share_out(self, work: Callable[[Rows], list[Result]], rows: Rows) -> list[Result]:
         """Return what `work` gives for rows, which it gets longest first."""
