@@ -74,28 +74,27 @@ def prepared(args: argparse.Namespace, cache: Path) -> Prepared:
 def run(args: argparse.Namespace) -> None:
     """Be one contender."""
     torch.set_num_threads(args.threads)
-    found = prepared(args, Path(args.cache))
-    loaded = load_model(args.model)
     if args.worker in WORKERS:
-        outcome = _by_workers(args, found, loaded, WORKERS[args.worker])
+        outcome = _by_workers(args, WORKERS[args.worker])
     else:
-        outcome = (_by_t5ray if args.worker in T5RAY else _by_trainer)(args, found, loaded)
+        by = _by_t5ray if args.worker in T5RAY else _by_trainer
+        outcome = by(args, prepared(args, Path(args.cache)), load_model(args.model))
     print(json.dumps(asdict(outcome)), flush=True)
 
 
-def _by_workers(args: argparse.Namespace, found: Prepared, loaded: LoadedModel, count: int) -> Outcome:
+def _by_workers(args: argparse.Namespace, count: int) -> Outcome:
     """Train in several processes of one thread; the first tells."""
+    prepared(args, Path(args.cache))
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(_be_worker, (count, folder, args, found, loaded), nprocs=count)  # type: ignore[no-untyped-call]
+        start_processes(_be_worker, (count, folder, args), nprocs=count)  # type: ignore[no-untyped-call]
         return Outcome(**json.loads((Path(folder) / "outcome").read_text(encoding="utf-8")))
 
 
-def _be_worker(
-    rank: int, count: int, folder: str, args: argparse.Namespace, found: Prepared, loaded: LoadedModel
-) -> None:
+def _be_worker(rank: int, count: int, folder: str, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    loaded = load_model(args.model)  # its own: a model that is handed over would be one in shared memory
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
-    outcome = _by_t5ray(args, found, loaded)
+    outcome = _by_t5ray(args, prepared(args, Path(args.cache)), loaded)
     reduce_s = _reduction_s(loaded.model) if count > 1 else 0.0
     if rank == 0:
         told = json.dumps(asdict(replace(outcome, reduce_s=reduce_s)))

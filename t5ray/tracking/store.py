@@ -28,6 +28,8 @@ HANDLE_TAG = "t5ray.handle"
 PARENT_TAG = "mlflow.parentRunId"
 ARTIFACT_FOLDER = "mlartifacts"
 LONGEST_REASON = 300
+DRIVERS = {"psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}
+"""Packages that bring a database's Python module, where these go by another name."""
 T = TypeVar("T")
 
 
@@ -235,6 +237,9 @@ def _reason(exc: BaseException, uri: str) -> str:
     root = exc
     while (deeper := root.__cause__ or root.__context__) is not None:
         root = deeper
+    if isinstance(root, ModuleNotFoundError):
+        package = DRIVERS.get(str(root.name), root.name)
+        return f"its driver, the Python module {root.name}, is not installed here. Run `pip install {package}`"
     text = " ".join(redact(str(root) or type(root).__name__, uri).split()).rstrip(".")
     return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 

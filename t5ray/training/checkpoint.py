@@ -25,8 +25,8 @@ from t5ray.model.bundle import clear_leftovers, save_weights
 from t5ray.model.loading import LoadedModel
 
 BEST, LAST, BEFORE_LAST = "best", "last.pt", "last-but-one.pt"
-MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 1}
-"""Tensors of the size of the weights that an optimizer keeps, at most."""
+MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
+"""Tensors of the size of the weights that an optimizer keeps."""
 log = logging.getLogger(__name__)
 
 

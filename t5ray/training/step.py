@@ -14,6 +14,7 @@ from t5ray.config import TrainingConfig
 from t5ray.data.batches import Indices, Step, collate
 from t5ray.data.tokens import TokenisedSplit
 from t5ray.model.numeric import autocast, resolve_precision
+from t5ray.model.optim import Adafactor
 from t5ray.model.packed import packed, summed_loss
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
@@ -62,7 +63,9 @@ def optimizer_step(
 
 def update(forward: torch.nn.Module, optimizer: Any, max_norm: float) -> float:
     """Scale the gradient down to a global L2 norm, update the weights, and return the norm that it had."""
-    fused = isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]
+    fused = isinstance(optimizer, Adafactor) or (
+        isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]
+    )
     if not fused or isinstance(forward, FSDPModule):
         norm = torch.nn.utils.clip_grad_norm_(forward.parameters(), max_norm)
         optimizer.step()

@@ -1,6 +1,7 @@
 """What is trained, how it is updated, and how fast.
 
     optimizers.py  update rules
+    adafactor.py   the one that torch does not have as T5 was trained with it
     schedules.py   the learning rate of each step
     layers.py      which parameter is what: its block, whether it decays, whether it is frozen
     lora.py        low-rank adapters
@@ -10,6 +11,7 @@
 Comes in: a T5 and a TrainingConfig. Goes out: torch optimizers, numbers. Must not know data, workers or files.
 """
 
+from t5ray.model.optim.adafactor import Adafactor
 from t5ray.model.optim.averaging import WeightAverage
 from t5ray.model.optim.layers import frozen
 from t5ray.model.optim.lora import adapted, merged, merged_weights
@@ -18,6 +20,7 @@ from t5ray.model.optim.schedules import learning_rate_at
 from t5ray.model.optim.twins import Twins
 
 __all__ = [
+    "Adafactor",
     "Twins",
     "WeightAverage",
     "adapted",

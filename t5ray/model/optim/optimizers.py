@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from t5ray.config import TrainingConfig
+from t5ray.model.optim.adafactor import Adafactor
 from t5ray.model.optim.layers import decays, depth_below_top, num_blocks
 
 
@@ -19,11 +20,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     rate = config.learning_rate
     match config.optimizer:
         case "adafactor":
-            from transformers.optimization import Adafactor  # brings its trainer along: the others need not wait
-
-            flags = {"relative_step": False, "warmup_init": False, "scale_parameter": config.adafactor_scale_parameter}
-            adafactor: torch.optim.Optimizer = Adafactor(groups, lr=rate, **flags)  # schedules.py has relative steps
-            return adafactor
+            return Adafactor(groups, rate, scale_parameter=config.adafactor_scale_parameter)
         case "sgd":
             return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, fused=True)
     rule = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
