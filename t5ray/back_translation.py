@@ -7,7 +7,7 @@ scoring, which do not know each other.
 from dataclasses import replace
 from pathlib import Path
 
-from t5ray import cli
+from t5ray import terminal
 from t5ray.cluster import Cluster
 from t5ray.scoring.back_translation import back_translate
 from t5ray.scoring.job import run
@@ -29,10 +29,12 @@ def with_back_translations(prepared: Prepared, cluster: Cluster, cache: Path) ->
     parts = prepared.texts.parts()
 
     def score(job: Job) -> None:
-        with cli.progress("translating", job.spec.input.num_rows) as advance:
+        with terminal.progress("translating", job.spec.input.num_rows) as advance:
             run(job, cluster, advance)
 
     found = back_translate(parts, prepared.config.back_translation, cache, score)
     changed = sum(found.get(part, part) != part for part in parts)
-    cli.say(f"back-transl. {changed} of {len(parts)} training texts come back changed, from {cache}/back_translation")
+    terminal.say(
+        f"back-transl. {changed} of {len(parts)} training texts come back changed, from {cache}/back_translation"
+    )
     return replace(prepared, texts=prepared.texts.with_translations(found))

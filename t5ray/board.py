@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from t5ray.cli import console, say
 from t5ray.report.words import seconds
+from t5ray.terminal import console, say
 
 STYLE_OF = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "dim", "FAIL": "red"}
 OTHER_LINES = 7

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t5ray import cli
+from t5ray import cli, terminal
 from t5ray.errors import ClusterError, ModelError, T5RayError, TrackingError
 from t5ray.health.finding import Finding
 
@@ -41,7 +41,7 @@ def command(
 
     With --cluster, then ask every node of the Ray at --address the same, and whether they agree.
     """
-    cli.quiet_libraries()
+    terminal.quiet_libraries()
     from t5ray.config import RunConfig
 
     settings = cli.load(ctx, RunConfig, cli.SETTING_OF)
@@ -60,16 +60,16 @@ def command(
     if cluster:
         findings += _nodes(settings)
     if failed := [finding for finding in findings if not finding.passed]:
-        cli.say(f"\n{len(failed)} of {len(findings)} checks failed.")
+        terminal.say(f"\n{len(failed)} of {len(findings)} checks failed.")
         return failed[0].exit_code
-    cli.close(f"All {len(findings)} checks passed.", {"try the demo": "python -m t5ray.tune"})
+    terminal.close(f"All {len(findings)} checks passed.", {"try the demo": "python -m t5ray.tune"})
     return 0
 
 
 def _show(name: str, finding: Finding) -> Finding:
-    cli.say(f"{'pass' if finding.passed else 'FAIL'}  {name.ljust(9)} {finding.text}")
+    terminal.say(f"{'pass' if finding.passed else 'FAIL'}  {name.ljust(9)} {finding.text}")
     if not finding.passed:
-        cli.say(f"      {' ' * 9} -> {finding.mend}" if finding.mend else "")
+        terminal.say(f"      {' ' * 9} -> {finding.mend}" if finding.mend else "")
     return finding
 
 
@@ -79,7 +79,7 @@ def _nodes(settings: "RunConfig") -> list[Finding]:
     from t5ray.health.checks import CHECKS
     from t5ray.health.survey import survey
 
-    cli.say("\nThe nodes:")
+    terminal.say("\nThe nodes:")
     try:
         with connect(settings.address):
             found = survey(settings)

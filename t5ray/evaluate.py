@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t5ray import cli
+from t5ray import cli, terminal
 
 if TYPE_CHECKING:
     from t5ray.config import EvaluateConfig
@@ -46,7 +46,7 @@ def command(
 
     Writes metrics.json, predictions.jsonl, report.html, config.yaml, confusion_matrix.csv (labels), an MLflow run.
     """
-    cli.quiet_libraries()
+    terminal.quiet_libraries()
     from t5ray.config import EvaluateConfig
     from t5ray.text.objectives import task_problems
 
@@ -69,7 +69,7 @@ def _evaluate(settings: "EvaluateConfig") -> int:
     check_output(settings)
     model = None if settings.predictions else open_evaluated_model(settings)
     rows, scored = read_predictions(settings) if model is None else (read_labelled(settings, model), None)
-    cli.tell(rows.notes)
+    terminal.tell(rows.notes)
     tracker = open_tracker(settings.tracking)
     try:
         if model is not None:
@@ -79,10 +79,10 @@ def _evaluate(settings: "EvaluateConfig") -> int:
         drop_work(settings)
         _log(tracker, rows, evaluation)
     except KeyboardInterrupt:
-        cli.say(f"\nInterrupted: what was scored is kept. Go on with: {cli.again('evaluate')}")
+        terminal.say(f"\nInterrupted: what was scored is kept. Go on with: {cli.again('evaluate')}")
         return cli.INTERRUPTED
     finally:
-        cli.tell(tracker.close())
+        terminal.tell(tracker.close())
     _close(settings, evaluation)
     return cli.ROW_ERRORS if evaluation.num_errors else 0
 
@@ -97,8 +97,8 @@ def _score(settings: "EvaluateConfig", model: "ScoringModel", rows: "Labelled") 
         from t5ray.scoring.job import run
 
         with (
-            connect(settings.address, on_loss=lambda exc: cli.end_with(exc, cli.again("evaluate"))) as cluster,
-            cli.progress("scoring", job.spec.input.num_rows) as advance,
+            connect(settings.address, on_loss=lambda exc: terminal.end_with(exc, cli.again("evaluate"))) as cluster,
+            terminal.progress("scoring", job.spec.input.num_rows) as advance,
         ):
             run(job, cluster, advance)
     return read_scored(settings, model, rows)
@@ -126,7 +126,7 @@ def _close(settings: "EvaluateConfig", evaluation: "Evaluation") -> None:
     commands = {"read the report": shlex.quote(f"{settings.output}/report.html")}
     if ui := ui_command(settings.tracking.uri):
         commands["compare runs"] = ui
-    cli.close(f"{name} {value:.4f}{sure} on {evaluation.num_rows} rows{failed}: {settings.output}", commands)
+    terminal.close(f"{name} {value:.4f}{sure} on {evaluation.num_rows} rows{failed}: {settings.output}", commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

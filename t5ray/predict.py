@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t5ray import cli
+from t5ray import cli, terminal
 
 if TYPE_CHECKING:
     from t5ray.config import PredictConfig
@@ -43,7 +43,7 @@ def command(
 
     The same command run again goes on where it was stopped, whatever stopped it.
     """
-    cli.quiet_libraries()
+    terminal.quiet_libraries()
     from t5ray.config import PredictConfig
     from t5ray.text.objectives import task_problems
 
@@ -57,16 +57,16 @@ def _predict(settings: "PredictConfig") -> int:
 
     job = prepare(settings)
     if isinstance(job, FinishedJob):
-        cli.say(f"{settings.output}: this job is done already; nothing was scored again.")
+        terminal.say(f"{settings.output}: this job is done already; nothing was scored again.")
         return _close(settings, job.summary)
     if job.finished:
-        cli.say(f"Going on: {len(job.finished)} of {job.spec.input.num_shards} parts are finished.")
+        terminal.say(f"Going on: {len(job.finished)} of {job.spec.input.num_shards} parts are finished.")
     try:
         summary = _run(job)
     except KeyboardInterrupt:
         kept = len(job.spec.ledger.finished())
-        cli.say(f"\nInterrupted: {kept} of {job.spec.input.num_shards} parts are finished and kept.")
-        cli.say(f"Go on with: {cli.again('predict')}")
+        terminal.say(f"\nInterrupted: {kept} of {job.spec.input.num_shards} parts are finished and kept.")
+        terminal.say(f"Go on with: {cli.again('predict')}")
         return cli.INTERRUPTED
     return _close(settings, summary)
 
@@ -76,8 +76,8 @@ def _run(job: "Job") -> "JobSummary":
     from t5ray.scoring.job import run
 
     with (
-        connect(job.config.address, on_loss=lambda exc: cli.end_with(exc, cli.again("predict"))) as cluster,
-        cli.progress("scoring", job.spec.input.num_rows) as advance,
+        connect(job.config.address, on_loss=lambda exc: terminal.end_with(exc, cli.again("predict"))) as cluster,
+        terminal.progress("scoring", job.spec.input.num_rows) as advance,
     ):
         return run(job, cluster, advance)
 
@@ -96,7 +96,7 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
     if summary.has_references:
         output = shlex.quote(settings.output)
         commands["judge it"] = f"python -m t5ray.evaluate --predictions {output} --output evaluation"
-    cli.close(
+    terminal.close(
         f"{summary.num_rows} rows in {summary.seconds:.1f} s ({summary.rows_per_s:g} rows/s while scoring)"
         f"{failed}{cut}: {settings.output}",
         commands,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from t5ray import cli
+from t5ray import cli, terminal
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig, TrainingConfig
@@ -41,7 +41,7 @@ def command(
 
     Without --data, --task and --model it trains on the embedded demo, offline.
     """
-    cli.quiet_libraries()
+    terminal.quiet_libraries()
     settings = cli.run_settings(ctx)
     if show_augmented:
         return _show_augmented(settings, show_augmented)
@@ -66,7 +66,7 @@ def _show_augmented(settings: "RunConfig", num_rows: int) -> int:
     cache = Place.of(settings).cache
     prepared = prepare(settings, cache)
     with connect(settings.address) if prepared.back_translates else nullcontext() as cluster:
-        cli.tell(show(with_back_translations(prepared, cluster, cache) if cluster else prepared, num_rows))
+        terminal.tell(show(with_back_translations(prepared, cluster, cache) if cluster else prepared, num_rows))
     return 0
 
 
@@ -83,37 +83,37 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         return sent
     place = open_place(settings, resume=resume)
     prepared = prepare(settings, place.cache)
-    cli.tell(prepared.notes)
-    cli.tell(describe(prepared))
+    terminal.tell(prepared.notes)
+    terminal.tell(describe(prepared))
     if preview:
         return 0
     go_on = cli.again("train", name=settings.name, resume=True)
-    with connect(settings.address, on_loss=lambda exc: cli.end_with(exc, go_on)) as cluster:
-        cli.tell(require_room(settings, cluster))
+    with connect(settings.address, on_loss=lambda exc: terminal.end_with(exc, go_on)) as cluster:
+        terminal.tell(require_room(settings, cluster))
         prepared = with_back_translations(prepared, cluster, place.cache)
         tracker = open_tracker(settings.tracking, outbox=place.outbox)
         try:
-            with cli.progress("training", None) as advance:
+            with terminal.progress("training", None) as advance:
                 outcome = run_once(
                     prepared,
                     place,
                     tracker,
                     on_tick=lambda pulse: advance(pulse.step, pulse.shown, pulse.num_steps),
-                    on_epoch=lambda report: cli.say(epoch_line(report, prepared.objective, settings.training)),
+                    on_epoch=lambda report: terminal.say(epoch_line(report, prepared.objective, settings.training)),
                     in_process=fits_here(settings, cluster),
                 )
         except KeyboardInterrupt:
-            cli.say(f"\nInterrupted. Go on with: {go_on}")
+            terminal.say(f"\nInterrupted. Go on with: {go_on}")
             return cli.INTERRUPTED
         finally:
-            cli.tell(tracker.close())
+            terminal.tell(tracker.close())
     bundle = f"{place.shown}/best"
-    cli.close(
+    terminal.close(
         f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {bundle}"
         f"{advice(outcome.get('test'))}",
         {
-            "judge it": cli.to_judge(bundle, str(settings.data.path)),
-            "score rows": cli.to_score(bundle),
+            "judge it": terminal.to_judge(bundle, str(settings.data.path)),
+            "score rows": terminal.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
         },
     )
@@ -131,8 +131,8 @@ def _send_rest(settings: "RunConfig") -> int | None:
         return None
     if place.folder.exists():
         place.upload()  # where the storage refused it before
-    cli.say(f"{place.shown}: this run is finished; nothing was trained again.")
-    cli.tell(send_rest(settings.tracking, place.outbox))
+    terminal.say(f"{place.shown}: this run is finished; nothing was trained again.")
+    terminal.tell(send_rest(settings.tracking, place.outbox))
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from t5ray import cli
+from t5ray import cli, terminal
 from t5ray.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def command(
 
     Without --data, --task and --model it runs the embedded demo, offline.
     """
-    cli.quiet_libraries()
+    terminal.quiet_libraries()
     settings = cli.run_settings(ctx)
     if preview:
         return _tune(settings, preview=True, resume=False, extend=None)
@@ -86,13 +86,13 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     if ledger is not None and not extend and _is_done(settings.search, ledger):
         return _send_rest(settings, workspace)
     prepared = prepare(settings, workspace.cache, space.parameters)
-    cli.tell([*prepared.notes, *notes(space)])
+    terminal.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
-        cli.tell(look_up_warm_start(ledger, prepared, space))
-    with connect(settings.address, on_loss=lambda exc: cli.end_with(exc, _again(settings, workspace))) as cluster:
-        cli.tell(describe(prepared, space, cluster))
+        terminal.tell(look_up_warm_start(ledger, prepared, space))
+    with connect(settings.address, on_loss=lambda exc: terminal.end_with(exc, _again(settings, workspace))) as cluster:
+        terminal.tell(describe(prepared, space, cluster))
         if ledger is None:
-            cli.tell(foresee(prepared, space, cluster))
+            terminal.tell(foresee(prepared, space, cluster))
             return 0
         prepared = with_back_translations(prepared, cluster, workspace.cache)
         wanted = ledger.settle_target(settings.search.num_trials, extend)
@@ -109,18 +109,18 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
                 run_search(
                     prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
                 )
-            cli.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
+            terminal.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
             content = conclude(prepared, ledger, workspace, tracker)
         except BaseException as exc:
             if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
                 _keep(prepared, ledger, workspace, tracker)
-                cli.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running.")
-                cli.say(f"Go on with: {_again(settings, workspace)}")
+                terminal.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running.")
+                terminal.say(f"Go on with: {_again(settings, workspace)}")
             if isinstance(exc, KeyboardInterrupt):
                 return cli.INTERRUPTED
             raise
         finally:
-            cli.tell(tracker.close())
+            terminal.tell(tracker.close())
     _close(settings, workspace.shown, content)
     return 0
 
@@ -137,7 +137,7 @@ def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracke
     try:
         interrupt(prepared, ledger, workspace, tracker)
     except (ClusterError, OSError) as exc:
-        cli.say(f"\nNot all of it could be kept: {exc}")
+        terminal.say(f"\nNot all of it could be kept: {exc}")
 
 
 def outcome(content: Mapping[str, Any]) -> str:
@@ -185,8 +185,8 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace") -> int:
     """End a search that was resumed though it is finished: all that may be left is for MLflow."""
     from t5ray.tracking import send_rest
 
-    cli.say(f"{workspace.shown}: this search is finished; nothing was trained again. --extend N adds trials.")
-    cli.tell(send_rest(settings.tracking, workspace.outbox))
+    terminal.say(f"{workspace.shown}: this search is finished; nothing was trained again. --extend N adds trials.")
+    terminal.tell(send_rest(settings.tracking, workspace.outbox))
     return 0
 
 
@@ -195,11 +195,11 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> No
     from t5ray.training.outcome import advice
 
     bundle = f"{folder}/best"
-    cli.close(
+    terminal.close(
         f"{outcome(content)} Bundle: {bundle}{advice(content['test'])}",
         {
-            "judge it": cli.to_judge(bundle, str(settings.data.path)),
-            "score rows": cli.to_score(bundle),
+            "judge it": terminal.to_judge(bundle, str(settings.data.path)),
+            "score rows": terminal.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
             "read the report": f"{folder}/report.html",
             "more trials": cli.again("tune", name=settings.name, resume=False, extend=settings.search.num_trials),

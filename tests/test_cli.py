@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 
-from t5ray import cli, doctor, evaluate, predict, train, tune
+from t5ray import cli, doctor, evaluate, predict, terminal, train, tune
 from t5ray.config import EvaluateConfig, PredictConfig, RunConfig
 from t5ray.demo import dates_data, dates_task, model_files
 from t5ray.errors import DataError
@@ -485,7 +485,7 @@ def test_the_command_to_go_on_with_can_be_typed(
     again: str,
 ) -> None:
     def say_again(*_: object, **__: object) -> int:
-        cli.say(cli.again("tune", **extra))
+        terminal.say(cli.again("tune", **extra))
         return 0
 
     monkeypatch.setattr(tune, "_tune", say_again)
@@ -500,24 +500,24 @@ def test_a_command_is_printed_as_this_shell_can_run_it(tmp_path: Path, monkeypat
         (programs / name).touch(mode=0o755)
     monkeypatch.setattr("sys.executable", str(programs / "python"))
     monkeypatch.setenv("PATH", str(programs))
-    assert cli.typed("python -m t5ray.tune") == "python -m t5ray.tune"
+    assert terminal.typed("python -m t5ray.tune") == "python -m t5ray.tune"
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.chdir(tmp_path)
-    assert cli.typed("python -m t5ray.tune") == ".venv/bin/python -m t5ray.tune"
-    assert cli.typed("mlflow ui") == ".venv/bin/mlflow ui"
-    assert cli.typed("http://host:5000") == "http://host:5000"
+    assert terminal.typed("python -m t5ray.tune") == ".venv/bin/python -m t5ray.tune"
+    assert terminal.typed("mlflow ui") == ".venv/bin/mlflow ui"
+    assert terminal.typed("http://host:5000") == "http://host:5000"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert cli.typed("mlflow ui") == f"{programs}/mlflow ui"
+    assert terminal.typed("mlflow ui") == f"{programs}/mlflow ui"
 
 
 def test_progress_is_one_line_per_tenth_when_piped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0, 0, 0, 10, 20, 40, 50])
-    monkeypatch.setattr("t5ray.cli.time.monotonic", lambda: next(clock))
-    with cli.progress("scoring", 200) as advance:
+    monkeypatch.setattr("t5ray.terminal.time.monotonic", lambda: next(clock))
+    with terminal.progress("scoring", 200) as advance:
         for done in (0, 5, 20, 39, 40, 160, 200):
             advance(done, "fast" if done == 40 else "")
     assert capsys.readouterr().out.splitlines() == [
@@ -530,7 +530,7 @@ def test_progress_is_one_line_per_tenth_when_piped(
 
 
 def test_progress_learns_its_total_on_the_way(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli.progress("training", None) as advance:
+    with terminal.progress("training", None) as advance:
         for step in range(1, 31):
             advance(step, f"loss {1 / step:.3f}", 30)
     lines = capsys.readouterr().out.splitlines()
@@ -541,7 +541,7 @@ def test_progress_learns_its_total_on_the_way(capsys: pytest.CaptureFixture[str]
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(cli, "console", Console(file=screen, force_terminal=True, width=100))
-    with cli.progress("scoring", 200) as advance:
+    with terminal.progress("scoring", 200) as advance:
         advance(50, "12 rows/s")
         advance(200, "13 rows/s")
     assert "200/200" in screen.getvalue()
@@ -549,7 +549,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_end_names_the_result_and_what_to_run_next(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.close("accuracy 0.9 on [all] rows", {"judge": "python -m x [y]", "read the report": "report.html"})
+    terminal.close("accuracy 0.9 on [all] rows", {"judge": "python -m x [y]", "read the report": "report.html"})
     assert capsys.readouterr().out.splitlines() == [
         "",
         "accuracy 0.9 on [all] rows",

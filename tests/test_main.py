@@ -75,10 +75,10 @@ def test_a_commands_exit_code_is_handed_back(
 def test_the_command_to_go_on_with_does_not_name_the_command_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from t5ray import cli, tune
+    from t5ray import cli, terminal, tune
 
     def interrupted(*_: object, **__: object) -> int:
-        cli.say(cli.again("tune", resume=True))
+        terminal.say(cli.again("tune", resume=True))
         return 130
 
     monkeypatch.setattr(tune, "_tune", interrupted)

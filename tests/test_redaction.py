@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5ray import cli
+from t5ray import cli, terminal
 from t5ray.config import RunConfig
 from t5ray.errors import ClusterError, ConfigError, DataError
 from t5ray.redaction import hide_secrets
@@ -66,8 +66,8 @@ def test_the_cache_of_models_is_not_named_after_a_password() -> None:
 def test_the_console_shows_no_password(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_ARGV", ["--storage", "sftp://me:hunter2@host/runs"])
 
-    cli.say("saved at sftp://me:hunter2@host/runs")
-    cli.close("Saved at sftp://me:hunter2@host/runs", {"again": cli.again("train", resume=True)})
+    terminal.say("saved at sftp://me:hunter2@host/runs")
+    terminal.close("Saved at sftp://me:hunter2@host/runs", {"again": cli.again("train", resume=True)})
 
     shown = "".join(capsys.readouterr())
     assert "hunter2" not in shown

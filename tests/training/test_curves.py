@@ -7,7 +7,7 @@ from unittest import mock
 import psutil
 import pytest
 
-from t5ray import cli
+from t5ray import terminal
 from t5ray.data.tokens import TokenisedData
 from t5ray.tracking import Tracker
 from t5ray.training.loop import HISTORY_POINTS
@@ -45,8 +45,8 @@ def test_piped_training_says_loss_rate_speed_and_what_time_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 0.0, 0.0, 90.0, 180.0])  # nine steps in 90 s, ten to go
-    monkeypatch.setattr("t5ray.cli.time.monotonic", lambda: next(clock))
-    with cli.progress("training", None) as advance:
+    monkeypatch.setattr("t5ray.terminal.time.monotonic", lambda: next(clock))
+    with terminal.progress("training", None) as advance:
         for step in (1, 10, 20):
             pulse = Pulse(step, 20, 1.23456, 3e-4, 12345.6)
             advance(pulse.step, pulse.shown, pulse.num_steps)
