@@ -272,7 +272,7 @@ def is_there(path: str) -> bool:
     try:
         files, root = fsspec.core.url_to_fs(path)
         return bool(files.exists(root))
-    except (OSError, ImportError, ValueError) as exc:
+    except Exception as exc:  # drivers raise errors of every class
         raise ClusterError(
             f"{path}: the storage must be reachable, but: {exc}. Check address and credentials."
         ) from exc
@@ -290,7 +290,7 @@ def remove_dir(path: str) -> None:
         files, root = fsspec.core.url_to_fs(path)
         if files.exists(root):
             files.rm(root, recursive=True)
-    except (OSError, ImportError, ValueError) as exc:
+    except Exception as exc:  # drivers raise errors of every class
         raise ClusterError(f"{path}: the storage must let us delete, but: {exc}. Check credentials.") from exc
 
 
@@ -314,7 +314,7 @@ def _reachable(uri: str) -> Iterator[tuple[Any, str]]:
 
     try:
         yield fsspec.core.url_to_fs(uri)
-    except (OSError, ImportError, ValueError) as exc:
+    except Exception as exc:  # drivers raise errors of every class
         raise ClusterError(
             f"{uri}: the storage must be reachable and writable, but: {exc}. Check address and credentials."
         ) from exc

@@ -74,14 +74,17 @@ def _show(name: str, finding: Finding) -> Finding:
 
 
 def _nodes(settings: "RunConfig") -> list[Finding]:
-    """Ask every node, and show what comes of it; nodes that autoscaling may bring are not there to be asked."""
+    """Ask every node, and show what comes of it; nodes that autoscaling may bring are not there to be asked.
+
+    Where no address is given, the cluster is the one that runs here: a Ray of doctor's own would be this node only.
+    """
     from t5ray.cluster import connect
     from t5ray.health.checks import CHECKS
     from t5ray.health.survey import survey
 
     terminal.say("\nThe nodes:")
     try:
-        with connect(settings.address):
+        with connect(settings.address or os.environ.get("RAY_ADDRESS") or "auto"):
             found = survey(settings)
     except T5RayError as exc:
         return [_show("nodes", Finding(False, str(exc), exit_code=exc.exit_code))]
@@ -160,7 +163,7 @@ def check_storage(settings: "RunConfig") -> Finding:
             download_dir(target, Path(here, "back"))
             same = Path(here, "back", "token").read_text() == token
         return Finding(same, f"{settings.storage} is writable", "Check the storage.", ClusterError.exit_code)
-    except (OSError, ClusterError) as exc:
+    except (OSError, T5RayError) as exc:
         return Finding(False, f"{settings.storage}: {exc}", "Choose a writable --storage.", ClusterError.exit_code)
 
 
@@ -175,11 +178,14 @@ def check_bf16(settings: "RunConfig") -> Finding:
 
 def check_model(settings: "RunConfig") -> Finding:
     """The model must be a T5 whose config and tokenizer load."""
+    from t5ray.cluster import is_uri
     from t5ray.demo import model_files
     from t5ray.model.loading import load_config, load_tokenizer
+    from t5ray.scoring.fetching import fetch_uri
 
     source = settings.model or str(model_files())
-    config, tokenizer = load_config(source), load_tokenizer(source)
+    here = str(fetch_uri(source)) if is_uri(source) else source
+    config, tokenizer = load_config(here), load_tokenizer(here)
     shown = source if settings.model else "the demo's"
     text = (
         f"{shown}: {config.model_type}, d_model {config.d_model}, {config.num_layers} layers, {len(tokenizer)} tokens"

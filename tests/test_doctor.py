@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from t5ray import doctor
+from t5ray import cluster, doctor
 from t5ray.config import RunConfig
+from t5ray.doctor import _nodes as ask_nodes
 from t5ray.doctor import check_disk, check_memory, check_storage, check_tracking, check_versions, examine, main
+from t5ray.errors import ClusterError
 
 CHECKS = ["python", "versions", "memory", "disk", "storage", "bf16", "model", "tracking", "ray"]
 
@@ -89,6 +91,21 @@ def test_an_address_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # whatever other tests have running
     assert main(["--address", "127.0.0.1:1", "--tracking-uri", "none"]) == 6
     assert "Start one with `ray start --head --port=6379`" in lines_of(capsys)["ray"]
+
+
+def test_every_node_means_those_of_the_ray_that_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray of doctor's own would be one node that agrees with itself."""
+
+    def refuse(address: str) -> None:
+        raise ClusterError(f"nothing answers at {address}")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "connect", refuse)
+    (finding,) = ask_nodes(RunConfig())
+    assert (finding.passed, finding.text, finding.exit_code) == (False, "nothing answers at auto", 6)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
+    assert ask_nodes(RunConfig())[0].text == "nothing answers at 10.0.0.5:6379"
+    assert ask_nodes(RunConfig(address="10.0.0.6:6379"))[0].text == "nothing answers at 10.0.0.6:6379"
 
 
 def test_a_wrong_setting_is_refused_before_any_check(capsys: pytest.CaptureFixture[str]) -> None:

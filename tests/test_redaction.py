@@ -25,6 +25,11 @@ from t5ray.training.outcome import public
         ("models:/topics@champion", "models:/topics@champion"),
         ("https://h/x?design=1&page=2", "https://h/x?design=1&page=2"),
         ("mail me@host, 10:30", "mail me@host, 10:30"),
+        ("401 for hf_AbCdEfGhIjKl, again", "401 for ***, again"),
+        ("key AKIAIOSFODNN7EXAMPLE is unknown", "key *** is unknown"),
+        ("HF_TOKEN=abc AWS_SECRET_ACCESS_KEY='x'", "HF_TOKEN=*** AWS_SECRET_ACCESS_KEY='***'"),
+        ("{'Authorization': 'Bearer eyJhbGciOi.x-y'}", "{'Authorization': 'Bearer ***'}"),
+        ("the bearer of news; max_new_tokens=32 KEY = 3", "the bearer of news; max_new_tokens=32 KEY = 3"),
     ],
 )
 def test_credentials_go_and_the_rest_stays(text: str, expected: str) -> None:

@@ -65,7 +65,7 @@ def parse_yaml(text: str, where: str) -> Any:
         ConfigError: the text is larger than 1 MB, is no YAML, or uses tags or aliases.
     """
     if len(text) > MAX_YAML_BYTES:
-        raise ConfigError(f"{where}: a settings file must hold at most {MAX_YAML_BYTES} characters, got {len(text)}.")
+        raise ConfigError(f"{where}: a settings file must hold at most {MAX_YAML_BYTES} characters, but holds more.")
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as exc:
@@ -77,7 +77,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read one YAML file that holds a mapping."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_YAML_BYTES + 1)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: the file must exist and hold UTF-8 text, but reading it failed: {exc}.") from exc
     value = parse_yaml(text, str(path))

@@ -67,14 +67,16 @@ def check_tracking(found: Survey) -> Finding:
 
 def check_clocks(found: Survey) -> Finding:
     """Clocks must agree with the driver's, as far as the round trip lets us tell."""
-    wrong = {
-        report.node: f"{abs(report.clock.ahead_s):.1f} s {'ahead of' if report.clock.ahead_s > 0 else 'behind'} "
-        f"the driver's (± {report.clock.uncertainty_s:.3f} s)"
-        for report in found.nodes
-        if abs(report.clock.ahead_s) - report.clock.uncertainty_s > MOST_AHEAD_S
+    clocks = {report.node: report.clock for report in found.nodes if report.clock}
+    wrong = {report.node: "gave its report, but not its time" for report in found.nodes if report.clock is None}
+    wrong |= {
+        node: f"{abs(clock.ahead_s):.1f} s {'ahead of' if clock.ahead_s > 0 else 'behind'} "
+        f"the driver's (± {clock.uncertainty_s:.3f} s)"
+        for node, clock in clocks.items()
+        if abs(clock.ahead_s) - clock.uncertainty_s > MOST_AHEAD_S
     }
-    worst = max((report.clock for report in found.nodes), key=lambda clock: abs(clock.ahead_s), default=None)
-    text = f"at most {abs(worst.ahead_s):.3f} s apart (± {worst.uncertainty_s:.3f} s)" if worst else "none was read"
+    worst = max(clocks.values(), key=lambda clock: abs(clock.ahead_s), default=None)
+    text = f"at most {abs(worst.ahead_s):.3f} s off the driver's (± {worst.uncertainty_s:.3f} s)" if worst else ""
     mend = "Run a time service there, such as chrony: object stores refuse requests of a wrong time, and logs show it."
     return _finding(text, wrong, mend)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import t5ray
 from t5ray.config import TrackingConfig
-from t5ray.errors import T5RayError
 
 LIBRARIES = ("ray", "torch", "transformers")
 """Must be the same everywhere: what one node pickles or computes, another goes on with."""
@@ -74,8 +73,8 @@ class NodeReport:
     tracking: str = ""
     data: str = ""
     model: str = ""
-    clock: Clock = Clock(0.0, 0.0)
-    """Of the driver's measuring."""
+    clock: Clock | None = None
+    """Of the driver's measuring; None where the node did not say its time."""
     ray_gpus: float = 0.0
     """GPUs that Ray gives out there."""
     object_store_bytes: int = 0
@@ -138,7 +137,7 @@ def _problem(look: Callable[[], None]) -> str:
     """Return why a look failed; empty where it did not."""
     try:
         look()
-    except (T5RayError, OSError, ImportError) as exc:
+    except Exception as exc:  # noqa: BLE001 (drivers of storages raise errors of every class)
         return " ".join(str(exc).split()) or type(exc).__name__
     return ""
 
@@ -179,7 +178,10 @@ def _open_data(path: str | None) -> None:
 
 def _open_model(source: str | None) -> None:
     if source is not None:
+        from t5ray.cluster import is_uri
         from t5ray.model.loading import load_config, load_tokenizer
+        from t5ray.scoring.fetching import fetch_uri
 
-        load_config(source)
-        load_tokenizer(source)
+        here = str(fetch_uri(source)) if is_uri(source) else source
+        load_config(here)
+        load_tokenizer(here)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from t5ray.cluster import is_uri, remove_dir
+from t5ray.cluster import is_uri, local_path, remove_dir
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def scratch_in(storage: str) -> Iterator[str]:
     Raises:
         ClusterError: what was written cannot be removed.
     """
-    root = storage.rstrip("/") if is_uri(storage) else str(Path(storage.removeprefix("file://")).absolute())
+    root = storage.rstrip("/") if is_uri(storage) else str(local_path(storage).absolute())
     made = [] if is_uri(root) else [path for path in (Path(root), *Path(root).parents) if not path.exists()]
     target = f"{root}/.doctor-{uuid.uuid4().hex}"
     try:

@@ -14,15 +14,18 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from t5ray.cluster import download_file, is_uri, upload_file
+from t5ray.cluster import download_file, is_uri, local_path, upload_file
 from t5ray.config import RunConfig, TrackingConfig
 from t5ray.errors import ClusterError
 from t5ray.health.node import FROM_DRIVER, Clock, NodeReport, Questions, examine, software
 from t5ray.health.scratch import scratch_in
+from t5ray.redaction import hide_secrets
 from t5ray.tracking.uri import NO_TRACKING, is_local, is_loopback
 
 ANSWER_WITHIN_S = 120.0
 """How long nodes may take for their reports: to start a process and import torch, transformers and mlflow there."""
+CLOCK_WITHIN_S = 10.0
+"""How long a node that has given its report may take to say its time."""
 READINGS = 5
 """Of each clock; the one with the shortest round trip counts."""
 
@@ -105,7 +108,7 @@ def _data_of(path: str | None) -> str | None:
     """Return the data as nodes would have to find it; None where there is nothing that they would open."""
     if path is None or path.startswith("hf:"):  # the driver reads those, and hands on what it read
         return None
-    return path if is_uri(path) else str(Path(path).absolute())
+    return path if is_uri(path) else str(local_path(path).absolute())
 
 
 def _model_of(source: str | None) -> str | None:
@@ -145,19 +148,23 @@ def _ask(asked: list[Questions]) -> tuple[list[NodeReport], dict[str, str]]:
     for questions, examiner, answer in zip(asked, examiners, pending, strict=True):
         try:
             report = ray.get(answer, timeout=0)
-            clock = read_clock(lambda examiner=examiner: _now(examiner))  # type: ignore[misc]
-            reports.append(replace(report, clock=clock))
         except ray.exceptions.GetTimeoutError:
             silent[questions.node] = f"no report came within {ANSWER_WITHIN_S:g} s"
         except ray.exceptions.RayError as exc:
-            silent[questions.node] = " ".join(str(exc).split())[-300:]
+            silent[questions.node] = hide_secrets(" ".join(str(exc).split()))[-300:]
+        else:
+            reports.append(replace(report, clock=_clock_of(examiner)))
         finally:
             ray.kill(examiner)
     return reports, silent
 
 
-def _now(examiner: Any) -> float:
-    return float(ray.get(examiner.now.remote(), timeout=ANSWER_WITHIN_S))
+def _clock_of(examiner: Any) -> Clock | None:
+    """Compare a node's clock with the driver's; None where the node has fallen silent."""
+    try:
+        return read_clock(lambda: float(ray.get(examiner.now.remote(), timeout=CLOCK_WITHIN_S)))
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError):
+        return None
 
 
 def read_clock(ask: Callable[[], float], now: Callable[[], float] = time.time) -> Clock:

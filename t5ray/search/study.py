@@ -101,13 +101,16 @@ def _settle_confirm_seeds(ledger: Ledger, prepared: Prepared) -> None:
 def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None, num_trials: int) -> int:
     """Return how many trials run at a time: what the cluster holds, what was asked for, what there is to do.
 
+    On a cluster that was joined, what was asked for may exceed what it holds now: autoscaling brings nodes for trials
+    that wait, and where it does not they run as others end.
+
     Raises:
         ClusterError: not even one trial fits, and it was not said how many shall run on nodes to come.
     """
     workers = resources.workers_per_trial
     most = cluster.num_workers(resources.cpus_per_worker, resources.gpus_per_worker) // workers
-    if most < 1 and asked and not cluster.started_here:
-        return min(asked, num_trials)  # nodes that autoscaling brings are not there yet
+    if asked and not cluster.started_here:
+        return min(asked, num_trials)
     if most < 1:
         raise ClusterError(
             f"One trial must fit the cluster, but needs {workers} workers of {resources.cpus_per_worker} CPUs "

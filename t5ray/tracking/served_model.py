@@ -23,6 +23,14 @@ MOST_ROWS = 256
 """Rows of a batch, which bounds the memory that the logits of an answer take."""
 
 
+def _require_own_weights(folder: Path) -> None:
+    """Refuse an index of weights that names files elsewhere: transformers would read them."""
+    index = folder / "model.safetensors.index.json"
+    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index}: all weight files must lie in the model's folder, but one is {outside[0]!r}.")
+
+
 class BundleModel(PythonModel):
     """A bundle behind MLflow's `predict`."""
 
@@ -36,6 +44,7 @@ class BundleModel(PythonModel):
         self.task: dict[str, Any] = card["task"]
         self.max_input_tokens: int = card["max_input_tokens"]
         self.columns: dict[str, str] = context.model_config["columns"]
+        _require_own_weights(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForSeq2SeqLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False

@@ -8,7 +8,7 @@ All hosts hang on one bridge, which lies in a namespace too: nothing listens out
 reached from them. Every host sees the machine's files (the same root), but has its own /home, /tmp,
 /run and /dev/shm; `/mnt/shared` is one folder that all of them see, as a network file system is.
 
-Needs Linux, root, and Debian's iproute2, util-linux, openssh-server and rsync. `why_not` says what is missing.
+Needs Linux, root, and Debian's packages of `PACKAGES`. `why_not` says what is missing.
 """
 
 import os
@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,8 @@ USER = "ubuntu"
 HOME = Path("/home") / USER
 SHARED = Path("/mnt/shared")
 NETWORK = "10.77.0"
-PROGRAMS = ("ip", "unshare", "nsenter", "sshd", "ssh-keygen", "rsync", "tc")
+PROGRAMS = ("ip", "tc", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "rsync", "curl", "ps", "psql")
+PACKAGES = "iproute2 util-linux openssh-server openssh-client rsync curl procps postgresql"
 
 INIT = """
 set -eu
@@ -63,7 +64,7 @@ def why_not() -> str | None:
         return "namespaces need root on Linux"
     missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (Debian: iproute2 util-linux openssh-server rsync)"
+        return f"not installed: {', '.join(missing)} (Debian: {PACKAGES})"
     probe = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount", "true"], capture_output=True, text=True)
     return f"namespaces are not allowed here: {probe.stderr.strip()}" if probe.returncode else None
 
@@ -167,16 +168,37 @@ class Host:
         """Put the cable back."""
         _sh("ip", "-n", self.lan, "link", "set", self.link, "up")
 
-    def slow_down(self, delay_ms: int, rate_mbit: int) -> None:
-        """Make its network slow in both directions."""
-        shape = ["netem", "delay", f"{delay_ms}ms", "rate", f"{rate_mbit}mbit"]
-        _sh("tc", "-n", self.lan, "qdisc", "replace", "dev", self.link, "root", *shape)
-        _sh("tc", "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root", *shape)
+    @contextmanager
+    def slowed_down(self, *, delay_ms: int, rate_mbit: int, cpu_share: float) -> Iterator[None]:
+        """Make its network slow in both directions, and its processes, of now and later, compute for a part of the time.
 
-    def full_speed(self) -> None:
-        """Undo `slow_down`."""
-        _sh("tc", "-n", self.lan, "qdisc", "del", "dev", self.link, "root")
-        _sh("tc", "-n", self.namespace, "qdisc", "del", "dev", "eth0", "root")
+        A kernel without netem delays only what exceeds the rate.
+        """
+        ends = [("-n", self.lan, "qdisc"), ("-n", self.namespace, "qdisc")]
+        devices = [self.link, "eth0"]
+        rate = f"{rate_mbit}mbit"
+        for end, device in zip(ends, devices, strict=True):
+            command = ["tc", *end, "replace", "dev", device, "root"]
+            if subprocess.run([*command, "netem", "delay", f"{delay_ms}ms", "rate", rate], capture_output=True).returncode:
+                _sh(*command, "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
+        group = _cpu_group(f"{self.lan}-{self.name}", cpu_share)
+        try:
+            for process in self._processes():
+                _move(process, group)
+            yield
+        finally:
+            for process in self._processes():
+                _move(process, group.parent)
+            group.rmdir()
+            for end, device in zip(ends, devices, strict=True):
+                _sh("tc", *end, "del", "dev", device, "root")
+
+    def _processes(self) -> list[str]:
+        """Return the ids, as seen from outside, of what runs inside."""
+        assert self.init is not None
+        (first,) = Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split()
+        inside = os.readlink(f"/proc/{first}/ns/pid")
+        return [path.name for path in Path("/proc").glob("[0-9]*") if _namespace_of(path) == inside]
 
     def kill(self) -> None:
         """Switch it off: every process inside ends at once, as when the power goes."""
@@ -290,6 +312,30 @@ def _make_image(folder: Path) -> Path:
             (image / "bin" / script.name).write_bytes(text)
             (image / "bin" / script.name).chmod(0o755)
     return image
+
+
+def _namespace_of(process: Path) -> str:
+    try:
+        return os.readlink(process / "ns/pid")
+    except OSError:  # it has ended
+        return ""
+
+
+def _cpu_group(name: str, share: float) -> Path:
+    """Make a control group whose processes get a share of one core; version 1 or 2, whichever the machine has."""
+    first = Path("/sys/fs/cgroup/cpu")
+    group = (first if first.is_dir() else Path("/sys/fs/cgroup")) / name
+    group.mkdir()
+    if first.is_dir():
+        (group / "cpu.cfs_quota_us").write_text(str(int(share * 100_000)))
+    else:
+        (group / "cpu.max").write_text(f"{int(share * 100_000)} 100000")
+    return group
+
+
+def _move(process: str, group: Path) -> None:
+    with suppress(ProcessLookupError):  # it has ended
+        (group / "cgroup.procs").write_text(process)
 
 
 def until(done: Callable[[], object], timeout_s: float, what: str) -> None:

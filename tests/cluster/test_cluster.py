@@ -5,6 +5,7 @@ The tests run in the order of this file, on one cluster, and each leaves three h
 """
 
 import json
+import statistics
 from typing import Any
 
 import pyarrow.parquet
@@ -87,9 +88,20 @@ def test_ray_up_brings_up_every_host(cluster: Cluster) -> None:
 
 
 def test_a_search_spreads_over_the_hosts_and_mlflow_receives_it(cluster: Cluster, plain: dict[str, Any]) -> None:
-    query = "select count(*) from runs where lifecycle_stage = 'active'"
-    runs = int(cluster.lan.head.run(f'psql -h 127.0.0.1 -U postgres -At -c "{query}" mlflow'))
-    assert runs == 1 + 6 + len(plain["confirm"]["candidates"])  # the study, its trials, and what confirms the best
+    # the study, its trials, and what confirms the best
+    assert num_runs(cluster) == 1 + 6 + len(plain["confirm"]["candidates"])
+    found = ask_mlflow(cluster, "select run_uuid, value from latest_metrics where key = 'best_exact_match'")
+    best = {run: float(value) for run, value in (line.split("|") for line in found.splitlines())}
+    assert all(best[t["mlflow_run_id"]] == pytest.approx(t["best_value"]) for t in plain["trials"])
+
+
+def ask_mlflow(cluster: Cluster, query: str) -> str:
+    """Return the rows that MLflow's database gives."""
+    return cluster.lan.head.run(f'psql -h 127.0.0.1 -U postgres -At -c "{query}" mlflow')
+
+
+def num_runs(cluster: Cluster) -> int:
+    return int(ask_mlflow(cluster, "select count(*) from runs where lifecycle_stage = 'active'"))
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +155,17 @@ def test_doctor_names_the_host_of_each_fault(cluster: Cluster, rows: str) -> Non
 
 
 def test_a_host_lost_in_mid_search_costs_no_trial_and_is_used_again_when_it_joins(cluster: Cluster) -> None:
+    runs, worker = num_runs(cluster), cluster.lan.workers[0]
     cluster.submit("lost", f"{TUNE} --max-concurrent 3 --confirm-seeds 0 --name lost")
     cluster.until_epoch("lost", 1)
-    worker = cluster.lan.workers[0]
+    assert worker.name in cluster.at_work(TRAINER)
     cluster.lose(worker)
     worker.start()
     until(lambda: worker.name in cluster.at_work(TRAINER), 240, "a trainer on the host that has joined")
     assert cluster.status("lost") == "RUNNING"
     cluster.wait("lost", 800)
     check_trials(cluster, "lost")
+    assert num_runs(cluster) == runs + 1 + 6
 
 
 def test_a_host_lost_in_mid_scoring_costs_no_row(cluster: Cluster, rows: str, whole: str) -> None:
@@ -169,12 +183,23 @@ def test_a_host_lost_in_mid_scoring_costs_no_row(cluster: Cluster, rows: str, wh
 
 
 def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str, whole: str) -> None:
-    cluster.lan.workers[0].slow_down(delay_ms=200, rate_mbit=1)
+    """While it takes its time for one shard, the others commit theirs."""
+    worker = cluster.lan.workers[0]
     cluster.submit("score-slow", predict(rows, "scored-slow", workers=3))
-    cluster.wait("score-slow", 800)
-    cluster.lan.workers[0].full_speed()
+    until(lambda: worker.name in cluster.at_work(SCORER), 240, "a scorer on the host that is to be slow")
+    with worker.slowed_down(delay_ms=200, rate_mbit=1, cpu_share=0.1):
+        cluster.wait("score-slow", 800)
     check_rows(cluster, "scored-slow")
     check_same(cluster, "scored-slow", whole)
+    entries = list((cluster.here(f"{SHARED}/scored-slow") / "_ledger").glob("part-*.json"))
+    took = {entry: json.loads(entry.read_text())["seconds"] for entry in entries}
+    slowest = max(entries, key=took.__getitem__)
+    ended = slowest.stat().st_mtime
+    meanwhile = [e for e in entries if e != slowest and ended - took[slowest] < e.stat().st_mtime < ended]
+    usual = statistics.median(took.values())
+    print(f"\nslowest shard {took[slowest]:.1f} s, usually {usual:.1f} s; {len(meanwhile)} others meanwhile")
+    assert took[slowest] > 3 * usual
+    assert len(meanwhile) >= 2
 
 
 def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
@@ -191,6 +216,8 @@ def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
     runs = {trial["trial"]: trial["mlflow_run_id"] for trial in found["trials"]}
     for trial in before["trials"]:
         assert runs[trial["trial"]] == trial["mlflow_run_id"]
+        known = [report["value"] for report in trial["reports"]]
+        assert found["trials"][trial["trial"]]["values"][: len(known)] == known
 
 
 def test_ray_down_leaves_no_ray_behind(cluster: Cluster) -> None:

@@ -156,6 +156,19 @@ def test_the_head_may_start_instances_and_a_worker_may_not(aws: str) -> None:
     assert verdict(client("t5ray-worker", "ec2").describe_instances) == "AccessDenied"
 
 
+def test_the_head_may_tag_only_what_it_starts_and_end_only_what_has_the_tag() -> None:
+    """Who may tag any instance may end any: it gives it the tag first."""
+    statements = json.loads(policy("head.json"))["Statement"]
+    conditions = {
+        action: [s.get("Condition", {}) for s in statements if action in ([a] if isinstance(a := s["Action"], str) else a)]
+        for action in ("ec2:CreateTags", "ec2:TerminateInstances")
+    }
+    ours = {"StringEquals": {"aws:ResourceTag/ray-cluster-name": "t5ray"}}
+    starting = {"StringEquals": {"ec2:CreateAction": "RunInstances"}}
+
+    assert conditions == {"ec2:CreateTags": [starting, ours], "ec2:TerminateInstances": [ours]}
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_no_node_may_give_itself_rights(aws: str, role: str) -> None:
     rights = {"RoleName": role, "PolicyName": "all", "PolicyDocument": policy("head.json")}

@@ -3,10 +3,12 @@
 import importlib.metadata
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from t5ray.cluster import remove_dir, upload_dir
 from t5ray.config import TrackingConfig
 from t5ray.health.node import FROM_DRIVER, Questions, code_digest, examine, software
 
@@ -53,6 +55,32 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
     assert "there must be a file, folder or glob of rows, but nothing is there" in report.data
     assert "the directory of a model must be there, but is not" in report.model
     assert not (tmp_path / "missing").exists()
+
+
+def test_a_model_at_a_uri_is_fetched(
+    questions: Questions, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    upload_dir(tiny_t5, "memory://doctor/best")
+    try:
+        assert examine(replace(questions, model="memory://doctor/best")).model == ""
+        assert "holds no config.json" in examine(replace(questions, model="memory://doctor/other")).model
+    finally:
+        remove_dir("memory://doctor")
+
+
+class Refused(Exception):
+    """What a driver of a storage may raise: neither an OSError nor a ValueError."""
+
+
+def test_whatever_a_driver_of_a_storage_raises_is_a_sentence(
+    questions: Questions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Refused("Unable to locate credentials")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    assert "Unable to locate credentials" in examine(questions).storage
 
 
 def test_another_storage_at_the_same_path_is_told(questions: Questions) -> None:

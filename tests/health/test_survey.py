@@ -12,7 +12,7 @@ from t5ray import doctor
 from t5ray.config import TrackingConfig
 from t5ray.doctor import main
 from t5ray.health import checks
-from t5ray.health.survey import must_reach, read_clock
+from t5ray.health.survey import _data_of, must_reach, read_clock
 
 
 def test_a_clock_is_compared_with_the_middle_of_the_shortest_round_trip() -> None:
@@ -37,6 +37,14 @@ def test_a_clock_is_compared_with_the_middle_of_the_shortest_round_trip() -> Non
 )
 def test_nodes_need_reach_what_is_no_node_s_own(uri: str, expected: bool) -> None:
     assert must_reach(TrackingConfig(uri=uri)) == expected
+
+
+def test_data_is_named_as_nodes_have_to_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _data_of("file:///shared/rows.jsonl") == "/shared/rows.jsonl"
+    assert _data_of("rows.jsonl") == f"{tmp_path}/rows.jsonl"
+    assert _data_of("s3://bucket/rows.jsonl") == "s3://bucket/rows.jsonl"
+    assert _data_of("hf:imdb") is None
 
 
 @pytest.fixture

@@ -37,6 +37,12 @@ def test_concurrency(
     assert concurrency(ResourcesConfig.model_validate(resources), have, asked, num_trials) == expected
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(8, 8), (20, 10), (1, 1), (None, 2)])
+def test_on_a_cluster_that_may_grow_as_many_run_as_were_asked_for(asked: int | None, expected: int) -> None:
+    have = Cluster(3, 5.0, 0.0, 0, None, started_here=False, nodes=((1.0, 0.0), (2.0, 0.0), (2.0, 0.0)))
+    assert concurrency(ResourcesConfig(cpus_per_worker=2), have, asked, 10) == expected
+
+
 def test_a_trial_larger_than_the_cluster_is_refused() -> None:
     with pytest.raises(ClusterError, match=r"needs 4 workers of 1 CPUs and 1 GPUs each, .* has 8 CPUs and 2 GPUs"):
         concurrency(ResourcesConfig(workers_per_trial=4, gpus_per_worker=1), cluster(8, 2), None, 10)

@@ -188,6 +188,15 @@ def test_of_several_texts_the_first_is_served(talkative_t5: Path, tmp_path: Path
     assert served(bundle, tmp_path / "model", REVIEWS) == engine_texts(bundle, REVIEWS)
 
 
+def test_a_served_model_reads_no_weights_from_elsewhere(talkative_t5: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "best", talkative_t5)
+    (bundle / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": {"shared.weight": str(tmp_path / "outside.safetensors")}}
+    (bundle / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(Exception, match=r"weight files must lie in the model's folder, but .*outside\.safetensors"):
+        served(bundle, tmp_path / "model", REVIEWS)
+
+
 def test_a_bundle_that_is_gone_is_told(sqlite_uri: str) -> None:
     tracker = open_tracker(TrackingConfig(uri=sqlite_uri, experiment="registry"))
     run = tracker.start_run("trial 3")
