@@ -42,7 +42,8 @@ def spread(model: nn.Module, config: TrainingConfig, group: Group) -> nn.Module:
     """Put a model on this worker's device, in whole or in part, and return what to call."""
     if not is_sharded(config, model, group):
         model.to(group.device)
-        return DistributedDataParallel(model) if group.size > 1 else model
+        # gradients are views of what is sent: no second copy of them, and none to make
+        return DistributedDataParallel(model, gradient_as_bucket_view=True) if group.size > 1 else model
     mesh = init_device_mesh(group.device.type, (group.size,))
     low = resolve_precision(config.precision, group.device) == "bf16"
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if low else MixedPrecisionPolicy()
