@@ -179,7 +179,9 @@ class Host:
         rate = f"{rate_mbit}mbit"
         for end, device in zip(ends, devices, strict=True):
             command = ["tc", *end, "replace", "dev", device, "root"]
-            if subprocess.run([*command, "netem", "delay", f"{delay_ms}ms", "rate", rate], capture_output=True).returncode:
+            if subprocess.run(
+                [*command, "netem", "delay", f"{delay_ms}ms", "rate", rate], capture_output=True
+            ).returncode:
                 _sh(*command, "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
         group = _cpu_group(f"{self.lan}-{self.name}", cpu_share)
         try:

@@ -160,7 +160,9 @@ def test_the_head_may_tag_only_what_it_starts_and_end_only_what_has_the_tag() ->
     """Who may tag any instance may end any: it gives it the tag first."""
     statements = json.loads(policy("head.json"))["Statement"]
     conditions = {
-        action: [s.get("Condition", {}) for s in statements if action in ([a] if isinstance(a := s["Action"], str) else a)]
+        action: [
+            s.get("Condition", {}) for s in statements if action in ([a] if isinstance(a := s["Action"], str) else a)
+        ]
         for action in ("ec2:CreateTags", "ec2:TerminateInstances")
     }
     ours = {"StringEquals": {"aws:ResourceTag/ray-cluster-name": "t5ray"}}
