@@ -22,7 +22,8 @@ def hide_secrets(text: str) -> str:
     """Return a text in which no address holds a password, and no query of an address a token, key or signature.
 
     Tokens of well-known form, what follows `Bearer`, and variables whose names end in TOKEN, SECRET, PASSWORD or KEY
-    are hidden too. What stands before `@` without a password is hidden for http and https only: elsewhere it may be a container.
+    are hidden too. What stands before `@` without a password is hidden for http and https only: elsewhere it may be a
+    container.
 
     Example:
         hide_secrets("ftp://me:pw@host/x") -> "ftp://***@host/x"

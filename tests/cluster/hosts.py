@@ -170,7 +170,7 @@ class Host:
 
     @contextmanager
     def slowed_down(self, *, delay_ms: int, rate_mbit: int, cpu_share: float) -> Iterator[None]:
-        """Make its network slow in both directions, and its processes, of now and later, compute for a part of the time.
+        """Make its network slow in both directions, and its processes, old and new, compute for a part of the time.
 
         A kernel without netem delays only what exceeds the rate.
         """
