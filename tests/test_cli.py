@@ -540,7 +540,7 @@ def test_progress_learns_its_total_on_the_way(capsys: pytest.CaptureFixture[str]
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "console", Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(terminal, "console", Console(file=screen, force_terminal=True, width=100))
     with terminal.progress("scoring", 200) as advance:
         advance(50, "12 rows/s")
         advance(200, "13 rows/s")

@@ -9,7 +9,12 @@ from t5ray.training.behind import Behind
 
 def test_pieces_run_one_after_the_other_while_the_caller_goes_on() -> None:
     behind, gate, done = Behind(), Event(), list[int]()
-    behind.start(lambda: (gate.wait(10), done.append(1)))
+
+    def first() -> None:
+        gate.wait(10)
+        done.append(1)
+
+    behind.start(first)
     assert done == []
     gate.set()
     behind.start(lambda: done.append(2))
