@@ -10,6 +10,7 @@ has as its score that of the branch, a bound from above: `margin` says how far b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -25,16 +26,24 @@ MOST_BRANCHES = 256
 
 @dataclass(frozen=True)
 class Tree:
-    """A prefix tree. Node 0 is the start token; a node's children are the tokens that may follow it."""
+    """A prefix tree of N nodes and E edges, each a token that may follow a node. Node 0 is the start token.
 
+    Answers have their places in the order of their tokens, so that those at or below an edge lie side by side. The
+    memory is that of the edges, of which there are no more than tokens of all answers.
+    """
+
+    starts: torch.Tensor
+    """First edge of each node, and the number of edges at the end, int64 [N + 1]."""
     tokens: torch.Tensor
-    """Child tokens of each node, int64 [nodes, C]; -1 fills up."""
+    """Token of each edge, int64 [E]."""
     children: torch.Tensor
-    """Node of each child, int64 [nodes, C]; -1 where the child ends an answer or fills up."""
-    answers: torch.Tensor
-    """Answer that a child ends, int64 [nodes, C]; -1 elsewhere."""
-    below: torch.Tensor
-    """Answers at or below each child, bool [nodes, C, answers]."""
+    """Node that each edge leads to, int64 [E]; -1 where the edge ends an answer."""
+    first: torch.Tensor
+    """Place of the first answer at or below each edge, int64 [E]."""
+    counts: torch.Tensor
+    """Answers at or below each edge, int64 [E]."""
+    order: torch.Tensor
+    """Answer at each place, int64 [answers]."""
     depth: int
     """Tokens of the longest answer, EOS included."""
 
@@ -45,27 +54,29 @@ def build(answers: Sequence[Sequence[int]], device: torch.device) -> Tree:
     Example:
         [[5, 1], [5, 6, 1]] -> node 0: {5: node 1}; node 1: {1: answer 0, 6: node 2}; node 2: {1: answer 1}
     """
-    nodes: list[dict[int, tuple[int, int, list[int]]]] = [{}]
-    for number, answer in enumerate(answers):
-        here = 0
-        for position, token in enumerate(answer):
-            is_end = position == len(answer) - 1
-            if token not in nodes[here]:
-                nodes[here][token] = (-1 if is_end else len(nodes), number if is_end else -1, [])
-                if not is_end:
-                    nodes.append({})
-            child, _, below = nodes[here][token]
-            below.append(number)
-            here = child
-    width = max(map(len, nodes))
-    tokens, children, ends = (torch.full((len(nodes), width), -1) for _ in range(3))
-    leads_to = torch.zeros(len(nodes), width, len(answers), dtype=torch.bool)
-    for node, found in enumerate(nodes):
-        for place, (token, (child, end, numbers)) in enumerate(found.items()):
-            tokens[node, place], children[node, place], ends[node, place] = token, child, end
-            leads_to[node, place, numbers] = True
-    depth = max(map(len, answers))
-    return Tree(tokens.to(device), children.to(device), ends.to(device), leads_to.to(device), depth)
+    order = sorted(range(len(answers)), key=lambda answer: tuple(answers[answer]))
+    starts, edges = [0], list[tuple[int, int, int, int]]()
+    nodes = [(0, len(order), 0)]  # place of the first answer below, the number of them, tokens before the node
+    for start, count, depth in nodes:  # grows on the way
+        place = start
+        for token, group in groupby(order[start : start + count], key=lambda answer: answers[answer][depth]):
+            below = len(list(group))
+            is_end = len(answers[order[place]]) == depth + 1
+            edges.append((token, -1 if is_end else len(nodes), place, below))
+            if not is_end:
+                nodes.append((place, below, depth + 1))
+            place += below
+        starts.append(len(edges))
+    tokens, children, first, counts = torch.tensor(edges, device=device).t().contiguous()
+    return Tree(
+        torch.tensor(starts, device=device),
+        tokens,
+        children,
+        first,
+        counts,
+        torch.tensor(order, device=device),
+        depth=max(map(len, answers)),
+    )
 
 
 def score(
@@ -98,11 +109,26 @@ class _Branches:
     """Sum of its log-probabilities so far, [P]."""
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Q ways on from the tips of branches."""
+
+    branches: torch.Tensor
+    """Branch that each goes on from, int64 [Q]; all ways of a branch lie side by side."""
+    edges: torch.Tensor
+    """Edge that it takes, int64 [Q]."""
+    scores: torch.Tensor
+    """Sum of the branch's log-probabilities and its own, [Q]."""
+
+    def __getitem__(self, chosen: torch.Tensor | slice) -> "_Steps":
+        """Return some, by a mask or a slice."""
+        return _Steps(self.branches[chosen], self.edges[chosen], self.scores[chosen])
+
+
 class _Walk:
     def __init__(self, model: T5Weights, vocabulary: Vocabulary, tree: Tree, margin: float, num_rows: int) -> None:
         self._model, self._vocabulary, self._tree, self._margin = model, vocabulary, tree, margin
-        num_answers = tree.below.shape[-1]
-        self.scores = torch.full((num_rows, num_answers), -torch.inf, device=model.device)
+        self.scores = torch.full((num_rows, len(tree.order)), -torch.inf, device=model.device)
         self._best = torch.full((num_rows,), -torch.inf, device=model.device)
         """Score of the best finished answer of each row."""
 
@@ -110,41 +136,48 @@ class _Walk:
         """Feed the branches' last tokens, finish the answers that end there, and go down the rest."""
         tree = self._tree
         logits, log_sum = self._vocabulary.normalised(decoder.step(tokens))
-        following = tree.tokens[branches.nodes]
-        found = logits.gather(1, following.clamp_min(0)) - log_sum
-        scores = (found + branches.scores[:, None]).masked_fill(following < 0, -torch.inf)
-        self._finish(branches, scores)
-        is_inner = tree.children[branches.nodes] >= 0
-        self._give_bounds(branches, scores.masked_fill(~is_inner, -torch.inf))
-        open_ = is_inner & torch.isinf(self._best[branches.rows])[:, None]
-        first = open_ & (scores == scores.masked_fill(~open_, -torch.inf).amax(dim=1, keepdim=True))
-        self._go_down(decoder, branches, scores, first)
-        self._go_down(decoder, branches, scores, is_inner & ~first)
+        where, edges = _spread(tree.starts[branches.nodes], tree.starts[branches.nodes + 1])
+        found = logits[where, tree.tokens[edges]] - log_sum[where, 0] + branches.scores[where]
+        steps = _Steps(where, edges, found)
+        is_inner = tree.children[edges] >= 0
+        self._finish(branches, steps[~is_inner])
+        inner = steps[is_inner]
+        is_open = torch.isinf(self._best[branches.rows])[inner.branches]
+        highest = torch.full_like(branches.scores, -torch.inf)
+        highest.scatter_reduce_(0, inner.branches, inner.scores, "amax")
+        first = is_open & (inner.scores == highest[inner.branches])
+        self._go_down(decoder, branches, inner[first])
+        self._go_down(decoder, branches, inner[~first])
 
-    def _finish(self, branches: _Branches, scores: torch.Tensor) -> None:
+    def _finish(self, branches: _Branches, ends: _Steps) -> None:
         """Note the answers that end here."""
-        answers = self._tree.answers[branches.nodes]
-        branch, place = (answers >= 0).nonzero(as_tuple=True)
-        rows, values = branches.rows[branch], scores[branch, place]
-        self.scores[rows, answers[branch, place]] = values
-        self._best.scatter_reduce_(0, rows, values, "amax")
+        self._note(branches, ends)
+        self._best.scatter_reduce_(0, branches.rows[ends.branches], ends.scores, "amax")
 
-    def _give_bounds(self, branches: _Branches, scores: torch.Tensor) -> None:
-        """Give each answer below a branch that branch's score, until its own is known."""
-        branch, place = (scores > -torch.inf).nonzero(as_tuple=True)
-        pair, answer = self._tree.below[branches.nodes[branch], place].nonzero(as_tuple=True)
-        self.scores[branches.rows[branch[pair]], answer] = scores[branch[pair], place[pair]]
+    def _note(self, branches: _Branches, steps: _Steps) -> None:
+        """Give every answer at or below the steps' edges their score."""
+        first = self._tree.first[steps.edges]
+        which, places = _spread(first, first + self._tree.counts[steps.edges])
+        self.scores[branches.rows[steps.branches[which]], self._tree.order[places]] = steps.scores[which]
 
-    def _go_down(self, decoder: Decoder, branches: _Branches, scores: torch.Tensor, chosen: torch.Tensor) -> None:
-        worth = chosen & (scores > (self._best[branches.rows] - self._margin)[:, None])
-        branch, place = worth.nonzero(as_tuple=True)
-        if not len(branch):
-            return
-        nodes, rows = branches.nodes[branch], branches.rows[branch]
-        for part in torch.split(torch.arange(len(branch), device=branch.device), MOST_BRANCHES):
-            where, at = branch[part], place[part]
-            self.visit(
-                decoder.select(where),
-                self._tree.tokens[nodes[part], at],
-                _Branches(rows[part], self._tree.children[nodes[part], at], scores[where, at]),
-            )
+    def _go_down(self, decoder: Decoder, branches: _Branches, steps: _Steps) -> None:
+        """Follow the steps that still matter; the others' scores are their answers' bounds."""
+        worth = steps.scores > self._best[branches.rows[steps.branches]] - self._margin
+        self._note(branches, steps[~worth])
+        followed = steps[worth]
+        for start in range(0, len(followed.edges), MOST_BRANCHES):
+            chosen = followed[start : start + MOST_BRANCHES]
+            tips = _Branches(branches.rows[chosen.branches], self._tree.children[chosen.edges], chosen.scores)
+            self.visit(decoder.select(chosen.branches), self._tree.tokens[chosen.edges], tips)
+
+
+def _spread(starts: torch.Tensor, stops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the numbers of several ranges one after the other, and of each its range; both int64.
+
+    Example:
+        2 up to 4, 7 up to 8 -> ranges [0, 0, 1], numbers [2, 3, 7]
+    """
+    counts = stops - starts
+    which = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    before = counts.cumsum(0) - counts
+    return which, torch.arange(len(which), device=counts.device) + (starts - before)[which]

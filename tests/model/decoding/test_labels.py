@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from t5ray.model.decoding.labels import NEGLIGIBLE, build, score
 from t5ray.model.decoding.vocabulary import Vocabulary
@@ -40,12 +42,41 @@ def exhaustive(model: Any, rows: list[list[int]], labels: Sequence[list[int]]) -
 
 
 def test_tree_example() -> None:
-    tree = build([[5, 1], [5, 6, 1]], torch.device("cpu"))
-    assert tree.tokens.tolist() == [[5, -1], [1, 6], [1, -1]]
-    assert tree.children.tolist() == [[1, -1], [-1, 2], [-1, -1]]
-    assert tree.answers.tolist() == [[-1, -1], [0, -1], [1, -1]]
-    assert tree.below[0, 0].tolist() == [True, True]
+    tree = build([[5, 6, 1], [5, 1]], torch.device("cpu"))
+    assert tree.starts.tolist() == [0, 1, 3, 4]
+    assert tree.tokens.tolist() == [5, 1, 6, 1]
+    assert tree.children.tolist() == [1, -1, 2, -1]
+    assert tree.first.tolist() == [0, 0, 1, 1]
+    assert tree.counts.tolist() == [2, 1, 1, 1]
+    assert tree.order.tolist() == [1, 0]
     assert tree.depth == 3
+
+
+ANSWERS = st.lists(st.lists(st.integers(2, 5), max_size=4).map(lambda text: [*text, 1]), min_size=1, unique_by=tuple)
+
+
+@given(ANSWERS)
+def test_each_edge_leads_to_the_answers_that_begin_as_it_does(answers: list[list[int]]) -> None:
+    tree, seen = build(answers, torch.device("cpu")), 0
+    reached: list[tuple[int, list[int]]] = [(0, [])]
+    for node, before in reached:
+        for edge in range(int(tree.starts[node]), int(tree.starts[node + 1])):
+            path = [*before, int(tree.tokens[edge])]
+            first, child = int(tree.first[edge]), int(tree.children[edge])
+            below = tree.order[first : first + int(tree.counts[edge])].tolist()
+            assert sorted(below) == [i for i, answer in enumerate(answers) if answer[: len(path)] == path]
+            assert (child < 0) == (path in answers)
+            reached += [(child, path)] if child >= 0 else []
+            seen += 1
+    assert seen == len({tuple(answer[:end]) for answer in answers for end in range(1, len(answer) + 1)})
+
+
+def test_five_thousand_answers_take_megabytes() -> None:
+    answers = [[10 + number % 1500, *(3 + (number >> bit & 1) for bit in range(13)), 1] for number in range(5000)]
+    tree = build(answers, torch.device("cpu"))
+    held = [tensor for tensor in vars(tree).values() if isinstance(tensor, torch.Tensor)]
+    assert sum(tensor.numel() * tensor.element_size() for tensor in held) < 3_000_000
+    assert sorted(tree.order.tolist()) == list(range(5000))
 
 
 @pytest.mark.parametrize("kind", KINDS)

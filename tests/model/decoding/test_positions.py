@@ -1,0 +1,41 @@
+"""The position bias: buckets are transformers' own, and threads that share a table do not shorten it for each other."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from t5ray.model.decoding.positions import PositionBias, buckets
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_buckets_are_transformers_own(bidirectional: bool) -> None:
+    distances = torch.arange(-700, 701)
+    expected = T5Attention._relative_position_bucket(
+        distances, bidirectional=bidirectional, num_buckets=32, max_distance=128
+    )
+    found = buckets(distances, bidirectional=bidirectional, num_buckets=32, max_distance=128)
+    assert found.tolist() == expected.tolist()
+
+
+def make(kind: type[PositionBias] = PositionBias) -> PositionBias:
+    table = torch.arange(32 * 2, dtype=torch.float32).view(32, 2)
+    return kind(table, bidirectional=False, num_buckets=32, max_distance=128)
+
+
+class Raced(PositionBias):
+    """Another thread stores a table for shorter texts right after each of ours."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in {"_known", "_causal"} and value.dim() == 3:
+            short = make()
+            short.causal(torch.tensor([3]), 10)
+            super().__setattr__(name, getattr(short, name))
+
+
+def test_a_shorter_table_of_another_thread_is_no_harm() -> None:
+    raced, alone, positions = make(Raced), make(), torch.tensor([99, 0])
+    assert torch.equal(raced.square(100), alone.square(100))
+    assert torch.equal(raced.causal(positions, 100), alone.causal(positions, 100))
