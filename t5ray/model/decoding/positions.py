@@ -26,7 +26,10 @@ def buckets(distances: torch.Tensor, *, bidirectional: bool, num_buckets: int, m
 
 
 class PositionBias:
-    """The bias of one stack's layer, for lengths up to the longest asked for so far."""
+    """The bias of one stack's layer, for lengths up to the longest asked for so far.
+
+    Threads may share it: each goes on with the table that it read or made, whatever another one stores meanwhile.
+    """
 
     def __init__(self, table: torch.Tensor, *, bidirectional: bool, num_buckets: int, max_distance: int) -> None:
         """Take the embedding [num_buckets, heads] of a layer."""
@@ -37,9 +40,10 @@ class PositionBias:
 
     def square(self, length: int) -> torch.Tensor:
         """Return the bias [heads, length, length]; row i belongs to the attending position i."""
-        if self._known.dim() < 3 or self._known.shape[-1] < length:
-            self._known = self._compute(max(64, 1 << (length - 1).bit_length()))
-        return self._known[:, :length, :length]
+        known = self._known
+        if known.dim() < 3 or known.shape[-1] < length:
+            known = self._known = self._compute(max(64, 1 << (length - 1).bit_length()))
+        return known[:, :length, :length]
 
     def causal(self, positions: torch.Tensor, width: int) -> torch.Tensor:
         """Return the bias [B, heads, 1, width] of the first `width` positions, for one attending position per row.
@@ -47,11 +51,12 @@ class PositionBias:
         Args:
             positions: of the attending tokens, int64 [B], each below `width`; what comes later is closed to them.
         """
-        if len(self._causal) < width:
+        causal = self._causal
+        if len(causal) < width:
             square = self.square(max(64, 1 << (width - 1).bit_length()))
             later = torch.ones(square.shape[1:], dtype=torch.bool, device=square.device).triu(1)
-            self._causal = square.masked_fill(later, -torch.inf).transpose(0, 1).contiguous()
-        return self._causal[:, :, :width][positions].unsqueeze(2)
+            causal = self._causal = square.masked_fill(later, -torch.inf).transpose(0, 1).contiguous()
+        return causal[:, :, :width][positions].unsqueeze(2)
 
     def _compute(self, length: int) -> torch.Tensor:
         positions = torch.arange(length, device=self._table.device)
