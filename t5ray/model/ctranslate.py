@@ -23,7 +23,7 @@ from t5ray.errors import ModelError
 from t5ray.model.batching import MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
 from t5ray.model.decoding.weights import scales_head
-from t5ray.model.engine import decode_in_force, marked, tokenise_inputs
+from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs
 from t5ray.model.loading import LoadedModel, load_config, load_model, load_tokenizer
 from t5ray.model.predictor import Prediction, Tally
 
@@ -74,17 +74,20 @@ class CTranslateEngine:
         Raises:
             ModelError: `all_scores`, which only closed labels have.
         """
+        return self.score(self.prepare(inputs), scores=scores, all_scores=all_scores)
+
+    def prepare(self, inputs: Sequence[str]) -> Prepared:
+        """Tokenise inputs, as `Engine.prepare`."""
+        return prepare_inputs(self.tokenizer, inputs, self.max_input_tokens)
+
+    def score(self, prepared: Prepared, *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
+        """Predict from inputs that are tokenised already, as `Engine.score`."""
         if all_scores:
             raise ModelError("all scores can be given for a task with closed labels only, but this one generates.")
-        places = {text: place for place, text in enumerate(dict.fromkeys(inputs))}
-        if not places:
-            return []
-        rows, cut = tokenise_inputs(self.tokenizer, list(places), self.max_input_tokens)
-        by_place: dict[int, Prediction] = {}
+        rows, by_row = prepared.rows, dict[int, Prediction]()
         for chosen in batches_by_tokens(list(map(len, rows)), self._batch_tokens, MOST_ROWS):
-            by_place.update(zip(chosen, self._generate([rows[i] for i in chosen], scores=scores), strict=True))
-        found = marked([by_place[place] for place in range(len(rows))], cut)
-        return [found[places[text]] for text in inputs]
+            by_row.update(zip(chosen, self._generate([rows[i] for i in chosen], scores=scores), strict=True))
+        return prepared.predictions([by_row[row] for row in range(len(rows))])
 
     def _generate(self, rows: Sequence[Sequence[int]], *, scores: bool) -> list[Prediction]:
         decode = self.decode

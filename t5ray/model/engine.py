@@ -1,10 +1,11 @@
 """Texts in, predictions out: a model from its directory, with its tokenizer and its card.
 
-Knows templates no more than Ray: it takes finished input texts.
+Predicting is two steps, `prepare` and `score`, so that the next texts can be tokenised while a device is busy. Knows
+templates no more than Ray: it takes finished input texts.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -15,10 +16,27 @@ from t5ray.model.loading import load_model
 from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.model.predictor import Prediction, Predictor, Tally
 
-__all__ = ["Engine", "Prediction", "tokenise_inputs"]
+__all__ = ["Engine", "Prediction", "Prepared", "prepare_inputs"]
 
 DEFAULT_NEW_TOKENS = 128
 """Output cap of a plain model, whose own default of 20 tokens cuts most answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Inputs as token ids, equal ones once."""
+
+    rows: list[list[int]]
+    """Ids of each input that differs from those before it, with EOS."""
+    cut: list[bool]
+    """Whether the row was longer."""
+    row_of: list[int]
+    """Row of each input."""
+
+    def predictions(self, found: Sequence[Prediction]) -> list[Prediction]:
+        """Return the prediction of each input, which knows whether that was cut, from those of the rows."""
+        marked = [replace(one, input_cut=True) if cut else one for one, cut in zip(found, self.cut, strict=True)]
+        return [marked[row] for row in self.row_of]
 
 
 class Engine:
@@ -80,12 +98,15 @@ class Engine:
         Raises:
             ModelError: `all_scores` for a task that generates.
         """
-        places = {text: place for place, text in enumerate(dict.fromkeys(inputs))}
-        if not places:
-            return []
-        ids, cut = tokenise_inputs(self.tokenizer, list(places), self.max_input_tokens)
-        found = marked(self._predictor.predict(ids, scores=scores, all_scores=all_scores), cut)
-        return [found[places[text]] for text in inputs]
+        return self.score(self.prepare(inputs), scores=scores, all_scores=all_scores)
+
+    def prepare(self, inputs: Sequence[str]) -> Prepared:
+        """Tokenise inputs. A thread may do so while another scores."""
+        return prepare_inputs(self.tokenizer, inputs, self.max_input_tokens)
+
+    def score(self, prepared: Prepared, *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
+        """Predict as `predict` does, from inputs that are tokenised already."""
+        return prepared.predictions(self._predictor.predict(prepared.rows, scores=scores, all_scores=all_scores))
 
     def _own_labels(self) -> tuple[str, ...]:
         return self.card.task.labels if self.card and self.card.task.closed_labels else ()
@@ -99,17 +120,10 @@ def decode_in_force(decode: DecodeConfig | None, card: BundleCard | None) -> Dec
     return decode.model_copy(update={"max_new_tokens": own.max_new_tokens})
 
 
-def tokenise_inputs(
-    tokenizer: PreTrainedTokenizerBase, inputs: Sequence[str], max_tokens: int | None
-) -> tuple[list[list[int]], list[bool]]:
-    """Return token ids with EOS, cut to `max_tokens` with the EOS kept, and which of them were cut."""
-    rows = list(tokenizer(list(inputs), verbose=False).input_ids)
+def prepare_inputs(tokenizer: PreTrainedTokenizerBase, inputs: Sequence[str], max_tokens: int | None) -> Prepared:
+    """Return token ids with EOS, cut to `max_tokens` with the EOS kept."""
+    row_of_text = {text: row for row, text in enumerate(dict.fromkeys(inputs))}
+    rows = list(tokenizer(list(row_of_text), verbose=False).input_ids) if inputs else []
     cut = [max_tokens is not None and len(row) > max_tokens for row in rows]
-    return [
-        [*row[: (max_tokens or 0) - 1], row[-1]] if is_cut else row for row, is_cut in zip(rows, cut, strict=True)
-    ], cut
-
-
-def marked(predictions: Sequence[Prediction], cut: Sequence[bool]) -> list[Prediction]:
-    """Return predictions that know whether their inputs were cut."""
-    return [replace(one, input_cut=True) if is_cut else one for one, is_cut in zip(predictions, cut, strict=True)]
+    rows = [[*row[: (max_tokens or 0) - 1], row[-1]] if is_cut else row for row, is_cut in zip(rows, cut, strict=True)]
+    return Prepared(rows, cut, [row_of_text[text] for text in inputs])

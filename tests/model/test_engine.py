@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import DecodeConfig
-from t5ray.model.engine import Engine, tokenise_inputs
+from t5ray.model.engine import Engine, prepare_inputs
 from t5ray.model.predictor import decode_tokens
 from tests.tiny import character_tokenizer, make_tiny_t5
 
@@ -56,9 +56,20 @@ def test_an_output_without_its_end_hit_the_cap(tiny_t5: Path) -> None:
 
 def test_long_inputs_are_cut_before_their_end_of_sequence() -> None:
     tokenizer = character_tokenizer()
-    ((whole,), (no,)), ((cut,), (yes,)) = (tokenise_inputs(tokenizer, ["abcdef"], most) for most in (None, 4))
-    assert cut == [*whole[:3], 1]
-    assert (no, yes) == (False, True)
+    whole, cut = (prepare_inputs(tokenizer, ["abcdef"], most) for most in (None, 4))
+    assert cut.rows == [[*whole.rows[0][:3], 1]]
+    assert (whole.cut, cut.cut) == ([False], [True])
+
+
+def test_equal_inputs_are_tokenised_and_scored_once(tiny_t5: Path) -> None:
+    engine = Engine(str(tiny_t5), decode=DecodeConfig(max_new_tokens=4))
+    prepared = engine.prepare(["abc", "z", "abc", "abc", "z"])
+    assert prepared.rows == character_tokenizer()(["abc", "z"]).input_ids
+    found = engine.score(prepared)
+    assert engine.tally.real_tokens == len("abc") + len("z") + 2
+    one, other = (engine.predict([text])[0] for text in ("abc", "z"))
+    assert found == [one, other, one, one, other]
+    assert engine.predict([]) == []
 
 
 def test_a_prediction_says_whether_its_input_was_cut(tiny_t5: Path) -> None:
