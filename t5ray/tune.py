@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from t5ray import cli, terminal
-from t5ray.errors import ClusterError, ConfigError
+from t5ray.errors import ClusterError, ConfigError, T5RayError
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig, SearchConfig
@@ -84,7 +84,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     workspace = Workspace.of(settings)
     ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
     if ledger is not None and not extend and _is_done(settings.search, ledger):
-        return _send_rest(settings, workspace)
+        return _send_rest(settings, workspace, ledger)
     prepared = prepare(settings, workspace.cache, space.parameters)
     terminal.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
@@ -181,12 +181,19 @@ def _is_done(search: "SearchConfig", ledger: "Ledger") -> bool:
     )
 
 
-def _send_rest(settings: "RunConfig", workspace: "Workspace") -> int:
-    """End a search that was resumed though it is finished: all that may be left is for MLflow."""
+def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger") -> int:
+    """End a search that was resumed though it is finished: all that may be left is for MLflow.
+
+    Raises:
+        T5RayError: all its trials failed; says why.
+    """
+    from t5ray.search.conclude import why_all_failed
     from t5ray.tracking import send_rest
 
     terminal.say(f"{workspace.shown}: this search is finished; nothing was trained again. --extend N adds trials.")
     terminal.tell(send_rest(settings.tracking, workspace.outbox))
+    if ledger.best is None:
+        raise T5RayError(why_all_failed(ledger))
     return 0
 
 

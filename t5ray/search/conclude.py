@@ -49,7 +49,7 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
         test = judge_on_test(prepared, loaded)
     content = summary(prepared, ledger, test)
     write_summary(workspace.folder, content)
-    ledger.finished = source is not None  # only now: a search that was killed before this concludes again
+    ledger.finished = True  # only now: a search that was killed before this concludes again
     ledger.save()
     workspace.upload()
     if ledger.study_run_id is not None:

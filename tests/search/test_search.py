@@ -141,14 +141,28 @@ def test_failed_trials_end_neither_the_search_nor_their_slot_and_the_end_says_wh
     with torch.no_grad():
         model.encoder.final_layer_norm.weight.fill_(math.inf)
     model.save_pretrained(tmp_path / "broken")
-    flags = {"num-trials": 3, "max-concurrent": 1, "tracking-uri": "none"}
-    assert tune(arguments(words, tmp_path / "broken", **flags)) == 1
-    message = " ".join(capsys.readouterr().err.split())
-    assert "all 3 failed: the loss must be finite, but is nan at step 1 (trial 0, 1, 2)" in message
+    given = arguments(words, tmp_path / "broken", **{"num-trials": 3, "max-concurrent": 1})
+    assert tune(given) == 1
+    said, message = (" ".join(text.split()) for text in capsys.readouterr())
+    why = "all 3 failed: the loss must be finite, but is nan at step 1 (trial 0, 1, 2)"
+    assert why in message
+    assert "--resume" not in said  # there is nothing to go on with
     found = result(folder)
     assert [t["state"] for t in found["trials"]] == ["FAIL"] * 3
     assert found["best"] is None
-    assert [t.state.name for t in study_trials(folder)] == ["FAIL"] * 3
+    told = study_trials(folder)
+    assert [t.state.name for t in told] == ["FAIL"] * 3
+    assert {t.user_attrs["cause"] for t in told} == {"the loss must be finite, but is nan at step 1"}
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
+    assert [run.info.status for run in runs] == ["FAILED"] * 4  # the study and its trials
+    (study,) = (run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    assert {file.path for file in client.list_artifacts(study)} == {"report.html", "search.json"}
+
+    assert tune([*given, "--resume"]) == 1
+    said, message = (" ".join(text.split()) for text in capsys.readouterr())
+    assert "this search is finished; nothing was trained again" in said
+    assert why in message
 
 
 def test_a_trial_that_can_never_fit_is_refused_at_once(
