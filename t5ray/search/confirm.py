@@ -41,23 +41,49 @@ def means(ledger: Ledger) -> dict[int, float]:
 
 
 def leader(ledger: Ledger) -> int | None:
-    """Return the candidate with the best mean; at a tie the one that the search ranked higher."""
+    """Return the candidate with the best mean; at a tie the one that the search ranked higher.
+
+    None until the candidate that the search ranked first has come to its end on every seed: before that, whoever is
+    faster would win. One that failed on a seed is out. What an earlier session has confirmed stands.
+    """
+    return None if ledger.confirm is None and _is_first_awaited(ledger) else _ahead(ledger)
+
+
+def _ahead(ledger: Ledger) -> int | None:
+    """Return the candidate with the best mean so far."""
     sign = -1 if ledger.mode == "max" else 1
     found = means(ledger)
     return min(found, key=lambda trial: (sign * found[trial], ledger.rank(ledger.trials[trial])), default=None)
 
 
+def _failed(ledger: Ledger) -> set[int]:
+    return {run.trial for run in ledger.confirm_runs if run.state == "FAIL"}
+
+
+def _is_first_awaited(ledger: Ledger) -> bool:
+    first = next((trial for trial in candidates(ledger) if trial not in _failed(ledger)), None)
+    return first is not None and first not in means(ledger)
+
+
 def kept(ledger: Ledger) -> set[str]:
-    """Return whose weights are still needed: the best trial's until a candidate is confirmed, then the leader's."""
-    running = {r.key for r in (*ledger.interrupted, *ledger.confirm_runs) if r.state == "RUNNING"}
+    """Return whose weights are still needed: the best trial's until a candidate is confirmed, then the leader's.
+
+    A run on the last seed that ends before it can be compared keeps its own beside them.
+    """
     source = weights_of_winner(ledger)
-    complete, last = means(ledger), ledger.confirm_seeds[-1:]
-    undecided = {
-        run.key
-        for run in ledger.confirm_runs
-        if run.state == "COMPLETE" and run.seed in last and run.trial not in complete
-    }
-    return running | undecided | ({source.key} if source is not None else set())
+    return _running(ledger) | _undecided(ledger) | ({source.key} if source is not None else set())
+
+
+def _running(ledger: Ledger) -> set[str]:
+    return {r.key for r in (*ledger.interrupted, *ledger.confirm_runs) if r.state == "RUNNING"}
+
+
+def _undecided(ledger: Ledger) -> set[str]:
+    """Return the runs on the last seed that may yet be the winner's: of candidates that still run, and the one ahead."""
+    last, ahead = ledger.confirm_seeds[-1:], _ahead(ledger)
+    decided = (means(ledger).keys() | _failed(ledger)) - {ahead}
+    runs = (run for run in ledger.confirm_runs if run.state == "COMPLETE" and run.seed in last)
+    return {run.key for run in runs if run.trial not in decided}
 
 
 def weights_of_winner(ledger: Ledger) -> TrialRecord | None:
@@ -74,14 +100,33 @@ class Confirmation:
         self._ledger = ledger
         self._again = [run for run in ledger.confirm_runs if run.state == "RUNNING"]
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether what runs next depends on how something ends that runs now."""
+        return bool(self._ledger.interrupted or (self._following() and _running(self._ledger)))
+
     def next_run(self) -> TrialRecord | None:
         """Return the next run, noted in the ledger; None where there is none, or none that is certain yet.
 
         While trials are still running, only the default is sure to be a candidate; its runs fill idle slots, but for
-        the last, whose weights would have to be kept.
+        the last, whose weights would have to be kept. For the same reason none begins its last run while others run and
+        one that has ended waits to be compared.
         """
         if self._again:
             return self._again.pop(0)
+        ledger, following = self._ledger, self._following()
+        if following is None:
+            return None
+        trial, seed = following
+        running = _running(ledger)
+        if seed == ledger.confirm_seeds[-1] and running and len(kept(ledger) - running) > 1:
+            return None
+        record = TrialRecord(trial, ledger.trials[trial].params, seed=seed)
+        ledger.confirm_runs.append(record)
+        return record
+
+    def _following(self) -> tuple[int, int] | None:
+        """Return trial and seed of the next run to begin."""
         ledger = self._ledger
         chosen, seeds = candidates(ledger), ledger.confirm_seeds
         if len(chosen) < 2:
@@ -90,12 +135,7 @@ class Confirmation:
             chosen, seeds = [n for n in chosen if n == 0], seeds[:-1]
         begun = {(run.trial, run.seed) for run in ledger.confirm_runs}
         wanted = ((trial, seed) for seed in seeds for trial in chosen if (trial, seed) not in begun)
-        if (following := next(wanted, None)) is None:
-            return None
-        trial, seed = following
-        record = TrialRecord(trial, ledger.trials[trial].params, seed=seed)
-        ledger.confirm_runs.append(record)
-        return record
+        return next(wanted, None)
 
 
 def num_missing(ledger: Ledger) -> int:
@@ -123,7 +163,7 @@ def why_unconfirmed(ledger: Ledger) -> str | None:
         return "fewer than two different trials have a value"
     if num_missing(ledger):
         seeds = f"{len(ledger.confirm_seeds)} fresh seed{'s' if len(ledger.confirm_seeds) > 1 else ''}"
-        return f"the search ended before two candidates had run on {seeds}; --resume runs the rest"
+        return f"the search ended before its best trial and another had run on {seeds}; --resume runs the rest"
     return "fewer than two candidates reached the end on every fresh seed"
 
 

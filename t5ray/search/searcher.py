@@ -102,7 +102,7 @@ class StudySearch(ray.tune.search.Searcher):
             self._trials[trial_id] = None
             self.ledger.save()
             return {"trial": record.trial, "params": record.params, "seed": record.seed}
-        waiting = self.confirmation is not None and bool(self.ledger.interrupted)
+        waiting = self.confirmation is not None and self.confirmation.is_waiting
         return None if waiting else str(ray.tune.search.Searcher.FINISHED)
 
     def _new_trial(self) -> tuple[optuna.Trial, TrialRecord] | None:

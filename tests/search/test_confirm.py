@@ -11,8 +11,10 @@ from t5ray.search.confirm import (
     compare,
     kept,
     leader,
+    means,
     num_expected,
     num_missing,
+    weights_of_winner,
     why_unconfirmed,
 )
 from t5ray.search.ledger import Ledger, State, TrialRecord
@@ -130,6 +132,52 @@ def test_no_more_is_kept_than_one_checkpoint_besides_the_running_ones() -> None:
     assert leader(found) == 2
 
 
+def test_who_is_faster_than_the_best_trial_does_not_win_before_it_has_run() -> None:
+    """Two slots: the second-best ends its last run while the best is in its own."""
+    found = ledger(0.1, 0.9, 0.8)
+    confirmation = Confirmation(found)
+    runs = {run.key: run for run in (confirmation.next_run() for _ in range(5)) if run is not None}
+    assert list(runs) == ["1-seed1", "2-seed1", "0-seed1", "1-seed2", "2-seed2"]
+    for key in ("1-seed1", "2-seed1", "0-seed1", "2-seed2"):
+        finish(runs[key], 0.7)
+    assert means(found) == {2: 0.7}
+    assert leader(found) is None
+    assert weights_of_winner(found) is found.trials[1]  # what is published if the time is up now
+    assert kept(found) == {"1", "1-seed2", "2-seed2"}
+    # one more run would be one more checkpoint than there may be: a slot waits
+    assert confirmation.next_run() is None
+    assert confirmation.is_waiting
+    finish(runs["1-seed2"], 0.6)
+    assert leader(found) == 2
+    assert kept(found) == {"2-seed2"}
+    last = confirmation.next_run()
+    assert last is not None
+    assert last.key == "0-seed2"
+    assert not confirmation.is_waiting
+
+
+def test_when_the_best_trial_fails_again_the_next_best_is_waited_for() -> None:
+    found = ledger(0.1, 0.9, 0.8)
+    runs = {run.key: run for run in iter(Confirmation(found).next_run, None)}
+    for key, value in {"1-seed1": None, "2-seed1": 0.7, "0-seed1": 0.2, "0-seed2": 0.2}.items():
+        finish(runs[key], value)
+    assert leader(found) is None
+    finish(runs["2-seed2"], 0.6)
+    assert leader(found) == 2
+
+
+def test_what_an_earlier_session_confirmed_stands_until_a_new_best_trial_is_confirmed() -> None:
+    found = ledger(0.1, 0.9)
+    for run in iter(Confirmation(found).next_run, None):
+        finish(run, 0.5)
+    found.confirm = {"winner": 1}
+    found.trials[2] = trial(2, 0.95)
+    assert (leader(found), kept(found)) == (1, {"1-seed2"})
+    for run in iter(Confirmation(found).next_run, None):
+        finish(run, 0.6)
+    assert (leader(found), kept(found)) == (2, {"2-seed2"})
+
+
 def confirmed(rows: dict[int, list[list[float]]], mode: str = "max") -> dict[str, object]:
     """Confirm candidates by given row values, [seed][row]."""
     found = ledger(*([0.5] * len(rows)), mode=mode)
@@ -193,7 +241,7 @@ def test_why_nothing_was_confirmed_is_said() -> None:
     assert first is not None
     finish(first, 0.5)
     runs.next_run()  # cut off while it ran
-    ended = "the search ended before two candidates had run on 2 fresh seeds; --resume runs the rest"
+    ended = "the search ended before its best trial and another had run on 2 fresh seeds; --resume runs the rest"
     assert why_unconfirmed(found) == ended
     assert num_missing(found) == 3
     for run in iter(Confirmation(found).next_run, None):
