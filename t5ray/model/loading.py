@@ -73,6 +73,22 @@ def load_config(source: str) -> Any:
     return config
 
 
+def num_parameters(source: str) -> int:
+    """Return how many numbers a model's weights are, by its configuration: nothing but that is read or downloaded.
+
+    A head of its own counts, though transformers 5 ties it where it builds from a configuration.
+
+    Raises:
+        ModelError: there is no configuration, or it belongs to another kind of model.
+    """
+    config = load_config(source)
+    with torch.device("meta"):
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    has_own_head = config.model_type != "t5" or not config.scale_decoder_outputs
+    head = config.vocab_size * config.d_model if has_own_head else 0
+    return head + sum(parameter.numel() for parameter in model.parameters())
+
+
 def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """Load a T5 for training or scoring.
 

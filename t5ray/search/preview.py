@@ -85,8 +85,6 @@ def _confirming_runs(prepared: Prepared) -> int:
 def _disk(prepared: Prepared, slots: int) -> list[str]:
     config, storage = prepared.config, prepared.config.storage
     needed, free = checkpoint_bytes(prepared.model, config.training, slots), free_bytes(storage)
-    if not needed:
-        return ["disk         not known before the model is on this disk"]
     has = "" if free is None else f", of {_bytes(free)} free"
     return [f"disk         {_bytes(needed)} for checkpoints at most{has}"]
 

@@ -12,6 +12,7 @@ import ray.tune
 from t5ray.cluster import Cluster, free_bytes
 from t5ray.config import ResourcesConfig, SearchSpace, TrainingConfig, dump_yaml
 from t5ray.errors import ClusterError, ConfigError
+from t5ray.model.loading import num_parameters
 from t5ray.search.confirm import BEST_OF, Confirmation, num_missing
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
@@ -31,6 +32,7 @@ from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
 """How often the process of one trial may die before the trial fails."""
+FP32_BYTES = 4
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no csv, json and tensorboard files per trial
@@ -122,13 +124,12 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
 
 
 def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
-    """Return what a search may have on disk at once. 0 for a model that is not on this disk yet: its size is not known.
+    """Return what a search may have on disk at once.
 
     A running trial has its best weights, beside them the better ones that are being written, and its last two states;
-    the best trial so far keeps its weights.
+    the best trial so far keeps its weights. All of them are in fp32, whatever the model came in.
     """
-    size = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
-    return (weights_on_disk(training) * slots + 1) * size
+    return (weights_on_disk(training) * slots + 1) * FP32_BYTES * num_parameters(model)
 
 
 def require_disk(model: str, training: TrainingConfig, storage: Path, slots: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from t5ray.errors import ModelError
@@ -16,6 +17,7 @@ from t5ray.model.loading import (
     load_model,
     load_tokenizer,
     model_max_tokens,
+    num_parameters,
     tokenizer_fingerprint,
 )
 from t5ray.model.numeric import set_dropout
@@ -91,6 +93,20 @@ def test_dropout_reaches_every_place(tiny_t5: Path) -> None:
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
     set_dropout(model, 0.5)
     assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize(("kind", "tied"), [("t5", True), ("t5", False), ("mt5", False)])
+def test_parameters_are_counted_without_the_weights(tmp_path: Path, kind: str, tied: bool) -> None:
+    folder = make_tiny_t5(tmp_path, tied=tied)
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"t5"', f'"{kind}"'))
+    tensors = load_file(folder / "model.safetensors")
+    if not tied:  # a head of its own, as in checkpoints of flan-T5 and mT5
+        tensors["lm_head.weight"] = torch.rand_like(tensors["shared.weight"])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    expected = sum(tensor.numel() for tensor in tensors.values())
+    assert sum(p.numel() for p in load_model(str(folder)).model.parameters()) == expected
+    (folder / "model.safetensors").unlink()
+    assert num_parameters(str(folder)) == expected
 
 
 @pytest.mark.parametrize("load", [load_config, load_tokenizer, load_model])

@@ -1,8 +1,10 @@
 """What is refused before a search starts, and how many trials run at a time."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from t5ray.cluster import Cluster
 from t5ray.config import ResourcesConfig, TrainingConfig
@@ -63,12 +65,23 @@ def test_a_worker_does_not_stretch_over_two_nodes(
     assert concurrency(whole, have, None, 10) == 4
 
 
-def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
-    monkeypatch.setattr(study, "free_bytes", lambda path: 17_000)
-    require_disk(str(tmp_path), TrainingConfig(), tmp_path, slots=2)
-    with pytest.raises(ClusterError, match="must hold the checkpoints of 3 trials at a time"):
-        require_disk(str(tmp_path), TrainingConfig(), tmp_path, slots=3)
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(
+    tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model by its hub id, with its weights in half precision, or not here yet: trials keep them in fp32."""
+    size = 4 * sum(tensor.numel() for tensor in load_file(tiny_t5 / "model.safetensors").values())
+    snapshot = tmp_path / "models--google--tiny/snapshots/1234"
+    snapshot.mkdir(parents=True)
+    shutil.copy(tiny_t5 / "config.json", snapshot)
+    (tmp_path / "models--google--tiny/refs").mkdir()
+    (tmp_path / "models--google--tiny/refs/main").write_text("1234")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(study, "free_bytes", lambda path: 17 * size)
+    for model in ("google/tiny", str(tiny_t5)):
+        # each trial has two best weights, and two states of weights and two moments; the best of all is kept besides
+        require_disk(model, TrainingConfig(), tmp_path, slots=2)
+        with pytest.raises(ClusterError, match="must hold the checkpoints of 3 trials at a time"):
+            require_disk(model, TrainingConfig(), tmp_path, slots=3)
 
 
 def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
