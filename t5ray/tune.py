@@ -71,7 +71,8 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.search.conclude import conclude
     from t5ray.search.confirm import num_expected
     from t5ray.search.contradictions import require_consistent
-    from t5ray.search.points import look_up_warm_start
+    from t5ray.search.ledger import Ledger
+    from t5ray.search.points import look_up_warm_start, most_trials
     from t5ray.search.preview import describe, foresee
     from t5ray.search.samplers import notes
     from t5ray.search.study import open_ledger, open_study, run_search
@@ -89,13 +90,14 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     terminal.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
         terminal.tell(look_up_warm_start(ledger, prepared, space))
+    books = Ledger(workspace.ledger) if ledger is None else ledger  # a preview's are never saved
+    wanted = books.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, books))
     with connect(settings.address, on_loss=lambda exc: terminal.end_with(exc, _again(settings, workspace))) as cluster:
-        terminal.tell(describe(prepared, space, cluster))
+        terminal.tell(describe(prepared, space, cluster, books))
         if ledger is None:
-            terminal.tell(foresee(prepared, space, cluster))
+            terminal.tell(foresee(prepared, space, cluster, books))
             return 0
         prepared = with_back_translations(prepared, cluster, workspace.cache)
-        wanted = ledger.settle_target(settings.search.num_trials, extend)
         tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
         try:
             open_study(ledger, prepared, space, workspace, tracker)
@@ -106,9 +108,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
                 mode=prepared.mode,
                 runs_again=lambda: num_expected(ledger, wanted),
             ) as shown:
-                run_search(
-                    prepared, space, ledger, workspace, cluster, tracker, num_trials=wanted, announce=shown.update
-                )
+                run_search(prepared, space, ledger, workspace, cluster, tracker, announce=shown.update)
             terminal.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
             content = conclude(prepared, ledger, workspace, tracker)
         except BaseException as exc:
@@ -121,7 +121,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             raise
         finally:
             terminal.tell(tracker.close())
-    _close(settings, workspace.shown, content)
+    _close(settings, workspace.shown, content, is_exhausted=ledger.is_exhausted)
     return 0
 
 
@@ -175,7 +175,7 @@ def _is_done(search: "SearchConfig", ledger: "Ledger") -> bool:
     is_confirmed = search.confirm_seeds == len(ledger.confirm_seeds)
     return (
         ledger.finished
-        and max(search.num_trials, ledger.target) <= len(ledger.trials)
+        and (ledger.is_exhausted or max(search.num_trials, ledger.target) <= len(ledger.trials))
         and is_confirmed
         and not num_missing(ledger)
     )
@@ -190,18 +190,20 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger") 
     from t5ray.search.conclude import why_all_failed
     from t5ray.tracking import send_rest
 
-    terminal.say(f"{workspace.shown}: this search is finished; nothing was trained again. --extend N adds trials.")
+    more = "The grid has no more points." if ledger.is_exhausted else "--extend N adds trials."
+    terminal.say(f"{workspace.shown}: this search is finished; nothing was trained again. {more}")
     terminal.tell(send_rest(settings.tracking, workspace.outbox))
     if ledger.best is None:
         raise T5RayError(why_all_failed(ledger))
     return 0
 
 
-def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> None:
+def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], *, is_exhausted: bool) -> None:
     from t5ray.tracking import ui_command
     from t5ray.training.outcome import advice
 
-    bundle = f"{folder}/best"
+    bundle, num_trials = f"{folder}/best", settings.search.num_trials
+    more = {} if is_exhausted else {"more trials": cli.again("tune", name=settings.name, resume=False, extend=num_trials)}
     terminal.close(
         f"{outcome(content)} Bundle: {bundle}{advice(content['test'])}",
         {
@@ -209,7 +211,7 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any]) -> No
             "score rows": terminal.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
             "read the report": f"{folder}/report.html",
-            "more trials": cli.again("tune", name=settings.name, resume=False, extend=settings.search.num_trials),
+            **more,
         },
     )
 

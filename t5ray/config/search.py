@@ -16,7 +16,8 @@ class SearchConfig(Settings):
     max_concurrent: int | None = Field(default=None, ge=1)
     """Trials at a time. None: as many as the resources allow."""
     time_budget_s: Seconds | None = Field(default=None, gt=0)
-    """No trial is started or continued after this long: seconds, or text such as 90s, 30m, 2h. None: no limit."""
+    """No trial is started or continued after this long: seconds, or text such as 90s, 30m, 2h. An interruption does not
+    renew it; once it is used up, --resume and --extend begin a new one. None: no limit."""
     metric: str | None = None
     """The objective: a metric of the task, or `validation_loss`. None: the task's first metric."""
     confirm_seeds: int = Field(default=3, ge=0, le=20)

@@ -95,6 +95,10 @@ class Ledger:
     finished: bool = False
     target: int = 0
     """Trials in all that the search is to run, extensions included."""
+    most: int | None = None
+    """Trials that there can be: the points of a grid. None: no limit."""
+    budget_from_s: float = 0.0
+    """`wall_s` at which the time budget began."""
     warm_points: list[dict[str, Any]] | None = None
     """Points of an earlier search that run first; None: not looked up yet."""
     confirm: dict[str, Any] | None = None
@@ -150,14 +154,21 @@ class Ledger:
         sign = -1 if self.mode == "max" else 1
         return sign * float(record.best_value or 0.0), record.trial
 
-    def settle_target(self, num_trials: int, extend: int | None) -> int:
+    def settle_target(self, num_trials: int, extend: int | None, most: int | None = None) -> int:
         """Note and return how many trials there are to be; a later session never asks for fewer.
 
         Args:
             extend: trials to add to what there are, or were to be.
+            most: trials that there can be. None: no limit.
         """
-        self.target = max(num_trials if not extend else 0, self.target, len(self.trials)) + (extend or 0)
+        wanted = max(num_trials if not extend else 0, self.target, len(self.trials)) + (extend or 0)
+        self.most, self.target = most, wanted if most is None else min(wanted, most)
         return self.target
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether there can be no more trials."""
+        return self.most is not None and len(self.trials) >= self.most
 
     @property
     def ended(self) -> list[TrialRecord]:

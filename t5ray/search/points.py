@@ -37,6 +37,11 @@ def first_points(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> list
     return points
 
 
+def most_trials(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> int | None:
+    """Return how many trials there can be: the points of a grid. None: no limit."""
+    return len(first_points(space, prepared, ledger)) if space.sampler.name == "grid" else None
+
+
 def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -> list[str]:
     """Note the best points of the earlier search in the ledger, once; return what to tell the user.
 

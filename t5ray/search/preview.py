@@ -12,8 +12,9 @@ from t5ray.data.batches import num_steps
 from t5ray.report.words import seconds
 from t5ray.search.confirm import BEST_OF
 from t5ray.search.contradictions import idle_parameters
+from t5ray.search.ledger import Ledger
 from t5ray.search.scheduler import bracket_shares, rung_epochs
-from t5ray.search.study import checkpoint_bytes, concurrency
+from t5ray.search.study import checkpoint_bytes, num_slots
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared
 from t5ray.training.probe import Probe, ProbeSpec, measure
@@ -25,31 +26,42 @@ PROBE_WITHIN_S = 600.0
 """How long the probe may take, or wait for room in the cluster, in seconds."""
 
 
-def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[str]:
-    """Return the plan of a search, one fact a line."""
-    config = prepared.config
-    training, resources = config.training, config.resources
-    slots = concurrency(resources, cluster, config.search.max_concurrent, config.search.num_trials)
+def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Ledger) -> list[str]:
+    """Return the plan of a search, one fact a line.
+
+    Args:
+        ledger: with its target settled, and what earlier sessions have run.
+    """
+    config, training = prepared.config, prepared.config.training
+    slots, num_trials, ended = num_slots(config, cluster, ledger), ledger.target, len(ledger.ended)
     steps, tokens = _per_epoch(prepared)
     lines = [
-        f"trials       {config.search.num_trials} ({slots} at a time: {_room(prepared, cluster)}), "
+        f"trials       {num_trials}{f', {ended} of them ended' if ended else ''} "
+        f"({slots} at a time: {_room(prepared, cluster)}), "
         f"up to {training.max_epochs} epochs each",
         f"objective    {prepared.objective} ({prepared.mode}) on {_sample(prepared)} validation rows",
         *describe_run(prepared),
         f"per trial    {steps * training.max_epochs:,} steps and {tokens * training.max_epochs:,} tokens, "
         "where it runs to its end",
         f"sampler      {space.sampler.name}, {len(space.parameters)} parameters: {', '.join(space.parameters)}",
+        *_short_grid(space, config.search.num_trials, num_trials),
         *(f"note         {note}" for note in idle_parameters(space, training)),
     ]
-    for epoch, arrive in expected_rungs(space, config.search.num_trials, training.max_epochs):
+    for epoch, arrive in expected_rungs(space, num_trials, training.max_epochs):
         lines.append(f"rung         after epoch {epoch}: about {arrive} trials arrive")
     if config.search.confirm_seeds:
         seeds = _count(config.search.confirm_seeds, "fresh seed")
         lines.append(
             f"confirm      the best {BEST_OF} and the default again on {seeds}: "
-            f"{_confirming_runs(prepared)} full runs at most"
+            f"{_confirming_runs(prepared, num_trials)} full runs at most"
         )
     return [*lines, *_disk(prepared, slots)]
+
+
+def _short_grid(space: SearchSpace, asked: int, num_trials: int) -> list[str]:
+    if space.sampler.name != "grid" or asked <= num_trials:
+        return []
+    return [f"note         there are no {asked} trials: the grid has {_count(num_trials, 'point')}"]
 
 
 def _per_epoch(prepared: Prepared) -> tuple[int, int]:
@@ -77,9 +89,8 @@ def _sample(prepared: Prepared) -> int:
     return min(prepared.config.training.validation_rows, len(prepared.data.validation))
 
 
-def _confirming_runs(prepared: Prepared) -> int:
-    search = prepared.config.search
-    return min(BEST_OF + 1, search.num_trials) * search.confirm_seeds if search.num_trials > 1 else 0
+def _confirming_runs(prepared: Prepared, num_trials: int) -> int:
+    return min(BEST_OF + 1, num_trials) * prepared.config.search.confirm_seeds if num_trials > 1 else 0
 
 
 def _disk(prepared: Prepared, slots: int) -> list[str]:
@@ -146,15 +157,15 @@ class Estimate:
     confirm_s: float
 
 
-def estimate(prepared: Prepared, space: SearchSpace, slots: int, probe: Probe) -> Estimate:
+def estimate(prepared: Prepared, space: SearchSpace, num_trials: int, slots: int, probe: Probe) -> Estimate:
     """Work out how long a search takes whose runs are like the probed one, the default settings."""
     config, training = prepared.config, prepared.config.training
     steps, _ = _per_epoch(prepared)
     looks = -(-steps // training.evaluate_every_steps) if training.evaluate_every_steps else 1
     validate_s = probe.validate_row_s * _sample(prepared) / config.resources.workers_per_trial
     epoch_s = steps * probe.step_s + looks * validate_s
-    epochs = expected_epochs(space, config.search.num_trials, training.max_epochs)
-    confirming = _confirming_runs(prepared) * training.max_epochs
+    epochs = expected_epochs(space, num_trials, training.max_epochs)
+    confirming = _confirming_runs(prepared, num_trials) * training.max_epochs
     longest = training.max_epochs  # one run after the other: no number of slots makes a search shorter than that
     return Estimate(
         epoch_s,
@@ -163,10 +174,10 @@ def estimate(prepared: Prepared, space: SearchSpace, slots: int, probe: Probe) -
     )
 
 
-def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[str]:
+def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Ledger) -> list[str]:
     """Measure a few steps of the default settings where trials would run; return what a search would take."""
-    config = prepared.config
-    slots = concurrency(config.resources, cluster, config.search.max_concurrent, config.search.num_trials)
+    config, num_trials = prepared.config, ledger.target
+    slots = num_slots(config, cluster, ledger)
     together = min(slots, MOST_PROBES)
     try:
         probes = _measure(prepared, together)
@@ -175,14 +186,14 @@ def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> list[st
     if not probes:
         return [f"probe        none: the cluster had no room for it within {seconds(PROBE_WITHIN_S)}"]
     probe = Probe(*(fmean(getattr(p, name) for p in probes) for name in ("load_s", "step_s", "validate_row_s")))
-    found = estimate(prepared, space, slots, probe)
-    epochs = expected_epochs(space, config.search.num_trials, config.training.max_epochs)
+    found = estimate(prepared, space, num_trials, slots, probe)
+    epochs = expected_epochs(space, num_trials, config.training.max_epochs)
     confirming = f", {seconds(found.confirm_s)} to confirm the best" if found.confirm_s else ""
     return [
         f"probe        {probe.step_s:.3g} s a step, {probe.validate_row_s:.2g} s a validation row, "
         f"{probe.load_s:.1f} s to load the model; {together} at a time",
         f"estimate     about {seconds(found.search_s + found.confirm_s)}: {seconds(found.epoch_s)} an epoch; "
-        f"{seconds(found.search_s)} for some {epochs} of {config.search.num_trials * config.training.max_epochs} epochs"
+        f"{seconds(found.search_s)} for some {epochs} of {num_trials * config.training.max_epochs} epochs"
         f"{confirming}",
     ]
 

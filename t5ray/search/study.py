@@ -10,10 +10,10 @@ import ray
 import ray.tune
 
 from t5ray.cluster import Cluster, free_bytes
-from t5ray.config import ResourcesConfig, SearchSpace, TrainingConfig, dump_yaml
+from t5ray.config import ResourcesConfig, RunConfig, SearchSpace, TrainingConfig, dump_yaml
 from t5ray.errors import ClusterError, ConfigError
 from t5ray.model.loading import num_parameters
-from t5ray.search.confirm import BEST_OF, Confirmation, num_missing
+from t5ray.search.confirm import Confirmation, num_missing
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.observer import Observer
@@ -47,7 +47,8 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
     """Begin a new search in an empty folder, or go on with the one that is there.
 
     Raises:
-        ConfigError: the folder holds a search and neither --resume nor --extend was given, or there is none to go on.
+        ConfigError: the folder holds a search and neither --resume nor --extend was given, there is none to go on, or
+            none to extend.
     """
     space.fetch_state()
     there = space.ledger.exists()
@@ -61,10 +62,20 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
             "Add --resume to go on with it, --extend N to add trials, or choose another --name."
         )
     if there:
-        return Ledger.load(space.ledger)
+        return _found(space, extend)
     for folder in (space.trials, space.confirmed):
         folder.mkdir(parents=True, exist_ok=True)
     return Ledger(space.ledger)
+
+
+def _found(space: Workspace, extend: int | None) -> Ledger:
+    ledger = Ledger.load(space.ledger)
+    if extend and ledger.is_exhausted:
+        raise ConfigError(
+            f"--extend: the grid must have points left, but all {ledger.most} have run in {space.folder}. Search a finer "
+            "one, or with another sampler, under another --name."
+        )
+    return ledger
 
 
 def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace: Workspace, tracker: Tracker) -> None:
@@ -123,6 +134,16 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
     return max(1, min(most, asked or most, num_trials))
 
 
+def num_slots(config: RunConfig, cluster: Cluster, ledger: Ledger) -> int:
+    """Return how many runs go at a time in what is left of a search. Raises what `concurrency` does."""
+    left = _num_to_come(ledger) or num_missing(ledger)
+    return concurrency(config.resources, cluster, config.search.max_concurrent, left)
+
+
+def _num_to_come(ledger: Ledger) -> int:
+    return max(ledger.target - len(ledger.ended), 0)
+
+
 def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
     """Return what a search may have on disk at once.
 
@@ -146,6 +167,16 @@ def require_disk(model: str, training: TrainingConfig, storage: Path, slots: int
         )
 
 
+def most_runs(ledger: Ledger) -> int:
+    """Return how many runs a session can come to at most: every trial, and every trial on every fresh seed."""
+    return ledger.target * (1 + len(ledger.confirm_seeds))
+
+
+def budget_left_s(budget_s: float | None, ledger: Ledger) -> float | None:
+    """Return the seconds left of the time budget: an interruption does not renew it, its end does."""
+    return None if budget_s is None else max(1.0, budget_s - (ledger.wall_s - ledger.budget_from_s))
+
+
 def run_search(
     prepared: Prepared,
     space: SearchSpace,
@@ -154,28 +185,24 @@ def run_search(
     cluster: Cluster,
     tracker: Tracker,
     *,
-    num_trials: int,
     announce: Callable[[TrialRecord], None],
 ) -> None:
-    """Run trials until `num_trials` have ended, then what confirms the best; or until the time is up.
+    """Run trials until the ledger has its target, then what confirms the best; or until the time is up.
 
     What an interruption cut off goes first. The ledger holds the outcome. Ctrl-C leaves everything in place for
     --resume.
     """
-    config, points = prepared.config, first_points(space, prepared, ledger)
-    num_trials = min(num_trials, len(points)) if space.sampler.name == "grid" else num_trials
-    missing = max(num_trials - len(ledger.ended), 0)
-    if missing + num_missing(ledger) == 0:
+    config = prepared.config
+    if not (_num_to_come(ledger) or num_missing(ledger)):
         return
-    runs = missing + (BEST_OF + 1) * len(ledger.confirm_seeds)  # fewer where the default is among the best
-    slots = concurrency(config.resources, cluster, config.search.max_concurrent, missing or num_missing(ledger))
+    slots = num_slots(config, cluster, ledger)
     require_disk(prepared.model, config.training, workspace.folder, slots)
     searcher = StudySearch(
         space,
         ledger,
         storage=open_storage(workspace.journal),
-        first_points=points,
-        num_trials=num_trials,
+        first_points=first_points(space, prepared, ledger),
+        num_trials=ledger.target,
         seed=config.search.seed,
         confirmation=Confirmation(ledger) if ledger.confirm_seeds else None,
         history=earlier_trials(ledger, prepared, space),
@@ -196,9 +223,9 @@ def run_search(
             tune_config=ray.tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=build_scheduler(space.scheduler, ledger, config.training.max_epochs),
-                num_samples=runs,
+                num_samples=most_runs(ledger),
                 max_concurrent_trials=slots,
-                time_budget_s=config.search.time_budget_s,
+                time_budget_s=budget_left_s(config.search.time_budget_s, ledger),
                 reuse_actors=True,
             ),
             run_config=_run_config(scratch, observer),
@@ -213,6 +240,8 @@ def run_search(
             ) from exc
     for record in observer.cut_off("the time budget was used up"):
         searcher.cut_off(record)
+    ledger.budget_from_s = ledger.wall_s  # used up, or of no more use: a later session begins a new one
+    ledger.save()
 
 
 def _run_config(scratch: str, observer: Observer) -> Any:

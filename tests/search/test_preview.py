@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from t5ray.cluster import Cluster
 from t5ray.config import RunConfig, SearchSpace
 from t5ray.search import preview
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.points import most_trials
 from t5ray.search.preview import describe, estimate, expected_epochs, expected_rungs, foresee
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared, prepare
@@ -18,6 +20,10 @@ from t5ray.tune import main as tune
 
 CLUSTER = Cluster(1, 2.0, 0.0, 0, None, started_here=True)
 Plan = Callable[..., Prepared]
+
+
+def books(num_trials: int) -> Ledger:
+    return Ledger(Path("ledger.json"), target=num_trials)
 
 
 def space(**scheduler: object) -> SearchSpace:
@@ -70,16 +76,16 @@ def test_copies_of_rows_make_more_steps(plan: Plan) -> None:
     augmented = {"augment_copies": 2, "augment_swap_rate": 0.1, "batch_size": 16, "max_epochs": 1}
     prepared = plan(training=augmented, search={"num_trials": 1})
     steps = -(-3 * len(prepared.data.train) // 16)
-    found = estimate(prepared, space(), 1, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
+    found = estimate(prepared, space(), 1, 1, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
     assert found.epoch_s == steps
-    assert any(line.startswith(f"per trial    {steps} steps") for line in describe(prepared, space(), CLUSTER))
+    assert any(line.startswith(f"per trial    {steps} steps") for line in describe(prepared, space(), CLUSTER, books(1)))
 
 
 def test_an_estimate_is_the_sum_of_its_parts(plan: Plan) -> None:
     search = {"num_trials": 9, "confirm_seeds": 2}
     prepared = plan(training={"max_epochs": 9, "batch_size": 16}, search=search)
     rows = len(prepared.data.train)
-    found = estimate(prepared, space(), 2, Probe(load_s=5.0, step_s=0.5, validate_row_s=0.25))
+    found = estimate(prepared, space(), 9, 2, Probe(load_s=5.0, step_s=0.5, validate_row_s=0.25))
     epoch_s = 0.5 * -(-rows // 16) + 0.25 * len(prepared.data.validation)
     assert found.epoch_s == pytest.approx(epoch_s)
     assert found.search_s == pytest.approx(5 + epoch_s * 21 / 2)
@@ -88,7 +94,7 @@ def test_an_estimate_is_the_sum_of_its_parts(plan: Plan) -> None:
 
 def test_no_search_is_shorter_than_its_longest_trial(plan: Plan) -> None:
     prepared = plan(training={"max_epochs": 9}, search={"num_trials": 3, "confirm_seeds": 0})
-    found = estimate(prepared, space(), 64, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
+    found = estimate(prepared, space(), 3, 64, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
     assert found.search_s == pytest.approx(9 * found.epoch_s)
     assert found.confirm_s == 0
 
@@ -97,14 +103,14 @@ def test_evaluations_within_epochs_and_shared_validation_count(plan: Plan) -> No
     training = {"batch_size": 16, "evaluate_every_steps": 3, "max_epochs": 1}
     prepared = plan(training=training, resources={"workers_per_trial": 2}, search={"num_trials": 1})
     steps = -(-len(prepared.data.train) // 16)
-    found = estimate(prepared, space(), 1, Probe(load_s=0.0, step_s=0.0, validate_row_s=1.0))
+    found = estimate(prepared, space(), 1, 1, Probe(load_s=0.0, step_s=0.0, validate_row_s=1.0))
     assert found.epoch_s == pytest.approx(-(-steps // 3) * len(prepared.data.validation) / 2)
 
 
 def test_the_plan_says_what_would_run(plan: Plan, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preview, "free_bytes", lambda path: 3 * 2**30)
     prepared = plan(training={"max_epochs": 9, "batch_size": 16}, search={"num_trials": 9})
-    lines = describe(prepared, space(), CLUSTER)
+    lines = describe(prepared, space(), CLUSTER, books(9))
     assert lines[0] == (
         "trials       9 (2 at a time: each needs 1 CPU for 1 worker, the cluster has 2 CPUs), up to 9 epochs each"
     )
@@ -126,10 +132,10 @@ def test_a_probe_that_fails_or_finds_no_room_is_told(plan: Plan, monkeypatch: py
 
     monkeypatch.setattr(preview, "_measure", fails)
     prepared = plan()
-    (line,) = foresee(prepared, space(), CLUSTER)
+    (line,) = foresee(prepared, space(), CLUSTER, books(10))
     assert line == "probe        the default settings cannot train: out of GPU memory"
     monkeypatch.setattr(preview, "_measure", lambda prepared, together: [])
-    assert foresee(prepared, space(), CLUSTER) == [
+    assert foresee(prepared, space(), CLUSTER, books(10)) == [
         "probe        none: the cluster had no room for it within 10 min 00 s"
     ]
 
@@ -151,6 +157,26 @@ def test_preview_measures_and_leaves_nothing(
 
 def test_the_plan_notes_a_parameter_that_changes_nothing(plan: Plan) -> None:
     found = SearchSpace.model_validate({"parameters": {"momentum": {"uniform": [0.5, 0.9]}}})
-    (note,) = (line for line in describe(plan(), found, CLUSTER) if line.startswith("note"))
+    (note,) = (line for line in describe(plan(), found, CLUSTER, books(10)) if line.startswith("note"))
     assert note.split(maxsplit=1)[1].startswith("momentum changes nothing in any trial: it needs optimizer=sgd.")
-    assert not any(line.startswith("note") for line in describe(plan(training={"optimizer": "sgd"}), found, CLUSTER))
+    plain = describe(plan(training={"optimizer": "sgd"}), found, CLUSTER, books(10))
+    assert not any(line.startswith("note") for line in plain)
+
+
+def test_the_plan_of_an_extended_search_counts_all_its_trials(plan: Plan) -> None:
+    extended = books(13)
+    extended.trials = {n: TrialRecord(n, {}, "COMPLETE") for n in range(12)}
+    lines = describe(plan(training={"max_epochs": 9}, search={"num_trials": 5}), space(), CLUSTER, extended)
+    assert lines[0].startswith("trials       13, 12 of them ended (1 at a time: ")  # one is left: one slot is enough
+    assert "rung         after epoch 1: about 13 trials arrive" in lines
+
+
+def test_the_plan_says_that_a_grid_is_smaller_than_what_was_asked_for(plan: Plan) -> None:
+    grid = SearchSpace.model_validate(
+        {"parameters": {"batch_size": {"choice": [16, 32]}, "dropout": {"choice": [0.0, 0.1]}}, "sampler": {"name": "grid"}}
+    )
+    prepared, found = plan(search={"num_trials": 20}), books(0)
+    found.settle_target(20, None, most_trials(grid, prepared, found))
+    lines = describe(prepared, grid, CLUSTER, found)
+    assert lines[0].startswith("trials       4 (2 at a time: ")
+    assert "note         there are no 20 trials: the grid has 4 points" in lines

@@ -1,5 +1,6 @@
 """What is refused before a search starts, and how many trials run at a time."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -7,13 +8,18 @@ import pytest
 from safetensors.torch import load_file
 
 from t5ray.cluster import Cluster
-from t5ray.config import ResourcesConfig, TrainingConfig
+from t5ray.config import ResourcesConfig, SearchSpace, TrainingConfig
 from t5ray.errors import ClusterError, ConfigError
 from t5ray.search import study
 from t5ray.search.conclude import why_all_failed
+from t5ray.search.confirm import Confirmation
+from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
-from t5ray.search.study import concurrency, open_ledger, require_disk
+from t5ray.search.searcher import StudySearch
+from t5ray.search.study import budget_left_s, concurrency, most_runs, open_ledger, require_disk
 from t5ray.search.workspace import Workspace
+
+SPACE = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}}})
 
 
 def cluster(cpus: float, gpus: float = 0.0) -> Cluster:
@@ -92,6 +98,62 @@ def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Add --resume to go on with it"):
         open_ledger(workspace, resume=False, extend=None)
     assert open_ledger(workspace, resume=True, extend=None).trials == {}
+
+
+def test_a_grid_that_has_run_whole_is_not_extended(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "a", tmp_path / "cache")
+    ledger = open_ledger(workspace, resume=False, extend=None)
+    assert ledger.settle_target(20, None, most=4) == 4
+    ledger.trials = {n: TrialRecord(n, {}, "COMPLETE") for n in range(3)}
+    ledger.save()
+    extended = open_ledger(workspace, resume=False, extend=5)
+    assert extended.settle_target(20, 5, most=4) == 4  # one is left
+    extended.trials[3] = TrialRecord(3, {}, "COMPLETE")
+    extended.save()
+    with pytest.raises(ConfigError, match="--extend: the grid must have points left, but all 4 have run"):
+        open_ledger(workspace, resume=False, extend=1)
+    assert open_ledger(workspace, resume=True, extend=None).is_exhausted
+
+
+def test_the_runs_of_an_extended_search_are_all_given_out(tmp_path: Path) -> None:
+    """Confirming was cut off after one seed of four candidates; then three better trials come, and are confirmed, too."""
+    ledger = Ledger(tmp_path / "l.json", confirm_seeds=[1, 2, 3])
+    search = functools.partial(StudySearch, SPACE, ledger, first_points=[], seed=0)
+    first = search(storage=open_storage(tmp_path / "journal"), num_trials=4)
+    for number in range(4):
+        first.suggest(f"trial {number}")
+        end(first, f"trial {number}", ledger.trials[number], 0.1 * number)
+    ledger.confirm_runs = [TrialRecord(n, ledger.trials[n].params, seed=1) for n in range(4)]
+    for run in ledger.confirm_runs:
+        run.reports, run.state = [{"value": 0.5, "best_epoch": 1, "best_value": 0.5}], "COMPLETE"
+    ledger.settle_target(4, 3)
+    again = search(storage=open_storage(tmp_path / "journal"), num_trials=7, confirmation=Confirmation(ledger))
+    given = 0
+    while isinstance(config := again.suggest(str(given)), dict):
+        confirms = "seed" in config
+        record = ledger.confirm_run(config["trial"], config["seed"]) if confirms else ledger.trials[config["trial"]]
+        end(again, str(given), record, 0.9 + 0.01 * config["trial"])
+        given += 1
+    assert given == 3 + 3 * 3 + 4 * 2  # the trials, the new best on all seeds, the old ones on those that are left
+    assert given <= most_runs(ledger)
+
+
+def end(search: StudySearch, name: str, record: TrialRecord, value: float) -> None:
+    record.reports = [{"epoch": 1, "value": value, "best_epoch": 1, "best_value": value}]
+    record.state = "COMPLETE"
+    search.on_trial_complete(name, {**record.reports[0], "final": True})
+
+
+def test_a_time_budget_goes_on_after_an_interruption_and_begins_anew_once_it_was_used_up(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.json")
+    assert budget_left_s(7200.0, ledger) == 7200.0
+    assert budget_left_s(None, ledger) is None
+    ledger.wall_s = 5000.0  # then its process was killed
+    assert budget_left_s(7200.0, ledger) == 2200.0
+    ledger.wall_s = 9000.0
+    assert budget_left_s(7200.0, ledger) == 1.0  # Tune takes no time that is over
+    ledger.budget_from_s = 9000.0
+    assert budget_left_s(7200.0, ledger) == 7200.0
 
 
 def test_causes_are_gathered(tmp_path: Path) -> None:
