@@ -56,7 +56,7 @@ class Stopping:
 
 def view_stopping(trials: Sequence[TrialView], max_epochs: int, rungs: Sequence[int]) -> Stopping:
     """Count epochs run and saved."""
-    stopped = [trial for trial in trials if trial.state == "PRUNED"]
+    stopped = [trial for trial in trials if trial.is_stopped]
     run, saved = sum(trial.epochs for trial in trials), sum(max(0, max_epochs - trial.epochs) for trial in stopped)
     train_s = sum(trial.train_s or 0.0 for trial in trials)
     y = Scale(0, max(1, len(trials)), BOTTOM, TOP)
@@ -75,7 +75,7 @@ def view_stopping(trials: Sequence[TrialView], max_epochs: int, rungs: Sequence[
 def _bar(epoch: int, trials: Sequence[TrialView], max_epochs: int, y: Scale, is_rung: bool) -> Bar:
     step = (RIGHT - LEFT) / max_epochs
     trained = sum(trial.epochs >= epoch for trial in trials)
-    stopped = sum(trial.epochs == epoch and trial.state == "PRUNED" for trial in trials)
+    stopped = sum(trial.epochs == epoch and trial.is_stopped for trial in trials)
     gap = min(8.0, 0.2 * step)
     return Bar(
         epoch,

@@ -23,6 +23,8 @@ class TrialView:
 
     number: int
     state: str
+    is_stopped: bool
+    """The scheduler stopped it. Of those that are PRUNED, the others were cut off when the time was up."""
     role: str
     """`winner`, `default` (where another trial won) or nothing."""
     reason: str
@@ -54,6 +56,7 @@ def view_trial(trial: Mapping[str, Any], winner: int | None) -> TrialView:
     return TrialView(
         number=number_,
         state=trial["state"],
+        is_stopped=trial["state"] == "PRUNED" and trial.get("stopped_epoch", True) is not None,
         role="winner" if number_ == winner else "default" if number_ == DEFAULT_TRIAL else "",
         reason=trial.get("reason") or "",
         params=trial["params"],

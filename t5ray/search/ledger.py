@@ -69,6 +69,7 @@ class TrialRecord:
             "reason": self.reason,
             "params": self.params,
             "values": self.values,
+            "stopped_epoch": self.stopped_epoch,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "train_s": round(self.busy_s, 3),

@@ -37,6 +37,7 @@ class Observer(ray.tune.Callback):
         max_epochs: int,
         slots: int,
         announce: Announce,
+        tell_end: Announce,
     ) -> None:
         """Begin to observe.
 
@@ -44,8 +45,9 @@ class Observer(ray.tune.Callback):
             workspace: where checkpoints are, so that losers' can be deleted.
             slots: trials at a time.
             announce: called after every change of a trial.
+            tell_end: called with a trial of whose end nobody else tells the sampler.
         """
-        self.ledger, self.tracker, self.announce = ledger, tracker, announce
+        self.ledger, self.tracker, self.announce, self.tell_end = ledger, tracker, announce, tell_end
         self.workspace, self.objective, self.max_epochs = workspace, objective, max_epochs
         now = time.monotonic()
         self._started = now
@@ -111,23 +113,23 @@ class Observer(ray.tune.Callback):
         record.state = "FAIL"
         record.reason = _last_line(trial)
         self._close(record)
+        self.tell_end(record)
 
-    def cut_off(self, reason: str) -> list[TrialRecord]:
-        """Close the books of trials that are running still, and return them: Tune drops them when time is up.
+    def cut_off(self, reason: str) -> None:
+        """Close the books of trials that are running still: Tune drops them without a word when time is up.
 
         Runs that confirm stay open, for --resume to end them: half a run confirms nothing.
         """
-        dropped = self.ledger.interrupted
-        for record in dropped:
+        for record in self.ledger.interrupted:
             record.state = "PRUNED" if record.reports else "FAIL"
             record.reason = f"cut off after epoch {len(record.reports)} of {self.max_epochs}: {reason}"
             self._close(record)
+            self.tell_end(record)
         for run in self.ledger.confirm_runs:
             if run.state == "RUNNING":
                 self._save(run)
                 if run.mlflow_run_id is not None:
                     self.tracker.end_run(run.mlflow_run_id, "KILLED")
-        return dropped
 
     def _record(self, trial: Any) -> TrialRecord:
         number, seed = trial.config["trial"], trial.config.get("seed")

@@ -81,7 +81,7 @@ class StudySearch(ray.tune.search.Searcher):
                 trial = self._optuna_trial(record.trial)
                 for report in record.reports[len(told.intermediate_values) :]:
                     trial.report(report["value"], report["epoch"])
-                self._tell(trial, record.state, record.best_value, record.reason)
+                self._tell(trial, told_state(record), record.best_value, record.reason)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Give out an interrupted trial, a new one, or a confirming run; None: ask again later."""
@@ -160,19 +160,21 @@ class StudySearch(ray.tune.search.Searcher):
                 trial.report(result["value"], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell how the trial ended."""
-        if result is not None and not error:
+        """Tell how the trial ended. Why a process died is not said here: `tell_end` does."""
+        if error:
+            return
+        if result is not None:
             self.on_trial_result(trial_id, result)
         trial = self._trials[trial_id]
         if trial is not None:
-            cause = (result or {}).get("failure") or ("the trial's process died" if error else None)
-            self._tell(trial, verdict(result, error), (result or {}).get("best_value"), cause)
+            known = result or {}
+            self._tell(trial, verdict(result, error), known.get("best_value"), known.get("failure"))
 
-    def cut_off(self, record: TrialRecord) -> None:
-        """Tell how a trial ended that Tune dropped without a word, as it does when the time budget is used up."""
+    def tell_end(self, record: TrialRecord) -> None:
+        """Tell how a trial ended whose process died for good, or that Tune dropped when the time budget was used up."""
         trial = self._unfinished(record.trial) if record.seed is None else None
         if trial is not None:
-            self._tell(trial, record.state, record.best_value, record.reason)
+            self._tell(trial, told_state(record), record.best_value, record.reason)
 
     def _tell(self, trial: optuna.Trial, state: str, value: float | None, cause: str | None) -> None:
         outside = trial.user_attrs.get(OUTSIDE)  # its parameters are not in the space: nothing can be learned from it
@@ -190,6 +192,15 @@ class StudySearch(ray.tune.search.Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Leave Tune nothing to pickle: its own restore is not used."""
         return {}
+
+
+def told_state(record: TrialRecord) -> str:
+    """Return what Optuna hears of a trial that has ended: pruned are those alone that the scheduler stopped.
+
+    One that the clock cut off says nothing about its parameters. Optuna, too, fails what it could not see end.
+    """
+    was_cut = record.state == "PRUNED" and record.stopped_epoch is None
+    return "FAIL" if was_cut else record.state
 
 
 def verdict(result: dict[str, Any] | None, error: bool) -> str:

@@ -215,6 +215,7 @@ def run_search(
         max_epochs=config.training.max_epochs,
         slots=slots,
         announce=announce,
+        tell_end=searcher.tell_end,
     )
     os.environ.update(TUNE_ENVIRONMENT)
     with tempfile.TemporaryDirectory(prefix="t5ray-tune-", ignore_cleanup_errors=True) as scratch:
@@ -238,8 +239,7 @@ def run_search(
                 f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is "
                 "kept: mend the cause, then give the same command with --resume."
             ) from exc
-    for record in observer.cut_off("the time budget was used up"):
-        searcher.cut_off(record)
+    observer.cut_off("the time budget was used up")
     ledger.budget_from_s = ledger.wall_s  # used up, or of no more use: a later session begins a new one
     ledger.save()
 

@@ -84,6 +84,15 @@ def test_the_cost_is_added_up() -> None:
     assert "12.5 s in all, 3 % of the trials' time" in words
 
 
+def test_what_the_clock_cut_off_was_not_saved_by_stopping_early() -> None:
+    search = samples.search()
+    search["trials"][4] |= {"stopped_epoch": None, "reason": "cut off after epoch 2 of 6: the time budget was used up"}
+    search["trials"][6] |= {"stopped_epoch": 3}
+    words = Page(render_search(search)).words
+    # of the 16 epochs that were left to four trials, 4 were left to the one that was cut off
+    assert "they would have trained 12 more epochs, 27 % of the whole." in words
+
+
 def test_the_curves_show_every_trial_with_values_and_the_winner_on_top() -> None:
     chart = page().charts[0]
     curves = [g for g in chart.iter("g") if "curve" in (g.get("class") or "")]

@@ -1,5 +1,6 @@
 """The books of a search: where its seconds went, and what stays open when time is up."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def observer(ledger: Ledger, folder: Path, max_epochs: int = 2) -> Observer:
+def observer(
+    ledger: Ledger, folder: Path, max_epochs: int = 2, tell_end: Callable[[TrialRecord], None] = lambda record: None
+) -> Observer:
     (folder / "state/confirm").mkdir(parents=True, exist_ok=True)
     tracker = open_tracker(RunConfig.model_validate({"tracking": {"uri": "none"}}).tracking, outbox=folder / "outbox")
     return Observer(
@@ -45,6 +48,7 @@ def observer(ledger: Ledger, folder: Path, max_epochs: int = 2) -> Observer:
         max_epochs=max_epochs,
         slots=1,
         announce=lambda record: None,
+        tell_end=tell_end,
     )
 
 
@@ -107,13 +111,27 @@ def test_a_kill_loses_no_second_up_to_the_last_report(tmp_path: Path, clock: Clo
 
 
 def test_when_time_is_up_trials_are_closed_and_confirming_runs_wait_for_a_resume(tmp_path: Path, clock: Clock) -> None:
-    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    told: list[TrialRecord] = []
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path, tell_end=told.append)
     run(books, clock, 0, range(1, 2))
     run(books, clock, 0, range(1, 2), seed=1)
-    assert books.cut_off("the time budget was used up") == [ledger.trials[0]]
+    books.cut_off("the time budget was used up")
+    assert told == [ledger.trials[0]]
     saved = Ledger.load(ledger.path)
     assert (saved.trials[0].state, saved.confirm_runs[0].state) == ("PRUNED", "RUNNING")
     assert saved.trials[0].reason == "cut off after epoch 1 of 2: the time budget was used up"
+
+
+def test_of_a_process_that_died_for_good_the_last_line_is_the_cause(tmp_path: Path, clock: Clock) -> None:
+    told: list[TrialRecord] = []
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path, tell_end=told.append)
+    trial = begin(books, clock, 0)
+    trial.pickled_error_file = "error.pkl"
+    trial.get_pickled_error = lambda: RuntimeError("Traceback:\n  some lines\nThe worker was killed: out of memory.\n")
+    books.on_trial_error(0, [], trial)
+    saved = Ledger.load(ledger.path).trials[0]
+    assert (saved.state, saved.reason) == ("FAIL", "The worker was killed: out of memory.")
+    assert told == [ledger.trials[0]]
 
 
 def test_rows_of_a_confirming_run_go_to_a_file_and_nowhere_else(tmp_path: Path, clock: Clock) -> None:

@@ -183,7 +183,10 @@ def test_a_time_budget_closes_the_books_of_running_trials_and_what_it_left_out_i
     (trial,) = result(folder)["trials"]
     assert trial["state"] == "PRUNED"
     assert "the time budget was used up" in trial["reason"]
-    assert [t.state.name for t in study_trials(folder)] == ["PRUNED"]
+    assert trial["stopped_epoch"] is None
+    assert "they would have trained" not in (folder / "runs/words/report.html").read_text()  # ASHA saved nothing
+    (told,) = study_trials(folder)
+    assert (told.state.name, told.user_attrs["cause"]) == ("FAIL", trial["reason"])  # pruned is what ASHA stopped
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     assert client.get_run(trial["mlflow_run_id"]).info.status == "KILLED"
     AutoModelForSeq2SeqLM.from_pretrained(folder / "runs/words/best")

@@ -54,6 +54,42 @@ def test_the_truth_is_told(tmp_path: Path) -> None:
     assert (broken.state.name, broken.value, broken.intermediate_values) == ("FAIL", None, {})
 
 
+def test_of_a_process_that_died_for_good_the_cause_is_told(tmp_path: Path) -> None:
+    search = searcher(tmp_path, ledger := Ledger(tmp_path / "l.json", "max"))
+    search.suggest("dead")
+    search.on_trial_result("dead", {"epoch": 1, "value": 0.6})
+    search.on_trial_complete("dead", error=True)  # Tune says no more
+    ledger.trials[0].state, ledger.trials[0].reason = "FAIL", "the worker was killed"
+    search.tell_end(ledger.trials[0])
+    (dead,) = told(tmp_path)
+    assert (dead.state.name, dead.user_attrs["cause"], dead.intermediate_values) == (
+        "FAIL",
+        "the worker was killed",
+        {1: 0.6},
+    )
+    search.suggest("next")
+    search.on_trial_complete("next", {"epoch": 1, "value": 0.5, "best_value": 0.5, "final": True})
+    assert [t.state.name for t in told(tmp_path)] == ["FAIL", "COMPLETE"]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_the_clock_cut_off_is_not_told_as_pruned(tmp_path: Path, is_killed: bool) -> None:
+    search = searcher(tmp_path, ledger := Ledger(tmp_path / "l.json", "max"))
+    for name in ("stopped", "cut off"):
+        search.suggest(name)
+        search.on_trial_result(name, {"epoch": 1, "value": 0.1})
+    stopped, cut = ledger.trials[0], ledger.trials[1]
+    stopped.state, stopped.stopped_epoch = "PRUNED", 1
+    cut.state, cut.reason = "PRUNED", "cut off after epoch 1 of 9: the time budget was used up"
+    if is_killed:  # before the study had heard anything: it does when the search goes on
+        searcher(tmp_path, ledger)
+    else:
+        search.on_trial_complete("stopped", {"epoch": 1, "value": 0.1, "best_value": 0.1, "final": False})
+        search.tell_end(cut)
+    assert [t.state.name for t in told(tmp_path)] == ["PRUNED", "FAIL"]
+    assert told(tmp_path)[1].user_attrs["cause"] == cut.reason
+
+
 def test_the_first_trial_runs_the_defaults(tmp_path: Path) -> None:
     search = searcher(tmp_path, Ledger(tmp_path / "l.json", "max"))
     assert search.suggest("a") == {"trial": 0, "params": DEFAULTS}
