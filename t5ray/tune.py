@@ -74,6 +74,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.search.ledger import Ledger
     from t5ray.search.points import look_up_warm_start, most_trials
     from t5ray.search.preview import describe, foresee
+    from t5ray.search.run_ids import settle_run_ids
     from t5ray.search.samplers import notes
     from t5ray.search.study import open_ledger, open_study, run_search
     from t5ray.search.workspace import Workspace
@@ -111,6 +112,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
                 run_search(prepared, space, ledger, workspace, cluster, tracker, announce=shown.update)
             terminal.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
             content = conclude(prepared, ledger, workspace, tracker)
+            settle_run_ids(ledger, workspace, tracker)
         except BaseException as exc:
             if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
                 _keep(prepared, ledger, workspace, tracker)
@@ -188,11 +190,15 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger") 
         T5RayError: all its trials failed; says why.
     """
     from t5ray.search.conclude import why_all_failed
-    from t5ray.tracking import send_rest
+    from t5ray.search.run_ids import has_handles, settle_run_ids
+    from t5ray.tracking import open_tracker
 
     more = "The grid has no more points." if ledger.is_exhausted else "--extend N adds trials."
     terminal.say(f"{workspace.shown}: this search is finished; nothing was trained again. {more}")
-    terminal.tell(send_rest(settings.tracking, workspace.outbox))
+    if workspace.outbox.exists() or has_handles(ledger):
+        tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
+        settle_run_ids(ledger, workspace, tracker)
+        terminal.tell(tracker.close())
     if ledger.best is None:
         raise T5RayError(why_all_failed(ledger))
     return 0

@@ -23,7 +23,7 @@ class TrialRecord:
     reason: str | None = None
     """Why it was stopped or failed."""
     reports: list[dict[str, Any]] = field(default_factory=list)
-    """Epoch reports, as the training loop sent them."""
+    """Epoch reports, as the training loop sent them, with `heard_ms`: when, in milliseconds since 1970."""
     stopped_epoch: int | None = None
     """Epoch after which the scheduler said stop: remembered with the epoch, so that a resumed search says it again."""
     seed: int | None = None

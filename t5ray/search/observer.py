@@ -21,6 +21,8 @@ from t5ray.training.run import log_epoch
 
 MLFLOW_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
+HEARD_MS = "heard_ms"
+"""When an epoch was first heard of, in milliseconds since 1970: told again, it is the same point of its curves."""
 Announce = Callable[[TrialRecord], None]
 
 
@@ -55,7 +57,8 @@ class Observer(ray.tune.Callback):
         self._slot_free = [now] * slots
         self._dropped = set[str]()
         self._origin: dict[str, float] = {}
-        self._logged = {r.key: len(r.reports) for r in (*ledger.trials.values(), *ledger.confirm_runs)}
+        # a kill may have come between an epoch's place in the books and its event: the last one is logged again
+        self._logged = {r.key: len(r.reports) - 1 for r in (*ledger.trials.values(), *ledger.confirm_runs)}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave Tune nothing to save: its own restore, which pickles callbacks, is not used."""
@@ -91,12 +94,15 @@ class Observer(ray.tune.Callback):
         if "rows" in result:
             write_json(self.workspace.rows_of(record.key), result.pop("rows"))
         report = {name: result[name] for name in REPORT_FIELDS}
-        record.reports[report["epoch"] - 1 :] = [report, *record.reports[report["epoch"] :]]  # told again: the same
-        if self._logged.get(record.key, 0) < report["epoch"]:
-            self._logged[record.key] = report["epoch"]
-            if record.mlflow_run_id is not None:
-                log_epoch(self.tracker, record.mlflow_run_id, report, self.objective)
+        epoch = int(report["epoch"])
+        known = record.reports[epoch - 1] if epoch <= len(record.reports) else {}
+        report[HEARD_MS] = known.get(HEARD_MS, time.time_ns() // 1_000_000)
+        record.reports[epoch - 1 :] = [report, *record.reports[epoch:]]  # told again: the same
         self._save(record)
+        if self._logged.get(record.key, 0) < epoch:
+            self._logged[record.key] = epoch
+            if record.mlflow_run_id is not None:
+                log_epoch(self.tracker, record.mlflow_run_id, report, self.objective, time_ms=report[HEARD_MS])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the books of a trial that ended by itself or was stopped."""
@@ -142,7 +148,13 @@ class Observer(ray.tune.Callback):
         if record.mlflow_run_id is not None:
             best = {} if record.best_value is None else {f"best_{self.objective}": record.best_value}
             tags = {"t5ray.state": record.state, **({"t5ray.reason": record.reason} if record.reason else {})}
-            self.tracker.end_run(record.mlflow_run_id, MLFLOW_STATUS[record.state], metrics=best, tags=tags)  # type: ignore[arg-type]
+            self.tracker.end_run(
+                record.mlflow_run_id,
+                MLFLOW_STATUS[record.state],  # type: ignore[arg-type]
+                metrics=best,
+                tags=tags,
+                time_ms=record.reports[-1].get(HEARD_MS) if record.reports else None,
+            )
         self._delete_losers()
         self._save(record)
         with suppress(ClusterError):  # a storage that is away for a moment: the next end, or the search's, makes up

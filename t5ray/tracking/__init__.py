@@ -18,7 +18,7 @@ from pathlib import Path
 
 from t5ray.config import TrackingConfig
 from t5ray.errors import TrackingError
-from t5ray.tracking.tracker import MemoryRun, MemoryTracker, NoTracker, Status, Tracker
+from t5ray.tracking.tracker import MemoryRun, MemoryTracker, NoTracker, Status, Tracker, is_handle
 from t5ray.tracking.uri import NO_TRACKING, check_uri, ui_command
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "NoTracker",
     "Status",
     "Tracker",
+    "is_handle",
     "open_tracker",
     "resolve_model",
     "send_rest",

@@ -3,20 +3,21 @@
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from t5ray.errors import TrackingError
 from t5ray.redaction import hide_secrets
-from t5ray.tracking.outbox import Event, Kind, Outbox, read_events
-from t5ray.tracking.store import HANDLE_PREFIX, MlflowStore
-from t5ray.tracking.tracker import NO_METRICS, NO_TAGS, NOTHING, Status
+from t5ray.tracking.outbox import Away, Event, Kind, Outbox, Refused, read_events
+from t5ray.tracking.store import MlflowStore, within
+from t5ray.tracking.tracker import HANDLE_PREFIX, NO_METRICS, NO_TAGS, NOTHING, Status
 from t5ray.tracking.uri import runs_url, shown
 
 SETTLE_S = 2.0
 """How long start_run and reopen_run wait for MLflow's answer, in seconds."""
 CLOSE_PATIENCE_S = 6.0
-"""How long close waits for a server that takes nothing, in seconds."""
+"""How long flush and close wait for a server that takes nothing, in seconds."""
 
 
 class MlflowTracker:
@@ -61,9 +62,9 @@ class MlflowTracker:
         self._names[handle] = self._names[run_id] = name
         return run_id
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int, time_ms: int | None = None) -> None:
         """Add one point to each metric's curve; returns at once."""
-        self._add("metrics", run_id, metrics=_floats(metrics), step=step)
+        self._add("metrics", run_id, time_ms, metrics=_floats(metrics), step=step)
 
     def end_run(
         self,
@@ -72,9 +73,10 @@ class MlflowTracker:
         *,
         metrics: Mapping[str, float] = NO_METRICS,
         tags: Mapping[str, str] = NO_TAGS,
+        time_ms: int | None = None,
     ) -> None:
         """End a run; returns at once."""
-        self._add("end", run_id, status=status, metrics=_floats(metrics), tags=dict(tags))
+        self._add("end", run_id, time_ms, status=status, metrics=_floats(metrics), tags=dict(tags))
 
     def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
         """Upload in the background; `close` waits for it."""
@@ -99,9 +101,21 @@ class MlflowTracker:
                 f"{reason}. Give the --tracking-uri and --experiment of the first start, or begin under another --name."
             )
 
+    def current_id(self, run_id: str) -> str:
+        """Return MLflow's id of a run; a handle of an earlier tracker is looked up, where MLflow answers."""
+        known = self._store.known_id(run_id)
+        if known is None and self._outbox.away_reason is None:
+            with suppress(Away, Refused):
+                known = within(SETTLE_S, lambda: self._store.look_up(run_id))
+        return known or run_id
+
     def runs_url(self) -> str:
         """Return what a run's id is appended to for a link to its page."""
         return runs_url(self._uri, self._store.experiment_id)
+
+    def flush(self) -> None:
+        """Send what waits; give up where nothing can be sent for some seconds."""
+        self._outbox.flush(CLOSE_PATIENCE_S)
 
     def close(self) -> list[str]:
         """Send what is left, keep the rest in the outbox file, and say what is missing."""
@@ -117,8 +131,8 @@ class MlflowTracker:
                 lines.append("It is not kept. Run the command again to record it.")
         return lines
 
-    def _add(self, kind: Kind, run: str, **body: Any) -> Event:
-        event = Event(kind, run, time.time_ns() // 1_000_000, body)
+    def _add(self, kind: Kind, run: str, time_ms: int | None = None, **body: Any) -> Event:
+        event = Event(kind, run, time.time_ns() // 1_000_000 if time_ms is None else time_ms, body)
         self._outbox.add(event)
         return event
 

@@ -64,6 +64,7 @@ class Outbox:
         if journal is not None and journal.exists():
             write_events(journal, self._queue)  # without the end that was cut off, which the next line would follow
         self._closing = False
+        self._hurried = False
         self._abandoned = False
         self._last_sent_s = time.monotonic()
         self._changed = threading.Condition()
@@ -95,6 +96,13 @@ class Outbox:
         with self._changed:
             return list(self._queue)
 
+    def flush(self, patience_s: float) -> None:
+        """Send what waits; give up when no event could be sent for so long."""
+        with self._changed:
+            self._hurried = True
+            self._send_what_waits(patience_s)
+            self._hurried = False
+
     def close(self, patience_s: float) -> None:
         """Send what is left, and stop; `unsent` then holds what could not be sent.
 
@@ -103,16 +111,19 @@ class Outbox:
         """
         with self._changed:
             self._closing = True
-            self._last_sent_s = time.monotonic()
-            self._changed.notify_all()
             try:
-                while self._queue and self._has_patience(patience_s):
-                    self._changed.wait(timeout=0.1)
+                self._send_what_waits(patience_s)
             finally:
                 self._abandoned = True
                 self._changed.notify_all()
                 if self._journal is not None:
                     write_events(self._journal, self._queue)
+
+    def _send_what_waits(self, patience_s: float) -> None:
+        self._last_sent_s = time.monotonic()
+        self._changed.notify_all()
+        while self._queue and self._has_patience(patience_s):
+            self._changed.wait(timeout=0.1)
 
     def _has_patience(self, patience_s: float) -> bool:
         uploading = self._queue[0].kind in UPLOADS and self.away_reason is None
@@ -151,10 +162,10 @@ class Outbox:
         with self._changed:
             self.away_reason = reason
             self._changed.notify_all()
-            if self._closing:
+            if self._closing or self._hurried:
                 self._changed.wait_for(lambda: self._abandoned, CLOSING_PAUSE_S)
             else:
-                self._changed.wait_for(lambda: self._closing, pause_s)
+                self._changed.wait_for(lambda: self._closing or self._hurried, pause_s)
 
 
 def read_events(path: Path | None) -> list[Event]:

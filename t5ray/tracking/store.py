@@ -20,10 +20,10 @@ from mlflow.exceptions import MlflowException
 from t5ray.errors import TrackingError
 from t5ray.tracking.outbox import Away, Event, Refused
 from t5ray.tracking.registry import log_bundle, register
+from t5ray.tracking.tracker import is_handle
 from t5ray.tracking.uri import SQLITE, is_local, redact, shown, sqlite_path
 
 ANSWER_WITHIN_S = 10.0
-HANDLE_PREFIX = "unsent-"
 HANDLE_TAG = "t5ray.handle"
 PARENT_TAG = "mlflow.parentRunId"
 ARTIFACT_FOLDER = "mlartifacts"
@@ -88,7 +88,16 @@ class MlflowStore:
 
     def known_id(self, run: str) -> str | None:
         """Return MLflow's id of a run, or None while the run is not made."""
-        return self._ids.get(run) if run.startswith(HANDLE_PREFIX) else run
+        return self._ids.get(run) if is_handle(run) else run
+
+    def look_up(self, handle: str) -> str | None:
+        """Return MLflow's id of the run that carries a handle; None where there is no such run.
+
+        Raises:
+            Away, Refused: MLflow does not say.
+        """
+        with translated(self._uri):
+            return self._find(handle)
 
     def _id(self, run: str) -> str:
         run_id = self.known_id(run) or self._find(run)

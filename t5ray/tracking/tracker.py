@@ -10,10 +10,16 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 NOTHING: Mapping[str, object] = {}
 NO_TAGS: Mapping[str, str] = {}
 NO_METRICS: Mapping[str, float] = {}
+HANDLE_PREFIX = "unsent-"
+
+
+def is_handle(run_id: str | None) -> bool:
+    """Say whether an id is a handle: of a run that began while MLflow was away, and had no id of MLflow's yet."""
+    return run_id is not None and run_id.startswith(HANDLE_PREFIX)
 
 
 class Tracker(Protocol):
-    """Records runs. No method waits for a server longer than about two seconds, but `close`."""
+    """Records runs. No method waits for a server longer than about two seconds, but `flush` and `close`."""
 
     def start_run(
         self,
@@ -31,8 +37,13 @@ class Tracker(Protocol):
         """
         ...
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
-        """Add one point to each metric's curve, at `step` (an epoch)."""
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int, time_ms: int | None = None) -> None:
+        """Add one point to each metric's curve, at `step` (an epoch).
+
+        Args:
+            time_ms: when it happened, in milliseconds since 1970; given again with the same time it is one point.
+                None: now.
+        """
         ...
 
     def end_run(
@@ -42,8 +53,9 @@ class Tracker(Protocol):
         *,
         metrics: Mapping[str, float] = NO_METRICS,
         tags: Mapping[str, str] = NO_TAGS,
+        time_ms: int | None = None,
     ) -> None:
-        """End a run with metrics that have no curve, such as `best_accuracy`."""
+        """End a run with metrics that have no curve, such as `best_accuracy`; `time_ms` as in `log_metrics`."""
         ...
 
     def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
@@ -65,8 +77,16 @@ class Tracker(Protocol):
         """Take up a run of an earlier tracker again."""
         ...
 
+    def current_id(self, run_id: str) -> str:
+        """Return MLflow's id of a run that `start_run` had a handle for; the handle while the run is not made."""
+        ...
+
     def runs_url(self) -> str:
         """Return what a run's id is appended to for a link to its page; nothing where there is none."""
+        ...
+
+    def flush(self) -> None:
+        """Send what waits, as far as the server takes it."""
         ...
 
     def close(self) -> list[str]:
@@ -88,7 +108,7 @@ class NoTracker:
         """Return no id: there is no run."""
         return ""
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int, time_ms: int | None = None) -> None:
         """Do nothing."""
 
     def end_run(
@@ -98,6 +118,7 @@ class NoTracker:
         *,
         metrics: Mapping[str, float] = NO_METRICS,
         tags: Mapping[str, str] = NO_TAGS,
+        time_ms: int | None = None,
     ) -> None:
         """Do nothing."""
 
@@ -112,9 +133,16 @@ class NoTracker:
     def reopen_run(self, run_id: str) -> None:
         """Do nothing."""
 
+    def current_id(self, run_id: str) -> str:
+        """Return it as it is."""
+        return run_id
+
     def runs_url(self) -> str:
         """Return nothing: there are no pages."""
         return ""
+
+    def flush(self) -> None:
+        """Do nothing: nothing waits."""
 
     def close(self) -> list[str]:
         """Return no lines: nothing is missing."""
@@ -162,7 +190,7 @@ class MemoryTracker:
         self.runs[run_id] = MemoryRun(name, parent, dict(params), dict(tags))
         return run_id
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int, time_ms: int | None = None) -> None:
         """Add one point to each curve."""
         for name, value in metrics.items():
             self.runs[run_id].curves.setdefault(name, []).append((step, value))
@@ -174,6 +202,7 @@ class MemoryTracker:
         *,
         metrics: Mapping[str, float] = NO_METRICS,
         tags: Mapping[str, str] = NO_TAGS,
+        time_ms: int | None = None,
     ) -> None:
         """Keep status, metrics and tags."""
         run = self.runs[run_id]
@@ -195,9 +224,16 @@ class MemoryTracker:
         """Set the run to RUNNING."""
         self.runs[run_id].status = "RUNNING"
 
+    def current_id(self, run_id: str) -> str:
+        """Return it as it is."""
+        return run_id
+
     def runs_url(self) -> str:
         """Return nothing: there are no pages."""
         return ""
+
+    def flush(self) -> None:
+        """Do nothing: nothing waits."""
 
     def close(self) -> list[str]:
         """Mark as closed; nothing is ever missing."""

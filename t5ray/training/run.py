@@ -288,10 +288,13 @@ def _follow(
     return reports
 
 
-def log_epoch(tracker: Tracker, run_id: str, report: dict[str, Any], objective: str) -> None:
-    """Send an epoch's curves and metrics to the tracker."""
+def log_epoch(
+    tracker: Tracker, run_id: str, report: dict[str, Any], objective: str, *, time_ms: int | None = None
+) -> None:
+    """Send an epoch's curves and metrics to the tracker; `time_ms` as in `Tracker.log_metrics`."""
     for point in report["history"]:
-        tracker.log_metrics(run_id, {k: v for k, v in point.items() if k != "step"}, step=int(point["step"]))
+        values = {k: v for k, v in point.items() if k != "step"}
+        tracker.log_metrics(run_id, values, step=int(point["step"]), time_ms=time_ms)
     epoch_metrics = {
         **report["metrics"],
         "validation_loss": report["validation_loss"],
@@ -301,4 +304,4 @@ def log_epoch(tracker: Tracker, run_id: str, report: dict[str, Any], objective: 
         "hit_cap_share": report["hit_cap"],
         f"best_{objective}": report["best_value"],
     }
-    tracker.log_metrics(run_id, epoch_metrics, step=report["epoch"])
+    tracker.log_metrics(run_id, epoch_metrics, step=report["epoch"], time_ms=time_ms)

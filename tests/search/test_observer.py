@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
-from t5ray.config import RunConfig
+from t5ray.config import TrackingConfig
 from t5ray.search import observer as module
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.observer import Observer
@@ -27,6 +28,9 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    def time_ns(self) -> int:
+        return int(self.now * 1e9)
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -36,10 +40,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def observer(
-    ledger: Ledger, folder: Path, max_epochs: int = 2, tell_end: Callable[[TrialRecord], None] = lambda record: None
+    ledger: Ledger,
+    folder: Path,
+    max_epochs: int = 2,
+    *,
+    tell_end: Callable[[TrialRecord], None] = lambda record: None,
+    tracking_uri: str = "none",
 ) -> Observer:
     (folder / "state/confirm").mkdir(parents=True, exist_ok=True)
-    tracker = open_tracker(RunConfig.model_validate({"tracking": {"uri": "none"}}).tracking, outbox=folder / "outbox")
+    tracker = open_tracker(TrackingConfig(uri=tracking_uri), outbox=folder / "outbox")
     return Observer(
         ledger,
         tracker,
@@ -141,3 +150,45 @@ def test_rows_of_a_confirming_run_go_to_a_file_and_nowhere_else(tmp_path: Path, 
     assert books.workspace.rows_of("3-seed7").read_text().split() == ["{", '"predictions":', "[", '"seldom"', "]", "}"]
     assert "rows" not in result
     assert "seldom" not in ledger.path.read_text()
+
+class Killed(BaseException):
+    """The driver is gone."""
+
+
+@pytest.mark.parametrize(("home", "name"), [(Ledger, "save"), (module, "log_epoch")])
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_kill_around_an_epoch_neither_loses_nor_doubles_a_point(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, home: Any, name: str, is_done: bool
+) -> None:
+    """Killed before or after an epoch's place in the books is saved, and before or after it is logged."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    books = observer(Ledger(tmp_path / "state/ledger.json"), tmp_path, tracking_uri=uri)
+    trial = begin(books, clock, 0)
+    books.on_trial_result(0, [], trial, epoch(1, 0.25))
+    clock.now += 3.0
+    done = getattr(home, name)
+
+    def killed(*given: Any, **named: Any) -> None:
+        if is_done:
+            done(*given, **named)
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(home, name, killed)
+        books.on_trial_result(0, [], trial, epoch(2, 0.5))
+    books.tracker.close()
+
+    clock.now += 100.0
+    again = observer(Ledger.load(tmp_path / "state/ledger.json"), tmp_path, tracking_uri=uri)
+    trial = begin(again, clock, 0)
+    for number, value in enumerate([0.25, 0.5, 0.75], start=1):
+        clock.now += 3.0
+        trial.last_result = epoch(number, value, final=number == 3)
+        again.on_trial_result(0, [], trial, trial.last_result)
+    again.on_trial_complete(0, [], trial)
+    assert again.tracker.close() == []
+    client = MlflowClient(uri)
+    run_id = str(again.ledger.trials[0].mlflow_run_id)
+    history = client.get_metric_history(run_id, "accuracy")
+    assert sorted((point.step, point.value) for point in history) == [(1, 0.25), (2, 0.5), (3, 0.75)]
+

@@ -68,6 +68,7 @@ def require_everything(server: Server, folder: Path) -> None:
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     for trial in found["trials"]:
         run = runs[f"trial {trial['trial']}"]
+        assert trial["mlflow_run_id"] == run.info.run_id
         assert run.data.params == {name: str(value) for name, value in trial["params"].items()}
         history = client.get_metric_history(run.info.run_id, "accuracy")
         assert sorted((m.step, m.value) for m in history) == list(enumerate(trial["values"], start=1))
@@ -75,6 +76,10 @@ def require_everything(server: Server, folder: Path) -> None:
         assert run.data.tags["mlflow.parentRunId"] == runs["words"].info.run_id
     files = {file.path for file in client.list_artifacts(runs["words"].info.run_id)}
     assert files == {"report.html", "search.json"}
+    report = Path(client.download_artifacts(runs["words"].info.run_id, "report.html")).read_text()
+    assert all(f'{found["runs_url"]}{trial["mlflow_run_id"]}"' in report for trial in found["trials"])
+    ledger = json.loads((folder / "runs/words/state/ledger.json").read_text())
+    assert [trial["mlflow_run_id"] for trial in ledger["trials"]] == [t["mlflow_run_id"] for t in found["trials"]]
     winner = runs[f"trial {found['best']['trial']}"].info.run_id
     assert client.get_model_version_by_alias("kinds", "champion").run_id == winner
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from t5ray.config import TrackingConfig
 from t5ray.errors import TrackingError
-from t5ray.tracking import open_tracker
+from t5ray.tracking import is_handle, open_tracker
 from t5ray.tracking.store import ARTIFACT_FOLDER
 
 Config = Callable[[], TrackingConfig]
@@ -173,6 +174,43 @@ def test_events_of_an_earlier_tracker_are_sent_once(config: Config, tmp_path: Pa
     assert (run.info.run_name, run.info.start_time) == ("trial_7", 1_700_000_000_000)
     assert run.data.params == {"dropout": "0.1"}
     assert run.data.metrics == {"accuracy": 0.75}
+
+
+def test_a_run_that_began_while_the_server_was_away_has_its_id_afterwards(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = open_tracker(config())
+    study = tracker.start_run("study")
+
+    def away(*_: object, **__: object) -> None:
+        raise requests.ConnectionError("Connection refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.MlflowClient.create_run", away)
+        handle = tracker.start_run("trial 0", parent=study)
+        assert is_handle(handle)
+        assert tracker.current_id(handle) == handle
+    tracker.flush()
+    run_id = runs_of(config())["trial 0"].info.run_id
+    assert tracker.current_id(handle) == run_id != handle
+    assert tracker.current_id(study) == study
+    assert tracker.close() == []
+    later = open_tracker(config())
+    assert later.current_id(handle) == run_id  # found by its tag
+    assert later.current_id("unsent-0123") == "unsent-0123"  # was never made
+    assert later.close() == []
+
+
+def test_a_point_that_is_given_again_with_its_time_is_one_point(config: Config, sqlite_uri: str) -> None:
+    for _ in range(2):
+        tracker = open_tracker(config())
+        run = tracker.start_run("trial 0", parent="study")
+        tracker.log_metrics(run, {"accuracy": 0.5}, step=1, time_ms=1_700_000_000_000)
+        tracker.end_run(run, "FINISHED", metrics={"best": 0.5}, time_ms=1_700_000_000_500)
+        assert tracker.close() == []
+    for name, time_ms in (("accuracy", 1_700_000_000_000), ("best", 1_700_000_000_500)):
+        (point,) = client(sqlite_uri).get_metric_history(run, name)
+        assert (point.value, point.timestamp) == (0.5, time_ms)
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
