@@ -1,6 +1,10 @@
 """What the search command says at its end."""
 
-from t5ray.tune import outcome
+from pathlib import Path
+
+from t5ray.config import SearchConfig
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.tune import _is_done, outcome
 
 CONTENT = {
     "metric": "accuracy",
@@ -34,3 +38,16 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
     )
     several = outcome({**CONTENT, "confirm": {**confirm, "tie_with": [7, 5, 0]}})
     assert "; a tie with trials 0, 5 and 7; on test" in several
+
+
+def test_a_grid_that_has_run_whole_is_done_though_more_trials_were_asked_for(tmp_path: Path) -> None:
+    """Else each --resume would judge the winner on test again."""
+    ledger = Ledger(tmp_path / "ledger.json", finished=True)
+    assert ledger.settle_target(20, None, most=2) == 2
+    search = SearchConfig(num_trials=20, confirm_seeds=0)
+    ledger.trials[0] = TrialRecord(0, {}, "COMPLETE")
+    assert not _is_done(search, ledger)
+    ledger.trials[1] = TrialRecord(1, {}, "COMPLETE")
+    assert _is_done(search, ledger)
+    ledger.settle_target(20, None)
+    assert not _is_done(search, ledger)

@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psutil
 import pytest
+from mlflow import MlflowClient
 from transformers import T5ForConditionalGeneration
 
 from t5ray.config import TrainingConfig
+from t5ray.search import study
+from t5ray.search.journal import open_storage
 from t5ray.search.study import checkpoint_bytes
 from t5ray.tune import main as tune
 from tests.disk import watched
@@ -66,29 +70,52 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_last_checkpoint(
     assert after[: len(told)] == told  # seconds of training included: they were not trained again
 
 
+def test_a_trial_whose_process_dies_for_good_fails_with_its_cause_and_the_search_goes_on(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "CRASHES_ALLOWED", 1)
+    killer = Killer(folder / "runs/killed/state/ledger.json", trial=1, epochs=2, times=2)
+    flags = {"num-trials": 3, "max-epochs": 40, "max-concurrent": 1, "name": "killed"}
+    assert tune(arguments(words, tiny_t5, **flags)) == 0
+    killer.join()
+    found = result(folder, "killed")
+    assert [trial["state"] for trial in found["trials"]] == ["COMPLETE", "FAIL", "COMPLETE"]
+    failed = found["trials"][1]
+    assert "worker process has died" in failed["reason"]
+    told = optuna.load_study(study_name="t5ray", storage=open_storage(folder / "runs/killed/state/optuna.journal")).trials
+    assert [trial.state.name for trial in told] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert told[1].user_attrs["cause"] == failed["reason"]
+    assert list(told[1].intermediate_values.values()) == failed["values"]
+    run = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_run(failed["mlflow_run_id"])
+    assert (run.info.status, run.data.tags["t5ray.reason"]) == ("FAILED", failed["reason"])
+    assert found["best"]["trial"] != 1
+    assert not (folder / "runs/killed/state/trials/1").exists()
+
+
 def known(search: dict[str, Any]) -> list[dict[str, Any]]:
     names = ("trial", "state", "reason", "params", "values", "best_epoch", "best_value")
     return [{name: trial[name] for name in names} for trial in search["trials"]] + [search["best"], search["test"]]
 
 
 class Killer(threading.Thread):
-    """Kills (SIGKILL) the one process that runs trials once a trial has told its epochs."""
+    """Kills (SIGKILL) the one process that runs trials once a trial has told its epochs, and the next ones one later."""
 
-    def __init__(self, ledger: Path, *, trial: int, epochs: int) -> None:
+    def __init__(self, ledger: Path, *, trial: int, epochs: int, times: int = 1) -> None:
         super().__init__(daemon=True)
-        self.ledger, self.trial, self.epochs = ledger, trial, epochs
+        self.ledger, self.trial, self.epochs, self.times = ledger, trial, epochs, times
         self.before: list[dict[str, Any]] = []
         """What was told before the kill."""
         self.start()
 
     def run(self) -> None:
-        while len(self._reports()) < self.epochs:
-            time.sleep(0.02)
-        (slot,) = (p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline()))
-        slot.suspend()  # so that nothing is told between the look and the kill
-        time.sleep(0.5)
-        self.before = self._reports()
-        slot.kill()
+        for _ in range(self.times):
+            while len(self._reports()) < max(self.epochs, len(self.before) + 1):
+                time.sleep(0.02)
+            (slot,) = (p for p in psutil.Process().children(recursive=True) if "Trainable" in " ".join(p.cmdline()))
+            slot.suspend()  # so that nothing is told between the look and the kill
+            time.sleep(0.5)
+            self.before = self._reports()
+            slot.kill()
 
     def _reports(self) -> list[dict[str, Any]]:
         if not self.ledger.exists():

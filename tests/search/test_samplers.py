@@ -1,5 +1,6 @@
 """Every sampler over a space with choices and conditions: it proposes within the space, and goes on where it was."""
 
+import itertools
 import math
 import warnings
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 from t5ray.config import SearchSpace
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger
-from t5ray.search.samplers import drawn_at_random, notes
+from t5ray.search.samplers import build_sampler, drawn_at_random, notes
 from t5ray.search.searcher import StudySearch
-from t5ray.search.space import Params, grid
+from t5ray.search.space import Params, grid, suggest
 
 PARAMETERS: dict[str, Any] = {
     "optimizer": {"choice": ["adamw", "adafactor"]},
@@ -158,6 +159,35 @@ def test_what_a_sampler_cannot_learn_is_said() -> None:
         "at random. Use tpe to learn about all of them."
     ]
     assert notes(space({"name": "cmaes"}, FLAT)) == []
+
+
+def proposal(sampler: optuna.samplers.BaseSampler) -> str:
+    """What a sampler proposes after twelve trials that have ended, while six run."""
+    found = space({"name": "tpe"}, FLAT)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    for number in range(18):
+        trial = study.ask()
+        params = suggest(trial, found)
+        if number < 12:
+            study.tell(trial, value_of(params))
+    study.sampler = sampler
+    return str(suggest(study.ask(), found))
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_tpe_is_optunas_with_the_flags_of_the_file() -> None:
+    proposals = {}
+    for multivariate, liar in itertools.product((True, False), repeat=2):
+        config = {"name": "tpe", "startup_trials": 5, "multivariate": multivariate, "constant_liar": liar}
+        found = space(config, FLAT)
+        expected = optuna.samplers.TPESampler(
+            seed=3, n_startup_trials=5, multivariate=multivariate, constant_liar=liar
+        )
+        proposals[multivariate, liar] = proposal(build_sampler(found.sampler, found, 3))
+        assert proposals[multivariate, liar] == proposal(expected)
+    assert len(set(proposals.values())) == 4  # each flag is seen in what is proposed
+    plain = space({"name": "tpe", "startup_trials": 5}, FLAT)
+    assert proposal(build_sampler(plain.sampler, plain, 3)) == proposals[True, True]  # both are on by default
 
 
 @pytest.mark.parametrize("sampler", [{"name": "gp"}, {"name": "cmaes"}, {"name": "tpe"}], ids=lambda s: s["name"])
