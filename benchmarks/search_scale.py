@@ -90,7 +90,14 @@ def open_search(folder: Path, num_trials: int, epochs: int) -> tuple[StudySearch
     )
     tracker = open_tracker(TrackingConfig(uri="none"))
     observer = Observer(
-        ledger, tracker, workspace=workspace, objective="accuracy", max_epochs=epochs, slots=1, announce=lambda _: None
+        ledger,
+        tracker,
+        workspace=workspace,
+        objective="accuracy",
+        max_epochs=epochs,
+        slots=1,
+        announce=lambda _: None,
+        tell_end=searcher.tell_end,
     )
     return searcher, observer, workspace
 

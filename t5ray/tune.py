@@ -209,7 +209,9 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], *, is
     from t5ray.training.outcome import advice
 
     bundle, num_trials = f"{folder}/best", settings.search.num_trials
-    more = {} if is_exhausted else {"more trials": cli.again("tune", name=settings.name, resume=False, extend=num_trials)}
+    more = (
+        {} if is_exhausted else {"more trials": cli.again("tune", name=settings.name, resume=False, extend=num_trials)}
+    )
     terminal.close(
         f"{outcome(content)} Bundle: {bundle}{advice(content['test'])}",
         {

@@ -85,8 +85,9 @@ def num_parameters(source: str) -> int:
     with torch.device("meta"):
         model = AutoModelForSeq2SeqLM.from_config(config)
     has_own_head = config.model_type != "t5" or not config.scale_decoder_outputs
-    head = config.vocab_size * config.d_model if has_own_head else 0
-    return head + sum(parameter.numel() for parameter in model.parameters())
+    head = int(config.vocab_size * config.d_model) if has_own_head else 0
+    numbers: int = head + sum(parameter.numel() for parameter in model.parameters())
+    return numbers
 
 
 def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedModel:

@@ -79,7 +79,7 @@ def _running(ledger: Ledger) -> set[str]:
 
 
 def _undecided(ledger: Ledger) -> set[str]:
-    """Return the runs on the last seed that may yet be the winner's: of candidates that still run, and the one ahead."""
+    """Return the runs on the last seed that may yet win: of candidates that still run, and of the one ahead."""
     last, ahead = ledger.confirm_seeds[-1:], _ahead(ledger)
     decided = (means(ledger).keys() | _failed(ledger)) - {ahead}
     runs = (run for run in ledger.confirm_runs if run.state == "COMPLETE" and run.seed in last)

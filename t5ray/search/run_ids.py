@@ -13,7 +13,9 @@ from t5ray.tracking import Tracker, is_handle
 
 def has_handles(ledger: Ledger) -> bool:
     """Say whether some run is known by a handle still."""
-    return any(is_handle(run_id) for run_id in (ledger.study_run_id, *(record.mlflow_run_id for record in _all(ledger))))
+    return any(
+        is_handle(run_id) for run_id in (ledger.study_run_id, *(record.mlflow_run_id for record in _all(ledger)))
+    )
 
 
 def settle_run_ids(ledger: Ledger, workspace: Workspace, tracker: Tracker) -> None:

@@ -82,7 +82,9 @@ def test_a_trial_whose_process_dies_for_good_fails_with_its_cause_and_the_search
     assert [trial["state"] for trial in found["trials"]] == ["COMPLETE", "FAIL", "COMPLETE"]
     failed = found["trials"][1]
     assert "worker process has died" in failed["reason"]
-    told = optuna.load_study(study_name="t5ray", storage=open_storage(folder / "runs/killed/state/optuna.journal")).trials
+    told = optuna.load_study(
+        study_name="t5ray", storage=open_storage(folder / "runs/killed/state/optuna.journal")
+    ).trials
     assert [trial.state.name for trial in told] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert told[1].user_attrs["cause"] == failed["reason"]
     assert list(told[1].intermediate_values.values()) == failed["values"]
@@ -98,7 +100,7 @@ def known(search: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class Killer(threading.Thread):
-    """Kills (SIGKILL) the one process that runs trials once a trial has told its epochs, and the next ones one later."""
+    """Kills (SIGKILL) the one process that runs trials once a trial has told its epochs, then the next one."""
 
     def __init__(self, ledger: Path, *, trial: int, epochs: int, times: int = 1) -> None:
         super().__init__(daemon=True)

@@ -151,16 +151,18 @@ def test_rows_of_a_confirming_run_go_to_a_file_and_nowhere_else(tmp_path: Path, 
     assert "rows" not in result
     assert "seldom" not in ledger.path.read_text()
 
+
 class Killed(BaseException):
     """The driver is gone."""
 
 
-@pytest.mark.parametrize(("home", "name"), [(Ledger, "save"), (module, "log_epoch")])
-@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize(
+    ("home", "name", "is_done"), [(Ledger, "save", False), (module, "log_epoch", False), (module, "log_epoch", True)]
+)
 def test_a_kill_around_an_epoch_neither_loses_nor_doubles_a_point(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, home: Any, name: str, is_done: bool
 ) -> None:
-    """Killed before or after an epoch's place in the books is saved, and before or after it is logged."""
+    """Killed before an epoch is in the books, before it is logged, and after that."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     books = observer(Ledger(tmp_path / "state/ledger.json"), tmp_path, tracking_uri=uri)
     trial = begin(books, clock, 0)
@@ -173,9 +175,10 @@ def test_a_kill_around_an_epoch_neither_loses_nor_doubles_a_point(
             done(*given, **named)
         raise Killed
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(home, name, killed)
-        books.on_trial_result(0, [], trial, epoch(2, 0.5))
+        with pytest.raises(Killed):
+            books.on_trial_result(0, [], trial, epoch(2, 0.5))
     books.tracker.close()
 
     clock.now += 100.0
@@ -191,4 +194,3 @@ def test_a_kill_around_an_epoch_neither_loses_nor_doubles_a_point(
     run_id = str(again.ledger.trials[0].mlflow_run_id)
     history = client.get_metric_history(run_id, "accuracy")
     assert sorted((point.step, point.value) for point in history) == [(1, 0.25), (2, 0.5), (3, 0.75)]
-

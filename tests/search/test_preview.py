@@ -78,7 +78,9 @@ def test_copies_of_rows_make_more_steps(plan: Plan) -> None:
     steps = -(-3 * len(prepared.data.train) // 16)
     found = estimate(prepared, space(), 1, 1, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
     assert found.epoch_s == steps
-    assert any(line.startswith(f"per trial    {steps} steps") for line in describe(prepared, space(), CLUSTER, books(1)))
+    assert any(
+        line.startswith(f"per trial    {steps} steps") for line in describe(prepared, space(), CLUSTER, books(1))
+    )
 
 
 def test_an_estimate_is_the_sum_of_its_parts(plan: Plan) -> None:
@@ -173,7 +175,10 @@ def test_the_plan_of_an_extended_search_counts_all_its_trials(plan: Plan) -> Non
 
 def test_the_plan_says_that_a_grid_is_smaller_than_what_was_asked_for(plan: Plan) -> None:
     grid = SearchSpace.model_validate(
-        {"parameters": {"batch_size": {"choice": [16, 32]}, "dropout": {"choice": [0.0, 0.1]}}, "sampler": {"name": "grid"}}
+        {
+            "parameters": {"batch_size": {"choice": [16, 32]}, "dropout": {"choice": [0.0, 0.1]}},
+            "sampler": {"name": "grid"},
+        }
     )
     prepared, found = plan(search={"num_trials": 20}), books(0)
     found.settle_target(20, None, most_trials(grid, prepared, found))

@@ -162,7 +162,7 @@ def test_what_a_sampler_cannot_learn_is_said() -> None:
 
 
 def proposal(sampler: optuna.samplers.BaseSampler) -> str:
-    """What a sampler proposes after twelve trials that have ended, while six run."""
+    """What a sampler proposes, four times, after twelve trials that have ended, while six run."""
     found = space({"name": "tpe"}, FLAT)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(18):
@@ -171,7 +171,7 @@ def proposal(sampler: optuna.samplers.BaseSampler) -> str:
         if number < 12:
             study.tell(trial, value_of(params))
     study.sampler = sampler
-    return str(suggest(study.ask(), found))
+    return str([suggest(study.ask(), found) for _ in range(4)])
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -180,9 +180,7 @@ def test_tpe_is_optunas_with_the_flags_of_the_file() -> None:
     for multivariate, liar in itertools.product((True, False), repeat=2):
         config = {"name": "tpe", "startup_trials": 5, "multivariate": multivariate, "constant_liar": liar}
         found = space(config, FLAT)
-        expected = optuna.samplers.TPESampler(
-            seed=3, n_startup_trials=5, multivariate=multivariate, constant_liar=liar
-        )
+        expected = optuna.samplers.TPESampler(seed=3, n_startup_trials=5, multivariate=multivariate, constant_liar=liar)
         proposals[multivariate, liar] = proposal(build_sampler(found.sampler, found, 3))
         assert proposals[multivariate, liar] == proposal(expected)
     assert len(set(proposals.values())) == 4  # each flag is seen in what is proposed

@@ -116,7 +116,7 @@ def test_a_grid_that_has_run_whole_is_not_extended(tmp_path: Path) -> None:
 
 
 def test_the_runs_of_an_extended_search_are_all_given_out(tmp_path: Path) -> None:
-    """Confirming was cut off after one seed of four candidates; then three better trials come, and are confirmed, too."""
+    """Four candidates were cut off after one seed; then three better trials come, and are confirmed, too."""
     ledger = Ledger(tmp_path / "l.json", confirm_seeds=[1, 2, 3])
     search = functools.partial(StudySearch, SPACE, ledger, first_points=[], seed=0)
     first = search(storage=open_storage(tmp_path / "journal"), num_trials=4)
