@@ -136,7 +136,7 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
 
 def num_slots(config: RunConfig, cluster: Cluster, ledger: Ledger) -> int:
     """Return how many runs go at a time in what is left of a search. Raises what `concurrency` does."""
-    left = _num_to_come(ledger) or num_missing(ledger)
+    left = _num_to_come(ledger) or num_missing(ledger) or 1
     return concurrency(config.resources, cluster, config.search.max_concurrent, left)
 
 

@@ -56,10 +56,10 @@ def test_a_server_that_goes_away_and_comes_back(server: Server, tmp_path: Path) 
         "trial_0": "FINISHED",
         "trial_1": "KILLED",
     }
-    assert runs["trial_0"].info.run_id == known
+    assert runs["trial_0"].info.run_id == tracker.current_id(known)
     assert runs["trial_0"].data.metrics == {"accuracy": 0.3, "best_accuracy": 0.3}
     assert runs["trial_1"].data.params == {"learning_rate": "0.2"}
-    assert runs["trial_1"].data.tags["mlflow.parentRunId"] == study
+    assert runs["trial_1"].data.tags["mlflow.parentRunId"] == tracker.current_id(study)
     assert runs["trial_1"].data.tags["t5ray.handle"] == unknown
     assert server.get(f"/get-artifact?run_uuid={study}&path=best/t5ray.json") == b"{}"
 
