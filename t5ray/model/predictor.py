@@ -260,8 +260,10 @@ class Predictor:
 
 def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor) -> list[str]:
     """Turn tokens [B, T] into texts; -100 of the loss counts as padding."""
-    clean = tokens.masked_fill(tokens < 0, tokenizer.pad_token_id)
-    return list(tokenizer.batch_decode(clean, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    ids = tokens.masked_fill(tokens < 0, tokenizer.pad_token_id).tolist()
+    if tokenizer.is_fast:  # all rows in one call, during which Python's lock is free
+        return list(tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=True))
+    return list(tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def sequence_log_probabilities(

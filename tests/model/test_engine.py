@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 
 from t5ray.config import DecodeConfig
 from t5ray.model.engine import Engine, prepare_inputs
@@ -82,3 +82,8 @@ def test_ignored_labels_decode_as_padding() -> None:
     tokenizer = character_tokenizer()
     ids = torch.tensor([[*tokenizer("abc").input_ids, -100, -100]])
     assert decode_tokens(tokenizer, ids) == ["abc"]
+
+
+def test_a_tokenizer_without_a_fast_backend_decodes_too() -> None:
+    ids = torch.tensor([[byte + 3 for byte in b"caf\xc3\xa9"] + [1], [byte + 3 for byte in b"tea"] + [1, 0, -100]])
+    assert decode_tokens(ByT5Tokenizer(), ids) == ["caf\u00e9", "tea"]  # a byte's id is itself and three
