@@ -7,11 +7,13 @@ values of cross-attention are reached by their weights.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from t5ray.model.packed import cpu_attention, ops
 from t5ray.model.packed.layout import Layout, key_mask, layout_of
@@ -128,18 +130,32 @@ def _run(
 
 
 def _block_forward(
-    block: Any,
-    x: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    encoded: torch.Tensor | None = None,
-    *args: Any,
-    layout: Layout | None = None,
-    scores: Scores | None = None,
-    sources: Layout | None = None,
-    cross: Scores | None = None,
-    **named: Any,
+    block: Any, *args: Any, layout: Layout | None = None, scores: Scores | None = None, **named: Any
 ) -> Any:
     """Run one block over packed tokens, or as transformers does where there is no layout.
+
+    transformers keeps checkpoints in the `forward` that this one takes the place of.
+    """
+    if layout is None or scores is None:
+        return type(block).forward(block, *args, **named)
+    run = partial(_run_block, block, layout=layout, scores=scores, **named)
+    if block.gradient_checkpointing and block.training:
+        return checkpoint(run, *args, use_reentrant=False)
+    return run(*args)
+
+
+def _run_block(
+    block: Any,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    encoded: torch.Tensor | None = None,
+    *,
+    layout: Layout,
+    scores: Scores,
+    sources: Layout | None = None,
+    cross: Scores | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Run one block.
 
     Args:
         x: [N, D].
@@ -149,8 +165,6 @@ def _block_forward(
     Returns:
         x, and the bias and total scores that the next block may share.
     """
-    if layout is None or scores is None:
-        return type(block).forward(block, x, bias, encoded, *args, **named)
     own, attention = Scores(bias, scores.mask, scores.total), block.layer[0].SelfAttention
     if attention.has_relative_attention_bias:  # T5: the first block's holds for all; umT5: each has its own
         bias = attention.compute_bias(layout.width, layout.width, device=x.device)[0]

@@ -1,9 +1,12 @@
 """The packed forward against transformers' own, loss and gradients, on tiny models of each kind."""
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.nn.functional import cross_entropy
 from transformers import (
     MT5Config,
@@ -15,7 +18,7 @@ from transformers import (
 )
 
 from t5ray.model.numeric import set_dropout
-from t5ray.model.packed import cpu_attention, packed, summed_loss
+from t5ray.model.packed import cpu, cpu_attention, packed, summed_loss
 
 KINDS = {
     "t5": (T5Config, T5ForConditionalGeneration),
@@ -170,6 +173,76 @@ def test_checkpointing_draws_the_same_dropout_again() -> None:
     model.activation_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(5)
     assert_equal(by_us(model), plain)
+
+
+Dropped = Counter[tuple[int, float]]
+"""How often dropout fell on so many elements at this rate."""
+
+
+def dropped_by_transformers(model: Any, given: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Dropped:
+    found, dropout = Dropped(), functional.dropout
+
+    def counting(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        if training and p:
+            found[x.numel(), p] += 1
+        return dropout(x, p, training, inplace)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, "dropout", counting)
+        model.set_attn_implementation("eager")
+        model(**given)
+    return found
+
+
+def dropped_by_hand(model: Any, given: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Dropped:
+    found, draw = Dropped(), cpu.keep_mask
+
+    def counting(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
+        found[shape.numel(), rate] += 1
+        return draw(shape, rate)
+
+    with monkeypatch.context() as patch:
+        for module in (cpu, cpu_attention):
+            patch.setattr(module, "keep_mask", counting)
+        with packed(model):
+            summed_loss(model, given["input_ids"], given["attention_mask"], given["labels"])
+    return found
+
+
+def dropped_by_pytorch(model: Any, given: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Dropped:
+    found, dropout, attend = Dropped(), functional.dropout, functional.scaled_dot_product_attention
+
+    def counting(x: torch.Tensor, p: float) -> torch.Tensor:
+        found[x.numel(), p] += 1
+        return dropout(x, p)
+
+    def attending(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, dropout_p: float, **more: Any) -> torch.Tensor:
+        found[q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2], dropout_p] += 1
+        return attend(q, k, v, dropout_p=dropout_p, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("t5ray.model.packed.ops.by_hand", lambda *tensors: False)
+        patch.setattr(functional, "dropout", counting)
+        patch.setattr(functional, "scaled_dot_product_attention", attending)
+        with packed(model):
+            summed_loss(model, given["input_ids"], given["attention_mask"], given["labels"])
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ours", [dropped_by_hand, dropped_by_pytorch])
+@pytest.mark.parametrize("targets", [1, 6])
+def test_dropout_falls_where_transformers_has_it(
+    kind: str, ours: Callable[..., Dropped], targets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row of 9 tokens, so that nothing is padding, and the rate that each place is told."""
+    model = model_of(kind)
+    set_dropout(model, 0.3)
+    ids, labels = torch.arange(2, 11)[None], torch.arange(2, 2 + targets)[None]
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    expected = dropped_by_transformers(model, given, monkeypatch)
+    assert sum(expected.values()) == 2 + 3 * 4 + 2 + 2 * 6  # both ends of a stack; attention, its output, feed-forward
+    assert ours(model, given, monkeypatch) == expected
 
 
 def test_pytorch_s_own_operations_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
