@@ -27,12 +27,12 @@ class EpochCourse:
 
     @classmethod
     def restored(cls, saved: dict[str, Any] | None, group: Group) -> Self:
-        """Begin an epoch, or go on with one that was cut off: worker 0 takes over the tokens of all."""
+        """Begin an epoch, or go on with one that was cut off: each worker takes over its share of the tokens of all."""
         if saved is None:
             return cls()
         sums = EpochSums(**saved["sums"])
-        if group.rank > 0:
-            sums.real_tokens = sums.padded_tokens = 0
+        sums.real_tokens = _share(sums.real_tokens, group)
+        sums.padded_tokens = _share(sums.padded_tokens, group)
         return cls(**{**saved, "sums": sums, "last_point": tuple(saved["last_point"])})
 
     def plain(self, group: Group) -> dict[str, Any]:
@@ -64,6 +64,11 @@ class EpochCourse:
                 "memory_bytes": memory_bytes(group.device),
             }
         )
+
+
+def _share(total: int, group: Group) -> int:
+    """Return a worker's part of a count; the parts of all add up to it."""
+    return total // group.size + (group.rank < total % group.size)
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -36,6 +36,8 @@ MATTERS = (
     "ema_decay",
     "lora_rank",
     "lora_targets",
+    "lora_dropout",
+    "label_smoothing",
     "freeze_embeddings",
     "freeze_encoder",
     "freeze_layers",

@@ -70,8 +70,16 @@ def whole(model: nn.Module) -> Iterator[None]:
 
 
 def gathered(tree: Any) -> Any:
-    """Return nested values with full tensors in the place of sharded ones; every worker must call it."""
-    return _mapped(tree, lambda value: value.full_tensor().cpu() if isinstance(value, DTensor) else value)
+    """Return nested values with full tensors on the CPU in the place of sharded ones; every worker must call it.
+
+    Only worker 0 gets them, the others None: it alone writes, and a node may not have the memory for several.
+    """
+    return _mapped(tree, lambda value: _whole_on_first(value) if isinstance(value, DTensor) else value)
+
+
+def _whole_on_first(value: DTensor) -> torch.Tensor | None:
+    full = value.full_tensor()
+    return full.cpu() if value.device_mesh.get_rank() == 0 else None
 
 
 def placed_like(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -82,13 +90,18 @@ def placed_like(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def placed_optimizer_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return a full optimizer state as this worker's part of it."""
+    """Return a copy of a full optimizer state, which may be mapped from a file, as this worker's part of it."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parts = {
-        index: {k: placed_like(v, parameters[index]) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+        index: {k: _copied(v, parameters[index]) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
         for index, values in state["state"].items()
     }
     return {**state, "state": parts}
+
+
+def _copied(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    placed = placed_like(value, like)
+    return value.clone() if placed is value else placed
 
 
 def _mapped(tree: Any, change: Callable[[Any], Any]) -> Any:

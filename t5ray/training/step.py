@@ -55,6 +55,8 @@ def optimizer_step(
     if not math.isfinite(loss_per_token):
         raise RunFailed(f"the loss must be finite, but is {loss_per_token} at step {sums.step + 1}")
     norm = update(forward, optimizer, config.max_grad_norm or math.inf)
+    if not math.isfinite(norm):
+        raise RunFailed(f"the gradient must be finite, but its norm is {norm} at step {sums.step + 1}")
     optimizer.zero_grad(set_to_none=True)
     sums.loss += summed
     sums.target_tokens += step.target_tokens
@@ -96,8 +98,9 @@ def accumulate(
     real = padded = 0
     for i, (rows, weight) in enumerate(zip(groups, weights, strict=True)):
         batch = collate(split, rows, pad_id=model.config.pad_token_id)
-        padded += batch.input_ids.numel() + batch.labels.numel()
-        real += int(batch.attention_mask.sum()) + int((batch.labels >= 0).sum())
+        if weight > 0:
+            padded += batch.input_ids.numel() + batch.labels.numel()
+            real += int(batch.attention_mask.sum()) + int((batch.labels >= 0).sum())
         if isinstance(forward, DistributedDataParallel):  # reduce over workers with the last one only
             forward.require_backward_grad_sync = i == len(groups) - 1
         batch = batch.to(group.device)

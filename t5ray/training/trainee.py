@@ -51,13 +51,14 @@ class Trainee:
         return whole(self.loaded.model)
 
     def full_weights(self) -> dict[str, torch.Tensor] | None:
-        """Return the weights of a sharded model, adapters merged; None where the model itself has them."""
+        """Return the weights of a sharded model, adapters merged, on worker 0; None where the model itself has them."""
         if not self.sharded:
             return None
-        return merged_weights(gathered(dict(self.loaded.model.named_parameters())), self.config)
+        weights = gathered(dict(self.loaded.model.named_parameters()))
+        return None if any(weight is None for weight in weights.values()) else merged_weights(weights, self.config)
 
     def state(self) -> dict[str, Any]:
-        """Return what changes while it trains: frozen weights are not part of it."""
+        """Return what changes while it trains: frozen weights are not part of it. Worker 0's is whole."""
         average = self.average
         with self._own_weights():
             weights = {name: weight.detach() for name, weight in self._trained()}
@@ -102,18 +103,28 @@ def made_ready(loaded: LoadedModel, config: TrainingConfig, group: Group) -> Ite
     model.activation_checkpointing_disable()
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    try:
-        with adapted(model, config), frozen(model, config), ExitStack() as stack:
-            twins = None
-            if config.precision == "bf16_pure":
-                twins = Twins(model.to(group.device))
-                stack.enter_context(twins.in_place())
-            forward = spread(model, config, group)
-            with twins.away() if twins else nullcontext():
-                average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
-                optimizer = build_optimizer(model, config)
-            if twins:
-                twins.follow(optimizer)
-            yield Trainee(loaded, config, forward, optimizer, average, twins)
-    except ValueError as exc:
-        raise RunFailed(str(exc)) from exc
+        model.disable_input_require_grads()  # only reentrant checkpoints need that, and frozen parts are spared it
+    with ExitStack() as stack:
+        try:
+            trainee = _trainee(loaded, config, group, stack)
+        except ValueError as exc:  # of the settings; one that the run itself raises is a bug
+            raise RunFailed(str(exc)) from exc
+        yield trainee
+
+
+def _trainee(loaded: LoadedModel, config: TrainingConfig, group: Group, stack: ExitStack) -> Trainee:
+    """Change the model as the settings say, until the stack is closed."""
+    model = loaded.model
+    twins: Twins | None = None
+    stack.enter_context(adapted(model, config))
+    stack.enter_context(frozen(model, config))
+    if config.precision == "bf16_pure":
+        twins = Twins(model.to(group.device))
+        stack.enter_context(twins.in_place())
+    forward = spread(model, config, group)
+    with twins.away() if twins else nullcontext():
+        average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+        optimizer = build_optimizer(model, config)
+    if twins:
+        twins.follow(optimizer)
+    return Trainee(loaded, config, forward, optimizer, average, twins)

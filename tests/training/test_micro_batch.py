@@ -96,6 +96,16 @@ def test_what_fits_is_remembered_with_the_model(tiny_t5: Path, plan: RunPlan) ->
         assert len(attempts) > tried
 
 
+@pytest.mark.parametrize("setting", [{"label_smoothing": 0.1}, {"lora_dropout": 0.1}, {"dropout": 0.0}])
+def test_what_takes_other_memory_is_tried_again(tiny_t5: Path, tmp_path: Path, setting: dict[str, float]) -> None:
+    loaded, split = load_model(str(tiny_t5)), split_with([20, 101])
+    with memory_for(450) as attempts:
+        limit_for(loaded, split, plan_in(tmp_path, lora_rank=2))
+        tried = len(attempts)
+        limit_for(loaded, split, plan_in(tmp_path, lora_rank=2, **setting))
+        assert len(attempts) > tried
+
+
 def test_a_row_that_fits_nowhere_ends_the_run(tiny_t5: Path, plan: RunPlan) -> None:
     message = "out of GPU memory: it must hold a row of 101 tokens, but does not on some worker"
     with memory_for(99), pytest.raises(RunFailed, match=message):

@@ -1,15 +1,22 @@
-"""How an update clips."""
+"""One optimizer step: how it clips, what it counts, what it refuses to go on with."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from t5ray.config import TrainingConfig
+from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
 from t5ray.model.optim import build_optimizer
-from t5ray.training.step import update
+from t5ray.training.group import Group
+from t5ray.training.loop import fine_tune
+from t5ray.training.plan import RunFailed, RunPlan
+from t5ray.training.step import EpochSums, accumulate, update
+from tests.training.running import go_on, run
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adafactor"])
@@ -30,3 +37,54 @@ def test_the_update_is_that_of_a_clipped_gradient(tiny_t5: Path, optimizer: str,
     assert "grad_scale" not in vars(built[0])
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_that_is_not_finite_is_named_at_its_own_step(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan
+) -> None:
+    loaded = load_model(str(tiny_t5))
+    loaded.model.shared.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(RunFailed, match=r"the gradient must be finite, but its norm is (nan|inf) at step 1"):
+        fine_tune(loaded, data, plan, group=Group(), report=go_on, tick=lambda _: None)
+
+
+def test_rows_without_weight_are_not_counted(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    """An idle worker forwards one to join the reduction."""
+    model, sums = load_model(str(tiny_t5)).model, EpochSums()
+    assert accumulate(model, data.train, [[0]], [0.0], plan.config, Group(), sums) == 0
+    assert (sums.real_tokens, sums.padded_tokens) == (0, 0)
+    accumulate(model, data.train, [[0], [1]], [1.0, 0.0], plan.config, Group(), sums)
+    assert sums.real_tokens == data.train.input_lengths[0] + data.train.label_lengths[0]
+
+
+def one_step(plan: RunPlan, rows: int, **settings: object) -> RunPlan:
+    """All rows in one step, then the end; nothing but these settings acts."""
+    values = {"batch_size": rows, "max_epochs": 1, "dropout": 0.0, **settings}
+    return replace(plan, config=plan.config.model_copy(update=values))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_run_s_loss_is_smoothed_as_pytorch_smooths_it(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, smoothing: float
+) -> None:
+    rows, model = data.train, load_model(str(tiny_t5)).model.eval()
+    total = tokens = 0.0
+    for i in range(len(rows)):
+        ids = torch.tensor(rows.input_ids[rows.input_offsets[i] : rows.input_offsets[i + 1]].astype("int64"))[None]
+        labels = torch.tensor(rows.labels[rows.label_offsets[i] : rows.label_offsets[i + 1]].astype("int64"))[None]
+        with torch.no_grad():
+            logits = model(input_ids=ids, labels=labels).logits[0]
+        total += cross_entropy(logits, labels[0], label_smoothing=smoothing, reduction="sum").item()
+        tokens += labels.numel()
+    (report,), _ = run(tiny_t5, data, one_step(plan, len(rows), label_smoothing=smoothing))
+    assert report["train_loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_the_run_clips_its_gradients(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    """The first step of plain SGD is the learning rate times the gradient, here far longer than is let through."""
+    settings = {"optimizer": "sgd", "schedule": "constant", "learning_rate": 0.5, "weight_decay": 0.0}
+    before = dict(load_model(str(tiny_t5)).model.named_parameters())
+    (report,), after = run(tiny_t5, data, one_step(plan, len(data.train), max_grad_norm=0.01, **settings))
+    assert report["history"][0]["grad_norm"] > 0.1
+    moved = math.sqrt(sum(float((after[name] - weight).square().sum()) for name, weight in before.items()))
+    assert moved == pytest.approx(0.5 * 0.01, rel=1e-3)
