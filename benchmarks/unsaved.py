@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 from t5ray.training import loop
+from t5ray.training.best import BestWeights
 from t5ray.training.trainee import Trainee
 
 
@@ -13,7 +14,7 @@ def unsaved() -> Iterator[None]:
     """Let `fine_tune` keep neither states nor best weights."""
     with (
         mock.patch.object(loop, "save_last"),
-        mock.patch.object(loop, "save_best"),
+        mock.patch.object(BestWeights, "save"),
         mock.patch.object(Trainee, "state", return_value={}),
     ):
         yield

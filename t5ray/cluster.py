@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from t5ray.errors import ClusterError
@@ -276,6 +276,17 @@ def is_there(path: str) -> bool:
         raise ClusterError(
             f"{path}: the storage must be reachable, but: {exc}. Check address and credentials."
         ) from exc
+
+
+def names_in(path: str) -> list[str]:
+    """Return the names of what a folder or URI holds; none where it is not there.
+
+    Raises:
+        ClusterError: the storage refuses to say.
+    """
+    with _reachable(path) as (files, root):
+        files.invalidate_cache()
+        return sorted(PurePosixPath(name).name for name in files.ls(root, detail=False)) if files.exists(root) else []
 
 
 def remove_dir(path: str) -> None:

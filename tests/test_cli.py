@@ -303,7 +303,7 @@ def test_a_metric_and_a_stopping_metric_that_the_task_lacks_stand_beside_a_wrong
         "training.epochs: no such setting.",
         "--model is missing beside --data, --task",
         "--metric: must be a metric of task classify, but got 'rouge'",
-        "run.yaml: training.early_stopping_metric: must be a loss or a metric of task classify, but got 'chrf'",
+        "run.yaml: training.early_stopping_metric: must be a loss, hit_cap or a metric of task classify, but got 'chr",
         "--search-space: must be a YAML file or a shipped space, but got 't5_smal'. Did you mean `t5_small`?",
     ):
         assert problem in message

@@ -84,13 +84,16 @@ class TrainingConfig(AugmentationConfig):
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Evaluations without gain after which a run ends. None: never."""
     early_stopping_metric: str | None = None
-    """What must gain: a metric of the task, validation_loss or train_loss. None: the objective."""
+    """What must gain: a metric of the task, validation_loss, train_loss or hit_cap. None: the objective."""
     early_stopping_min_gain: float = Field(default=0.0, ge=0)
     """A gain must be larger than this."""
     evaluate_every_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps between evaluations within an epoch; each epoch's end is always judged. None: only that."""
     checkpoint_every_s: Seconds | None = Field(default=None, gt=0)
     """Save the state to resume from this often within an epoch: seconds, or text such as 10m. None: after epochs."""
+    log_every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between two points of the curves of loss, rate, gradient, speed and memory. None: some 20 points
+    an epoch."""
     precision: TrainingPrecision = "auto"
     """bf16 runs matrix products in bfloat16 over fp32 weights; auto takes it where the hardware has it. bf16_pure
     computes all in bfloat16, gradients included; updates are added to fp32 weights, which are judged and kept."""
@@ -150,6 +153,7 @@ NOT_SEARCHABLE = {
     "seed",
     "micro_batch_tokens",
     "checkpoint_every_s",
+    "log_every_steps",
     "parallel",
     "evaluate_every_steps",
 }

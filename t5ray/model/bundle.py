@@ -9,6 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def publish(loaded: LoadedModel, card: BundleCard, target: Path, *, seen: npt.ND
     Raises:
         ModelError: the logits of the reloaded model differ, or the disk refused.
     """
-    clear_leftovers(target)
+    clear_leftovers(target.parent, target.name)
     temporary = _beside(target)
     try:
         temporary.mkdir(parents=True)
@@ -122,21 +123,47 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-def clear_leftovers(target: Path) -> None:
-    """Delete what a kill left beside a target that is written whole or not at all; nobody may be writing it."""
-    for leftover in target.parent.glob(f".{target.name}.*.tmp"):
+def _moved_away(target: Path) -> Path:
+    """Return where an older directory waits while a newer one takes its place."""
+    return target.with_name(f".{target.name}.old")
+
+
+def clear_leftovers(folder: Path, names: str) -> None:
+    """Undo what a kill left half done beside targets that are written whole or not at all; nobody may be writing them.
+
+    Args:
+        names: glob of the targets' names in the folder.
+    """
+    for old in folder.glob(f".{names}.old"):
+        put_back(folder / old.name.removeprefix(".").removesuffix(".old"))
+    for leftover in folder.glob(f".{names}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def put_back(target: Path) -> None:
+    """Give a target its older directory back where a kill fell between the two renames of a replacement."""
+    old = _moved_away(target)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(target)
+
+
+def discard(target: Path) -> None:
+    """Delete a directory so that a kill leaves no half of it under its name."""
+    gone = _beside(target)
+    with suppress(FileNotFoundError):
+        target.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _replace(temporary: Path, target: Path) -> None:
     """Rename a finished directory to its place; an older one is moved away first and then removed."""
+    put_back(target)
     if target.exists():
-        old = _beside(target)
-        target.rename(old)
-        temporary.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        temporary.rename(target)
+        target.rename(_moved_away(target))
+    temporary.rename(target)
+    shutil.rmtree(_moved_away(target), ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

@@ -42,8 +42,8 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     source, test = weights_of_winner(ledger), None
     if source is not None:
         ledger.confirm = confirm(prepared, ledger, workspace)
-        workspace.fetch_trial(source.key)
         report = source.reports[(source.best_epoch or 1) - 1]
+        workspace.fetch_trial(source.key, report["best_step"])
         params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
         loaded = publish_best(prepared, params, report, workspace.trials / source.key, workspace.best)
         test = judge_on_test(prepared, loaded)

@@ -15,7 +15,6 @@ from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
-from t5ray.training.checkpoint import drop_last
 from t5ray.training.plan import EpochReport
 from t5ray.training.run import log_epoch
 
@@ -173,7 +172,8 @@ class Observer(ray.tune.Callback):
                 self.workspace.drop_trial(record.key)
                 self._dropped.add(record.key)
             elif record.key in keys and record.state != "RUNNING":
-                drop_last(self.workspace.trials / record.key)  # its worker may have heard no more than that all is over
+                # its worker may have heard no more than that all is over
+                self.workspace.leave_best(record.key, record.reports[-1]["best_step"])
 
     def _save(self, record: TrialRecord) -> None:
         self._count_overhead(record)

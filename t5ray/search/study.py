@@ -290,5 +290,6 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             mode=prepared.mode,
             folder=workspace.trials.resolve(),
             remote=workspace.remote_trials,
+            remote_states=workspace.remote_trials is not None,
         ),
     )

@@ -3,12 +3,12 @@
     <storage>/<name>/search.json, report.html, config.yaml, best/
     <storage>/<name>/state/ledger.json, optuna.journal     what --resume needs
     <storage>/<name>/state/confirm/<run>.json              predictions of runs that confirm the best
-    <storage>/<name>/state/trials/<number>/best/, last.pt  checkpoints of one trial
+    <storage>/<name>/state/trials/<number>/best-<step>/, last.pt  checkpoints of one trial
     <storage>/cache/                                       tokenised data, shared by all runs
 
 With a URI (`s3://bucket/runs`) the driver works in a local folder of the same name; it copies ledger and journal there
 (to saved/) whenever a trial ends, and results when the search does. Workers copy the best weights of their trials
-there themselves; the last state of a running trial stays on its worker.
+there themselves, and the states that a trial may go on from at another node.
 """
 
 import json
@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 
 from t5ray.cluster import download_dir, is_there, remove_dir, replace_dir, upload_dir, upload_file
 from t5ray.errors import ClusterError
-from t5ray.training.checkpoint import BEST
+from t5ray.training.best import BestWeights, best_name
+from t5ray.training.checkpoint import drop_last
 from t5ray.training.place import OUTBOX, Place
 
 
@@ -69,13 +70,20 @@ class Workspace(Place):
             with suppress(ClusterError):  # what is left there costs space; a search is not worth ending for it
                 remove_dir(f"{self.remote_trials}/{key}")
 
-    def fetch_trial(self, key: str) -> None:
-        """Copy the best weights of a trial or run here from the storage URI, where there is one.
+    def leave_best(self, key: str, step: int) -> None:
+        """Delete all that an ended trial or run has left but its best weights."""
+        remote = f"{self.remote_trials}/{key}" if self.remote_trials else None
+        drop_last(self.trials / key, remote)
+        BestWeights(self.trials / key, remote).keep(step)
 
-        What lies here already may be older: a trial that went on at another node left its better weights there only.
+    def fetch_trial(self, key: str, step: int) -> None:
+        """Copy the best weights of a trial or run, made at this step, here from the storage URI, where there is one.
+
+        What lies here already may be older: a trial that went on at another node may have made that step again.
         """
         if self.remote_trials:
-            replace_dir(f"{self.remote_trials}/{key}/{BEST}", self.trials / key / BEST)
+            weights = f"{key}/{best_name(step)}"
+            replace_dir(f"{self.remote_trials}/{weights}", self.trials / weights)
 
     def fetch_state(self) -> None:
         """Copy ledger and journal here from the storage URI, where it holds newer ones; checkpoints stay there."""

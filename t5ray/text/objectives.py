@@ -11,7 +11,8 @@ from t5ray.errors import ConfigError, did_you_mean
 from t5ray.text.tasks import resolve_task
 
 T = TypeVar("T")
-LOSSES = ("train_loss", "validation_loss")
+WATCHED = ("train_loss", "validation_loss", "hit_cap")
+"""What early stopping may watch besides the metrics of the task; of these, less is better."""
 
 
 def choose_objective(asked: str | None, task: TaskConfig) -> tuple[str, Literal["max", "min"]]:
@@ -36,11 +37,11 @@ def check_stopping(metric: str | None, task: TaskConfig) -> None:
     Raises:
         ConfigError: it does not.
     """
-    known = (*LOSSES, *task.metrics)
+    known = (*WATCHED, *task.metrics)
     if metric is not None and metric not in known:
         raise ConfigError(
-            f"training.early_stopping_metric: must be a loss or a metric of task {task.name}, but got {metric!r}. "
-            f"{did_you_mean(metric, known)}"
+            f"training.early_stopping_metric: must be a loss, hit_cap or a metric of task {task.name}, but got "
+            f"{metric!r}. {did_you_mean(metric, known)}"
         )
 
 

@@ -7,9 +7,11 @@
     step.py        one optimizer step over micro-batches and workers
     course.py      what one epoch has gathered so far
     stopping.py    early stopping
+    memory.py      what becomes of a run whose GPU is too small
     validation.py  loss and metrics on held-out rows, on real generations
     rows.py        held-out rows one by one, for comparisons in pairs
-    checkpoint.py  what is on disk of a run: best weights, last state
+    checkpoint.py  what is on disk of a run: the states to go on from
+    best.py        and its best weights, named after the step that made them
     augmentation.py  what a user is told of augmentation
     mailbox.py     how a driver and a running group of workers talk
     worker.py      the function that Ray Train runs on every worker

@@ -1,6 +1,6 @@
 """What a run keeps on disk: the best weights, and the states to go on from.
 
-    FOLDER/best/             Hugging Face directory of the best evaluation so far
+    FOLDER/best-STEP/        Hugging Face directory of the best weights so far: see best.py
     FOLDER/last.pt           weights, optimizer, random states and history as last saved
     FOLDER/last-but-one.pt   the state before
 
@@ -12,21 +12,31 @@ one of them is always whole. They are read with `weights_only`, so that nothing 
 import logging
 import os
 import pickle
+import struct
 import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from t5ray.cluster import download_file, is_there
+from t5ray.cluster import download_file, is_there, remove_dir, upload_file
 from t5ray.config import TrainingConfig
-from t5ray.model.bundle import clear_leftovers, save_weights
-from t5ray.model.loading import LoadedModel
+from t5ray.errors import ClusterError
+from t5ray.model.bundle import clear_leftovers
+from t5ray.training.group import Group
 
-BEST, LAST, BEFORE_LAST = "best", "last.pt", "last-but-one.pt"
+LAST, BEFORE_LAST = "last.pt", "last-but-one.pt"
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
 """Tensors of the size of the weights that an optimizer keeps."""
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError),
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, OverflowError),
+)
+"""What reading a damaged file raises: the directory of the archive may be hit, or what it says of names and sizes."""
 log = logging.getLogger(__name__)
 
 
@@ -54,11 +64,9 @@ class Progress:
         """Every evaluation of the finished epochs."""
         return [found for report in self.reports for found in report["evaluations"]]
 
-
-def save_best(folder: Path, loaded: LoadedModel, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write the weights of the best epoch: the model's own, or those given."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(loaded, folder / BEST, weights)
+    def forget_best(self) -> None:
+        """Let the next evaluation be the best so far."""
+        self.best_epoch, self.best_value, self.best_step = 0, None, 0
 
 
 def save_last(folder: Path, state: dict[str, Any], progress: Progress) -> None:
@@ -83,23 +91,58 @@ def load_last(folder: Path) -> tuple[dict[str, Any], Progress] | None:
     return None
 
 
-def fetch_last(folder: Path, remote: str) -> None:
-    """Copy the last state here from a URI, where that holds one and the folder none."""
-    known = any((folder / name).exists() for name in (LAST, BEFORE_LAST))
-    if not known and is_there(f"{remote}/{LAST}"):
-        download_file(f"{remote}/{LAST}", folder / LAST)
+def sweep(folder: Path) -> int:
+    """Delete what a kill left half written, let last.pt be the newest whole state, and return its step; -1: none is.
 
-
-def sweep(folder: Path) -> None:
-    """Delete what a kill left half written."""
-    clear_leftovers(folder / BEST)
+    A damaged one must not stay: the next save would take it for whole, and delete the one that is.
+    """
+    clear_leftovers(folder, "best-*")
     (folder / f".{LAST}.tmp").unlink(missing_ok=True)
+    for name in (LAST, BEFORE_LAST):
+        state = _read(folder / name)
+        if state is not None:
+            (folder / name).replace(folder / LAST)
+            return int(state["progress"]["step"])
+    drop_last(folder)
+    return -1
 
 
-def drop_last(folder: Path) -> None:
-    """Delete the states of a run that has ended."""
+def share_last(folder: Path, remote: str, group: Group) -> None:
+    """Let the folder of every worker hold the state that is the newest of worker 0's folder and the URI.
+
+    Worker 0 chooses: other nodes may still hold the copy that an earlier session went on from.
+    """
+    step = group.broadcast(_newest(folder, remote) if group.rank == 0 else -1)
+    if group.rank > 0 and sweep(folder) != step:
+        drop_last(folder)
+        if step >= 0:
+            download_file(f"{remote}/{LAST}", folder / LAST)
+
+
+def _newest(folder: Path, remote: str) -> int:
+    """Let folder and URI hold the same state, the newer one, and return its step; -1: there is none."""
+    here, there = sweep(folder), -1
+    if is_there(f"{remote}/{LAST}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".download-", dir=folder) as name:
+            fetched = Path(name)
+            download_file(f"{remote}/{LAST}", fetched / LAST)
+            there = sweep(fetched)
+            if there > here:
+                drop_last(folder)
+                (fetched / LAST).replace(folder / LAST)
+    if here > there:
+        upload_file(folder / LAST, remote)
+    return max(here, there)
+
+
+def drop_last(folder: Path, remote: str | None = None) -> None:
+    """Delete the states of a run that has ended, here and at its URI."""
     for name in (LAST, BEFORE_LAST, f".{LAST}.tmp"):
         (folder / name).unlink(missing_ok=True)
+    if remote is not None:
+        with suppress(ClusterError):  # what is left there costs space only
+            remove_dir(f"{remote}/{LAST}")
 
 
 def weights_on_disk(config: TrainingConfig) -> int:
@@ -131,9 +174,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         with zipfile.ZipFile(path) as archive:  # torch.load itself does not look at the checksums
             damaged = archive.testzip()
         if damaged is None:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            # mapped, for a sharded run copies no more than its part of it
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             return state
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as exc:
+    except DAMAGE as exc:
         damaged = str(exc)
     log.warning("%s: a saved state must be whole, but is damaged (%s). Going on from the one before.", path, damaged)
     return None

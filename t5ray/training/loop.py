@@ -11,27 +11,27 @@ from typing import Any
 
 import torch
 
-from t5ray.cluster import upload_dir, upload_file
+from t5ray.cluster import upload_file
 from t5ray.data.batches import epoch_steps, num_steps
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import resolve_precision
 from t5ray.model.optim import learning_rate_at, set_learning_rate
+from t5ray.training.best import BestWeights
 from t5ray.training.checkpoint import (
-    BEST,
     LAST,
     Progress,
     drop_last,
-    fetch_last,
     load_last,
     random_state,
-    save_best,
     save_last,
     set_random_state,
+    share_last,
     sweep,
 )
 from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
+from t5ray.training.memory import within_memory
 from t5ray.training.micro_batch import row_limit
 from t5ray.training.plan import Evaluation, Pulse, Report, RunFailed, RunPlan, Tick
 from t5ray.training.step import optimizer_step
@@ -41,6 +41,10 @@ from t5ray.training.validation import fixed_sample, validate
 
 HISTORY_POINTS = 20
 """Points of the step curves that each epoch reports."""
+MORE_MEMORY = (
+    "Lower training.micro_batch_size, set training.gradient_checkpointing, or give a worker more of a GPU "
+    "(--gpus-per-worker)"
+)
 
 
 def fine_tune(
@@ -64,15 +68,9 @@ def fine_tune(
             the model.
     """
     torch.manual_seed(plan.config.seed)  # adapters begin alike on all workers
-    try:
-        with made_ready(loaded, plan.config, group) as trainee:
-            torch.manual_seed(plan.config.seed + group.rank)  # dropout differs
-            return _Run(trainee, data, plan, group, report, tick).go()
-    except torch.cuda.OutOfMemoryError as exc:
-        raise RunFailed(
-            f"out of GPU memory: {exc}. Lower training.micro_batch_size, set training.gradient_checkpointing, or give "
-            "a worker more of a GPU (--gpus-per-worker)"
-        ) from exc
+    with within_memory(MORE_MEMORY), made_ready(loaded, plan.config, group) as trainee:
+        torch.manual_seed(plan.config.seed + group.rank)  # dropout differs
+        return _Run(trainee, data, plan, group, report, tick).go()
 
 
 class _Run:
@@ -84,7 +82,8 @@ class _Run:
         self.trainee, self.data, self.plan, self.config = trainee, data, plan, plan.config
         self.group, self.report, self.tick = group, report, tick
         self.per_epoch = num_steps(len(data.train), self.config.batch_size)
-        self.every = max(1, self.per_epoch // HISTORY_POINTS)
+        self.every = self.config.log_every_steps or max(1, self.per_epoch // HISTORY_POINTS)
+        self.best = BestWeights(plan.folder, plan.remote)
         self.progress = self._restored()
         self.limit = row_limit(trainee, data.train, self.config, group)
         self.saved_at = time.monotonic()
@@ -102,12 +101,22 @@ class _Run:
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
+                self._keep_best(until=self.progress.step)
         if answer is not None and self.group.rank == 0:
-            drop_last(self.plan.folder)
+            drop_last(self.plan.folder, self.plan.remote if self.plan.remote_states else None)
+        if answer is not None:
+            self._keep_best(until=math.inf)
         return self.progress
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
-        return self.group.broadcast(None if self.group.rank > 0 else self.report(report))
+        answer = self.group.broadcast(None if self.group.rank > 0 else self.report(report))
+        if answer is not None:
+            self.best.heard = report["best_step"]
+        return answer
+
+    def _keep_best(self, *, until: float) -> None:
+        if self.group.rank == 0:
+            self.best.keep(self.progress.best_step, until=until)
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch, or the rest of one that was cut off, and return its report."""
@@ -174,7 +183,9 @@ class _Run:
             if self._is_best(found):
                 self.progress.best_epoch, self.progress.best_step = epoch, found.step
                 self.progress.best_value = found.value
-                self._keep(loaded)
+                weights = self.trainee.full_weights()
+                if self.group.rank == 0:
+                    self.best.save(loaded, found.step, weights)
         course.evaluations.append(asdict(found))
         course.validate_s += judged - started
         course.save_s += time.perf_counter() - judged
@@ -202,15 +213,6 @@ class _Run:
         sign, best = (1 if self.plan.mode == "max" else -1), self.progress.best_value
         return best is None or sign * found.value > sign * best
 
-    def _keep(self, loaded: LoadedModel) -> None:
-        """Write the best weights, here and where the driver can read them."""
-        weights = self.trainee.full_weights()
-        if self.group.rank > 0:
-            return
-        save_best(self.plan.folder, loaded, weights)
-        if self.plan.remote is not None:
-            upload_dir(self.plan.folder / BEST, f"{self.plan.remote}/{BEST}")
-
     def _checkpoint_is_due(self) -> bool:
         """Say whether it is time to save a state within the epoch; worker 0's clock decides."""
         every = self.config.checkpoint_every_s
@@ -230,10 +232,10 @@ class _Run:
 
     def _restored(self) -> Progress:
         """Go on from the folder's state, which every worker must be able to read."""
-        if self.group.rank == 0:
-            sweep(self.plan.folder)
         if self.plan.remote_states:
-            fetch_last(self.plan.folder, str(self.plan.remote))
+            share_last(self.plan.folder, str(self.plan.remote), self.group)
+        elif self.group.rank == 0:
+            sweep(self.plan.folder)
         found = load_last(self.plan.folder)
         steps = self.group.gather(-1 if found is None else found[1].step)
         if len(set(steps)) > 1:
@@ -244,6 +246,8 @@ class _Run:
             return Progress()
         state, progress = found
         self.trainee.load_state(state)
+        if progress.best_step and not self.group.broadcast(self.group.rank > 0 or self.best.hold(progress.best_step)):
+            progress.forget_best()  # better ones had taken their place before the run fell back to this state
         if len(state["random"]) == self.group.size:  # with another number of workers, their seeds must do
             set_random_state(state["random"][self.group.rank])
         return progress

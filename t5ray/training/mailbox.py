@@ -34,6 +34,8 @@ class Message:
     """The cause, where the run failed."""
     rows: dict[str, Any] | None = None
     """`RowScores` of the best epoch, where the plan asks for them."""
+    spent: bool = False
+    """Whether the failure also ends the group, which then is no death to count against anybody."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Mailbox:
         self._changed = threading.Condition()
         self._job: Job | None = None
         self._closed = False
+        self._spent = False
         self._talk = _Talk()
 
     def _wait(self, ready: Callable[[], Any], wait_s: float) -> Any:
@@ -89,6 +92,12 @@ class Mailbox:
         """Wait until the workers have left the job."""
         return bool(self._wait(lambda: True if self._talk.over or not self._is(job) else None, wait_s))
 
+    def take_spent(self) -> bool:
+        """Say, once, whether a failed run has ended its group."""
+        with self._changed:
+            spent, self._spent = self._spent, False
+            return spent
+
     def last_pulse(self) -> Pulse | None:
         """Return where the job is, as last heard."""
         return self._talk.pulse
@@ -120,6 +129,7 @@ class Mailbox:
             if self._is(job) and not self._has(message):
                 self._talk.messages.append(message)
                 self._talk.over = self._talk.over or message.failure is not None  # a restarted group leaves it alone
+                self._spent = self._spent or message.spent
                 self._changed.notify_all()
 
     def verdict(self, job: int, epoch: int, wait_s: float) -> bool | str | None:

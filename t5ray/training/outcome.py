@@ -10,14 +10,14 @@ import numpy as np
 from t5ray import sessions
 from t5ray.config import RunConfig
 from t5ray.data.partition import SEEN_SEED, digest_texts
-from t5ray.model.bundle import publish
+from t5ray.model.bundle import publish, put_back
 from t5ray.model.card import BundleCard
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
 from t5ray.redaction import hide_secrets
 from t5ray.tracking.uri import shown
+from t5ray.training.best import best_name
 from t5ray.training.calibration import fit_label_temperature
-from t5ray.training.checkpoint import BEST
 from t5ray.training.errand import run_where_trained
 from t5ray.training.group import Group
 from t5ray.training.prepare import Prepared
@@ -58,7 +58,9 @@ def publish_best(
         report: report of the best epoch.
         folder: where the run's checkpoints are.
     """
-    loaded = load_model(str(folder / BEST))
+    weights = folder / best_name(report["best_step"])
+    put_back(weights)
+    loaded = load_model(str(weights))
     settings = prepared.config.training.with_params(params).model_dump(mode="json")
     card = BundleCard(
         task=prepared.task,

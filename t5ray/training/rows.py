@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from t5ray.data.batches import IGNORED, Indices, collate, micro_batches, token_budget
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import LoadedModel, load_model
-from t5ray.training.checkpoint import BEST
+from t5ray.model.numeric import autocast, resolve_precision
+from t5ray.training.best import best_name
 from t5ray.training.plan import RunPlan
 from t5ray.training.validation import EVAL_BATCH_TOKENS, fixed_sample, predict_rows
 
@@ -29,14 +30,17 @@ class RowScores:
     """Target tokens [N], where there are losses."""
 
 
-def judge_rows(plan: RunPlan, data: TokenisedData, device: torch.device) -> RowScores:
-    """Judge the best epoch of a run on the validation sample, in fp32 as scoring computes."""
-    loaded = load_model(str(plan.folder / BEST))
+def judge_rows(plan: RunPlan, data: TokenisedData, best_step: int, device: torch.device) -> RowScores:
+    """Judge the best weights of a run on the validation sample, at the precision that its objective was taken at."""
+    loaded = load_model(str(plan.folder / best_name(best_step)))
     loaded.model.to(device).eval()
     rows = fixed_sample(len(data.validation), plan.config.validation_rows)
+    precision = resolve_precision(plan.config.precision, device)
     if plan.objective == "validation_loss":
-        return RowScores([], *_losses(loaded, data.validation, rows))
-    texts = {row: text for row, text, _ in predict_rows(loaded, data.validation, rows, plan.task, plan.decode)}
+        with autocast(precision, device):
+            return RowScores([], *_losses(loaded, data.validation, rows))
+    judged = predict_rows(loaded, data.validation, rows, plan.task, plan.decode, precision)
+    texts = {row: text for row, text, _ in judged}
     return RowScores([texts[int(row)] for row in rows], [], [])
 
 

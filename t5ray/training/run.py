@@ -21,11 +21,11 @@ from t5ray.cluster import Cluster, download_file, is_there, remove_dir, replace_
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
-from t5ray.model.card import write_json
+from t5ray.model.card import write_json, write_text
 from t5ray.sessions import RUN_BOOK, require_same
 from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
-from t5ray.training.checkpoint import BEST
+from t5ray.training.best import best_name
 from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, versions
 from t5ray.training.place import Place
 from t5ray.training.plan import RunPlan, Tick
@@ -34,6 +34,8 @@ from t5ray.training.slot import Slot, SlotSpec
 
 REPORTS = "state/reports.json"
 """Every epoch's report, from the end of the last one on."""
+LOGGED = "state/logged"
+"""How many epochs the tracker has been told of."""
 Reports = list[dict[str, Any]]
 
 
@@ -192,7 +194,8 @@ def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, r
     config, folder = prepared.config, place.folder
     best = reports[reports[-1]["best_epoch"] - 1]
     if place.remote is not None:  # a worker at another node may have left better weights than those that lie here
-        replace_dir(f"{place.remote}/state/{BEST}", folder / "state" / BEST)
+        weights = f"state/{best_name(best['best_step'])}"
+        replace_dir(f"{place.remote}/{weights}", folder / weights)
     loaded = publish_best(prepared, {}, best, folder / "state", place.best)
     outcome = {
         "name": config.name,
@@ -271,13 +274,16 @@ def _follow(
         )
     )
     reports: Reports = []
+    logged = _num_logged(place)
     while not reports or not reports[-1]["final"]:
         message = slot.next_message(on_tick)
         if message.report is None:
             tracker.end_run(run_id, "FAILED", tags={"t5ray.reason": str(message.failure)})
             raise T5RayError(f"The run must reach its end, but failed: {message.failure}.")
         reports.append(message.report)
-        log_epoch(tracker, run_id, message.report, prepared.objective)
+        if message.report["epoch"] > logged:  # earlier ones are told again after an interruption
+            log_epoch(tracker, run_id, message.report, prepared.objective)
+            _note_logged(place, message.report["epoch"])
         on_epoch(message.report)
         if message.report["final"]:  # before the workers hear that they may forget the run
             write_json(place.folder / REPORTS, reports)
@@ -286,6 +292,19 @@ def _follow(
         slot.decide(message.report["epoch"], go_on=True)
     slot.settle()
     return reports
+
+
+def _num_logged(place: Place) -> int:
+    """Return how many epochs the tracker has been told of, by earlier sessions on whatever machine."""
+    if place.remote is not None and is_there(f"{place.remote}/{LOGGED}"):
+        download_file(f"{place.remote}/{LOGGED}", place.folder / LOGGED)
+    return int((place.folder / LOGGED).read_text(encoding="utf-8")) if (place.folder / LOGGED).exists() else 0
+
+
+def _note_logged(place: Place, epoch: int) -> None:
+    write_text(place.folder / LOGGED, str(epoch))
+    if place.remote is not None:
+        upload_file(place.folder / LOGGED, f"{place.remote}/state")
 
 
 def log_epoch(
@@ -299,8 +318,8 @@ def log_epoch(
         **report["metrics"],
         "validation_loss": report["validation_loss"],
         "train_loss": report["train_loss"],
-        "tokens_per_s": report["tokens_per_s"],
-        "padding_share": report["padding_share"],
+        "epoch_tokens_per_s": report["tokens_per_s"],  # curves over steps have the plain names
+        "epoch_padding_share": report["padding_share"],
         "hit_cap_share": report["hit_cap"],
         f"best_{objective}": report["best_value"],
     }

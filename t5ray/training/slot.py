@@ -21,6 +21,8 @@ TICK_WAIT_S = 0.5
 """Time between two looks at a running job's progress."""
 CLOSE_S = 5.0
 """How long a group may take to leave its last job and end."""
+RESTARTS = 2
+"""How often a group that dies is started again for one job."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,35 @@ class Slot:
         self.mailbox: Mailbox | RemoteMailbox = RemoteMailbox.create(2 * spec.num_workers) if remote else Mailbox()
         self._job = 0
         self._heard = 0
+        self._deaths = 0
+        """Of groups, since the last job was given out."""
+        self._closed = threading.Event()
         self._crash: str | None = None
         self._thread = threading.Thread(target=self._run_group, name="t5ray-slot", daemon=True)
         self._thread.start()
 
     def _run_group(self) -> None:
+        """Run a group until the slot is closed, and another one after each that dies, as often as a job may cost one.
+
+        A group that a failed run has ended counts for nobody: the next job is not to blame.
+        """
+        while not self._closed.is_set():
+            try:
+                self._trainer().fit()
+            except Exception as exc:  # noqa: BLE001 (whatever ends the group is the message; see _raise_if_dead)
+                if self._closed.is_set():
+                    return
+                lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+                self._crash = f"{type(exc).__name__}: {lines[-1] if lines else ''}"
+                self._deaths += not self.mailbox.take_spent()
+                if self.spec.in_process or self._deaths > RESTARTS:
+                    return
+
+    def _trainer(self) -> ray.train.torch.TorchTrainer:
         spec = self.spec
         setup = WorkerSetup(spec.model, spec.data, self.mailbox, spec.cpus_per_worker, spec.texts, spec.gpus_per_worker)
         resources = {"CPU": spec.cpus_per_worker, "GPU": spec.gpus_per_worker}
-        trainer = ray.train.torch.TorchTrainer(
+        return ray.train.torch.TorchTrainer(
             _serve_entry,
             train_loop_config={"setup": setup},
             scaling_config=ray.train.ScalingConfig(
@@ -66,20 +88,17 @@ class Slot:
                 use_gpu=spec.gpus_per_worker > 0,
                 resources_per_worker=None if spec.in_process else {k: v for k, v in resources.items() if v},
             ),
+            # Ray Train counts the deaths of a group's whole life; a slot counts those of each job
             run_config=ray.train.RunConfig(
-                storage_path=spec.scratch, failure_config=ray.train.FailureConfig(max_failures=2)
+                storage_path=spec.scratch, failure_config=ray.train.FailureConfig(max_failures=0)
             ),
         )
-        try:
-            trainer.fit()
-        except Exception as exc:  # noqa: BLE001 (whatever ends the group is the message; see _raise_if_dead)
-            lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-            self._crash = f"{type(exc).__name__}: {lines[-1] if lines else ''}"
 
     def start(self, plan: RunPlan) -> None:
         """Begin a run."""
         self._job += 1
         self._heard = 0
+        self._deaths = 0
         self.mailbox.submit(Job(self._job, plan))
 
     def next_message(self, on_tick: Tick | None = None) -> Message:
@@ -112,6 +131,7 @@ class Slot:
 
     def close(self) -> None:
         """End the group and give its resources back."""
+        self._closed.set()
         self.mailbox.close()
         self._thread.join(CLOSE_S)
         if isinstance(self.mailbox, RemoteMailbox):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from t5ray.text.objectives import LOSSES
+from t5ray.text.objectives import WATCHED
 from t5ray.training.plan import RunPlan
 
 
@@ -35,8 +35,8 @@ def should_stop(plan: RunPlan, evaluations: Sequence[dict[str, Any]]) -> bool:
     if config.early_stopping_patience is None:
         return False
     metric = config.early_stopping_metric or plan.objective
-    mode: Literal["max", "min"] = "min" if metric in LOSSES else "max"
-    values = [found[metric] if metric in LOSSES else found["metrics"][metric] for found in evaluations]
+    mode: Literal["max", "min"] = "min" if metric in WATCHED else "max"
+    values = [found[metric] if metric in WATCHED else found["metrics"][metric] for found in evaluations]
     return patience_is_over(
         values, mode, patience=config.early_stopping_patience, min_gain=config.early_stopping_min_gain
     )

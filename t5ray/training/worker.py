@@ -19,7 +19,8 @@ from t5ray.model.numeric import default_device
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
-from t5ray.training.plan import RunFailed
+from t5ray.training.memory import within_memory
+from t5ray.training.plan import RunFailed, RunPlan
 from t5ray.training.rows import judge_rows
 from t5ray.training.sharding import is_sharded
 
@@ -110,14 +111,26 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
             report=report,
             tick=lambda pulse: mailbox.tick(pulse) if ticks.due(pulse.step, {pulse.num_steps}) else None,
         )
-        if job.plan.judge_rows and group.rank == 0 and progress.reports[-1]["final"]:
-            mailbox.post(job.number, Message(rows=asdict(judge_rows(job.plan, data, group.device))))
     except RunFailed as exc:
-        mailbox.post(job.number, Message(failure=str(exc)))
-        if group.size > 1 and isinstance(exc.__cause__, torch.cuda.OutOfMemoryError):
-            raise  # the others wait for this worker in a reduction: only a new group frees them
+        # the others may wait for this worker in a reduction: then only a new group frees them
+        spent = group.size > 1 and isinstance(exc.__cause__, torch.cuda.OutOfMemoryError)
+        mailbox.post(job.number, Message(failure=str(exc), spent=spent))
+        if spent:
+            raise
+    else:
+        if job.plan.judge_rows and group.rank == 0 and progress.reports[-1]["final"]:
+            mailbox.post(job.number, _judged(job.plan, data, progress.best_step, group))
     if group.rank == 0:
         mailbox.finish(job.number)
+
+
+def _judged(plan: RunPlan, data: TokenisedData, best_step: int, group: Group) -> Message:
+    """Return what the best weights do on each row, or why they could not be judged."""
+    try:
+        with within_memory("Give a worker more of a GPU (--gpus-per-worker)"):
+            return Message(rows=asdict(judge_rows(plan, data, best_step, group.device)))
+    except RunFailed as exc:
+        return Message(failure=str(exc))
 
 
 class _Throttle:

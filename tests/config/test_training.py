@@ -12,6 +12,14 @@ def test_t5_adafactor_is_the_paper_s() -> None:
     config = TrainingConfig(preset="t5-adafactor")
     assert (config.optimizer, config.learning_rate, config.schedule) == ("adafactor", 1e-3, "constant")
     assert (config.warmup_share, config.weight_decay, config.adafactor_relative_step) == (0.0, 0.0, False)
+    assert config.max_grad_norm is None  # the rule clips its own updates
+
+
+def test_t5_adamw_is_what_transformers_advises() -> None:
+    """Its T5 page: "Typically, 1e-4 and 3e-4 work well for most problems"; AdamW and linear decay are its defaults."""
+    config = TrainingConfig(preset="t5-adamw")
+    assert (config.optimizer, config.learning_rate, config.schedule) == ("adamw", 3e-4, "linear")
+    assert (config.warmup_share, config.weight_decay, config.max_grad_norm) == (0.05, 0.01, 1.0)
 
 
 def test_what_is_given_wins_over_the_preset() -> None:

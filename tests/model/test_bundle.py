@@ -1,6 +1,7 @@
 """A bundle loads with plain transformers, predicts the same there, and appears whole or not at all."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import DecodeConfig, TaskConfig
 from t5ray.errors import ModelError
-from t5ray.model.bundle import publish
+from t5ray.model.bundle import clear_leftovers, discard, publish, save_weights
 from t5ray.model.card import CARD, BundleCard, fingerprint, read_card
 from t5ray.model.engine import Engine
 from t5ray.model.loading import LoadedModel, load_model
@@ -75,6 +76,49 @@ def test_publishing_again_replaces_the_bundle(tiny_t5: Path, tmp_path: Path) -> 
     card = read_card(tmp_path / "best")
     assert card is not None
     assert card.max_input_tokens == 11
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing that catches errors catches it."""
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_kill_while_a_bundle_is_replaced_leaves_one_that_is_whole(
+    tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """The older one is moved away, then the newer one takes its place: the kill falls before either."""
+    loaded, target, rename, done = load_model(str(tiny_t5)), tmp_path / "best", Path.rename, list[Path]()
+    publish(loaded, CARD_OF_TEST, target)
+
+    def rename_or_die(path: Path, to: Path) -> Path:
+        if len(done) + 1 == renames:
+            raise Killed
+        done.append(path)
+        return rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename_or_die)
+        patch.setattr(shutil, "rmtree", lambda *given, **more: None)
+        with pytest.raises(Killed):
+            save_weights(loaded, target)
+    clear_leftovers(tmp_path, "best")
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert read_card(target) == CARD_OF_TEST  # the older one
+
+
+def test_what_is_discarded_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*given: Any, **more: Any) -> None:
+        raise Killed
+
+    (tmp_path / "best-8").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        discard(tmp_path / "best-8")
+    monkeypatch.undo()
+    assert not (tmp_path / "best-8").exists()
+    clear_leftovers(tmp_path, "best-*")
+    assert list(tmp_path.iterdir()) == []
+    discard(tmp_path / "best-8")  # by somebody else
 
 
 def test_the_fingerprint_follows_weights_and_card(tmp_path: Path) -> None:

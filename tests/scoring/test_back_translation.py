@@ -12,6 +12,7 @@ from t5ray.scoring.ledger import Entry
 from t5ray.scoring.plan import Job
 from t5ray.scoring.scorer import Scorer
 from tests.scoring.doubles import Answer, ShoutingEngine
+from tests.tiny import make_tiny_t5
 
 TEXTS = ["one small dog", "two\nlines", "a bomb"]
 
@@ -29,9 +30,11 @@ class LocalRun:
 
     def __init__(self) -> None:
         self.inputs: list[list[str]] = []
+        self.models: list[str] = []
 
     def __call__(self, job: Job) -> None:
         engine = Translator()
+        self.models.append(job.config.model)
         scorer = Scorer(job.spec, lambda: engine)
         for shard in job.pending:
             assert not scorer(asdict(shard))["failure_kind"]
@@ -70,6 +73,13 @@ def test_texts_come_back_through_both_prefixes(config: BackTranslationConfig, tm
         ["en to de: a bomb", "en to de: one small dog", "en to de: two\nlines"],
         ["de to en: dog small one", "de to en: lines two"],
     ]
+
+
+def test_each_way_may_have_a_model_of_its_own(config: BackTranslationConfig, tmp_path: Path) -> None:
+    backward = str(make_tiny_t5(tmp_path / "backward", seed=1))
+    run = LocalRun()
+    back_translate(TEXTS[:1], config.model_copy(update={"backward": backward}), tmp_path, run)
+    assert run.models == [config.forward, backward]
 
 
 def test_nothing_is_translated_twice(config: BackTranslationConfig, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def wide_t5(tmp_path: Path) -> Path:
-    """A model of some megabytes: next to it the names and numbers beside the weights are small."""
-    T5ForConditionalGeneration(tiny_config(d_model=256)).save_pretrained(tmp_path / "wide")
+    """A model of some 20 MB: next to it the names and numbers beside the weights are small."""
+    T5ForConditionalGeneration(tiny_config(d_model=512)).save_pretrained(tmp_path / "wide")
     character_tokenizer().save_pretrained(tmp_path / "wide")
     return tmp_path / "wide"
 
@@ -48,9 +48,8 @@ def test_thirty_trials_in_one_slot_need_no_more_memory_or_disk_than_five(
         assert tune(arguments(words, wide_t5, **flags)) == 0
     trials = json.loads((folder / "runs/words/state/ledger.json").read_text())["trials"]
     used = [trial["reports"][0]["history"][-1]["memory_bytes"] for trial in trials]
-    # a trial that stayed in memory would take its weights, gradients and two moments
     growth = sorted(used[25:])[2] - sorted(used[5:10])[2]
-    assert growth < 20 * size, used  # of 20 trials
+    assert growth < 20 * size / 2, used  # of 20 trials: half of what one copy of the weights for each would take
     assert size < disk.size_bytes < 1.05 * checkpoint_bytes(str(wide_t5), TrainingConfig(), slots=1)
 
 

@@ -112,7 +112,7 @@ def _run(config: dict[str, Any], folder: Path, books: Any, scheduler: Any, searc
     key, values = books._record(trial).key, list[float]()
     for number in range(1, EPOCHS + 1):
         values.append(value_of(config["params"], number, config.get("seed")))
-        (folder / "state/trials" / key / "best").mkdir(parents=True, exist_ok=True)
+        (folder / "state/trials" / key / "best-1").mkdir(parents=True, exist_ok=True)
         result = epoch(number, values[-1], final=number == EPOCHS)
         result |= {"best_value": max(values), "best_epoch": values.index(max(values)) + 1}
         if result["final"] and "seed" in config:

@@ -45,10 +45,22 @@ class HereSlot:
         return message
 
 
-def spec_of(folder: Path, words: Path, model: Path) -> TrialSpec:
+def spec_of(storage: str, words: Path, model: Path) -> TrialSpec:
     given = {"model": str(model), "task": "classify", "data": {"path": str(words)}, "name": "words"}
-    found = prepare(RunConfig.model_validate({**given, "storage": str(folder)}), folder / "cache")
-    return trial_spec(found, Workspace.of(found.config), str(folder))
+    config = RunConfig.model_validate({**given, "storage": storage})
+    workspace = Workspace.of(config)
+    return trial_spec(prepare(config, workspace.cache), workspace, str(workspace.folder))
+
+
+@pytest.mark.parametrize(("storage", "remote"), [("runs", None), ("memory://bucket/runs", "memory://bucket/runs")])
+def test_trials_of_a_search_at_a_uri_keep_the_states_to_go_on_from_there(
+    tmp_path: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, storage: str, remote: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    plan = spec_of(storage, words, tiny_t5).plan_for(3, {}, seed=7)
+    assert plan.remote == (remote and f"{remote}/words/state/trials/3-seed7")
+    assert plan.remote_states == (remote is not None)
 
 
 def test_out_of_gpu_memory_is_told_as_a_failure_with_its_cause(
@@ -60,7 +72,7 @@ def test_out_of_gpu_memory_is_told_as_a_failure_with_its_cause(
     monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(loop, "optimizer_step", run_out)
     trainable = object.__new__(SlotTrainable)
-    trainable.spec = spec_of(tmp_path, words, tiny_t5)
+    trainable.spec = spec_of(str(tmp_path), words, tiny_t5)
     trainable.slot = HereSlot(tiny_t5, trainable.spec.slot.data)  # type: ignore[assignment]
     books = observer(Ledger(tmp_path / "state/ledger.json"), tmp_path)
     search = StudySearch(

@@ -38,9 +38,9 @@ def test_results_and_state_go_to_a_uri_and_come_back(tmp_path: Path, monkeypatch
     again.fetch_state()
     assert (again.ledger.read_text(), again.journal.read_text()) == ("ledger", "journal")
 
-    files.pipe("/bucket/runs/study/state/trials/3/best/model.safetensors", b"weights")
-    again.fetch_trial("3")
-    assert (again.trials / "3" / "best" / "model.safetensors").read_bytes() == b"weights"
+    files.pipe("/bucket/runs/study/state/trials/3/best-8/model.safetensors", b"weights")
+    again.fetch_trial("3", 8)
+    assert (again.trials / "3" / "best-8" / "model.safetensors").read_bytes() == b"weights"
     again.drop_trial("3")
     assert not files.exists("/bucket/runs/study/state/trials/3")
     assert not (again.trials / "3").exists()
@@ -57,12 +57,13 @@ def test_better_weights_that_another_node_left_replace_those_that_lie_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = at_bucket(tmp_path, monkeypatch)
-    here = workspace.trials / "3" / "best"
+    here = workspace.trials / "3" / "best-8"
     here.mkdir(parents=True)
-    (here / "model.safetensors").write_bytes(b"epoch 1")
-    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/runs/study/state/trials/3/best/model.safetensors", b"epoch 2")
-    workspace.fetch_trial("3")
-    assert (here / "model.safetensors").read_bytes() == b"epoch 2"
+    (here / "model.safetensors").write_bytes(b"made first")
+    there = f"/{tmp_path.name}/runs/study/state/trials/3/best-8/model.safetensors"
+    fsspec.filesystem("memory").pipe(there, b"made again")
+    workspace.fetch_trial("3", 8)
+    assert (here / "model.safetensors").read_bytes() == b"made again"
 
 
 @pytest.mark.parametrize(("here_s", "kept"), [(90.0, "here"), (10.0, "there"), (None, "there")])

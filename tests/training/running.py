@@ -38,5 +38,11 @@ def run(
     return reports, {k: v.clone() for k, v in loaded.model.state_dict().items()}
 
 
+def kept(folder: Path) -> Path:
+    """The directory of the best weights, where a run has left no others."""
+    (found,) = folder.glob("best-*")
+    return found
+
+
 def curves(reports: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
     return [(r["train_loss"], r["validation_loss"], r["value"]) for r in reports]

@@ -18,12 +18,16 @@ from tests.training.running import run
 CURVES = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "padding_share", "memory_bytes"}
 
 
-@pytest.mark.parametrize(("batch_size", "steps"), [(16, range(1, 9)), (2, range(3, 64, 3))])
+@pytest.mark.parametrize(
+    ("batch_size", "every", "steps"),
+    [(16, None, range(1, 9)), (2, None, range(3, 64, 3)), (16, 3, range(3, 9, 3)), (2, 5, range(5, 64, 5))],
+)
 def test_mlflow_gets_every_curve_every_few_steps(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan, batch_size: int, steps: range
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, batch_size: int, every: int | None, steps: range
 ) -> None:
-    """128 rows: 8 steps are told one by one, of 64 every third, for an epoch has some 20 points."""
-    config = plan.config.model_copy(update={"max_epochs": 1, "batch_size": batch_size})
+    """128 rows: 8 steps are told one by one, of 64 every third, for an epoch has some 20 points; or as is asked."""
+    update = {"max_epochs": 1, "batch_size": batch_size, "log_every_steps": every}
+    config = plan.config.model_copy(update=update)
     (report,), _ = run(tiny_t5, data, replace(plan, config=config))
     tracker = mock.create_autospec(Tracker)
     log_epoch(tracker, "run", report, "exact_match")
@@ -38,7 +42,8 @@ def test_mlflow_gets_every_curve_every_few_steps(
         assert 0 < metrics["memory_bytes"] < psutil.virtual_memory().total
     epoch, last = told[-1]
     assert epoch == 1
-    assert set(last) > {"exact_match", "train_loss", "validation_loss", "best_exact_match", "padding_share"}
+    assert set(last) > {"exact_match", "train_loss", "validation_loss", "best_exact_match", "epoch_padding_share"}
+    assert not set(last) & CURVES  # a curve has one axis: steps, or epochs
 
 
 def test_piped_training_says_loss_rate_speed_and_what_time_is_left(

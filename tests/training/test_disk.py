@@ -12,11 +12,12 @@ from t5ray.training.checkpoint import weights_on_disk
 from t5ray.training.plan import RunPlan
 from tests.disk import HighWater
 from tests.tiny import character_tokenizer, tiny_config
-from tests.training.running import run
+from tests.training.running import kept, run
 
 
+@pytest.mark.parametrize("every", [None, 3])
 def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
-    tmp_path: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, every: int | None
 ) -> None:
     T5ForConditionalGeneration(tiny_config(d_model=256)).save_pretrained(tmp_path / "wide")
     character_tokenizer().save_pretrained(tmp_path / "wide")
@@ -27,21 +28,22 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
         found.look(plan.folder)
 
     monkeypatch.setattr(os, "fsync", look)
-    falling = replace(plan, objective="validation_loss", mode="min")  # each epoch is the best so far
+    config = plan.config.model_copy(update={"evaluate_every_steps": every})
+    falling = replace(plan, objective="validation_loss", mode="min", config=config)  # each epoch is the best so far
     reports, _ = run(tmp_path / "wide", data, falling)
     assert [report["best_epoch"] for report in reports] == [1, 2, 3]
     assert (found.weights, found.states) == (2, 2)
     size = (tmp_path / "wide/model.safetensors").stat().st_size
     assert found.size_bytes <= 1.02 * weights_on_disk(plan.config) * size  # numbers beside the tensors
-    assert [path.name for path in plan.folder.iterdir()] == ["best"]
+    assert [path.name for path in plan.folder.iterdir()] == ["best-24"]
 
 
 def test_what_a_kill_left_half_written_is_deleted(
     tmp_path: Path, data: TokenisedData, plan: RunPlan, tiny_t5: Path
 ) -> None:
-    half = plan.folder / ".best.0123abcd.tmp"
+    half = plan.folder / ".best-8.0123abcd.tmp"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
     (plan.folder / ".last.pt.tmp").write_bytes(b"half")
     run(tiny_t5, data, plan)
-    assert [path.name for path in plan.folder.iterdir()] == ["best"]
+    assert list(plan.folder.iterdir()) == [kept(plan.folder)]

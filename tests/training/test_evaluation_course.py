@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.training import loop
 from t5ray.training.group import Group
-from t5ray.training.plan import RunPlan
+from t5ray.training.plan import Pulse, RunPlan
 from t5ray.training.validation import Validation
 from tests.training.running import Weights, run
 
@@ -36,8 +37,9 @@ def planned(plan: RunPlan, **settings: Any) -> RunPlan:
     return replace(plan, objective="validation_loss", mode="min", config=plan.config.model_copy(update=settings))
 
 
-def kept(plan: RunPlan) -> Weights:
-    weights: Weights = AutoModelForSeq2SeqLM.from_pretrained(plan.folder / "best").state_dict()
+def kept(plan: RunPlan, name: str = "best-*") -> Weights:
+    (folder,) = plan.folder.glob(name)
+    weights: Weights = AutoModelForSeq2SeqLM.from_pretrained(folder).state_dict()
     return weights
 
 
@@ -55,13 +57,55 @@ def test_the_run_stops_after_epoch_3_and_returns_epoch_2_s_weights(
     assert (reports[-1]["best_epoch"], reports[-1]["best_value"], reports[-1]["best_step"]) == (2, 0.40, 16)
     assert same(kept(patient), judged[1])
     assert not same(kept(patient), judged[2])
-    assert [p.name for p in patient.folder.iterdir()] == ["best"]
+    assert [p.name for p in patient.folder.iterdir()] == ["best-16"]
 
 
 def test_patience_watches_any_metric(tiny_t5: Path, data: TokenisedData, plan: RunPlan, judged: list[Weights]) -> None:
     config = {"max_epochs": 6, "early_stopping_patience": 2, "early_stopping_metric": "exact_match"}
     reports, _ = run(tiny_t5, data, planned(plan, **config))
     assert len(reports) == 3  # exact match stands at 0.5 from the first epoch on
+
+
+def test_patience_may_watch_the_loss_beside_another_objective(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, judged: list[Weights]
+) -> None:
+    config = {"max_epochs": 6, "early_stopping_patience": 1, "early_stopping_metric": "validation_loss"}
+    reports, _ = run(tiny_t5, data, replace(plan, config=plan.config.model_copy(update=config)))
+    assert [r["validation_loss"] for r in reports] == [0.45, 0.40, 0.42]
+
+
+def test_patience_may_watch_how_many_outputs_are_cut_off(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.5, 0.2, 0.4])
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: Validation(1.0, {"exact_match": 0.5}, next(shares)))
+    config = {"max_epochs": 6, "early_stopping_patience": 1, "early_stopping_metric": "hit_cap"}
+    reports, _ = run(tiny_t5, data, replace(plan, config=plan.config.model_copy(update=config)))
+    assert [r["hit_cap"] for r in reports] == [0.5, 0.2, 0.4]
+
+
+@pytest.mark.parametrize(("min_gain", "epochs"), [(0.04, 3), (0.06, 2)])
+def test_a_gain_too_small_is_none(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, judged: list[Weights], min_gain: float, epochs: int
+) -> None:
+    config = {"max_epochs": 6, "early_stopping_patience": 1, "early_stopping_min_gain": min_gain}
+    reports, _ = run(tiny_t5, data, planned(plan, **config))
+    assert len(reports) == epochs  # 0.45, 0.40, 0.42
+
+
+def test_states_are_saved_so_many_seconds_after_the_last_one(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, saved = 0.0, list[int]()
+
+    def after_ten_seconds(pulse: Pulse) -> None:
+        nonlocal now
+        now += 10.0
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now, perf_counter=lambda: now))
+    monkeypatch.setattr(loop, "save_last", lambda folder, state, progress: saved.append(progress.step))
+    run(tiny_t5, data, planned(plan, checkpoint_every_s=25.0), tick=after_ten_seconds)
+    assert saved == [3, 6, 8, 11, 14, 16, 19, 22]  # epochs of 8 steps; none at the end of the run
 
 
 def test_an_epoch_judged_often_speaks_with_its_best_evaluation(

@@ -14,7 +14,7 @@ from t5ray.model.loading import LoadedModel, load_model
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.plan import RunFailed, RunPlan
-from tests.training.running import Weights, curves, go_on, run
+from tests.training.running import Weights, curves, go_on, kept, run
 
 
 def test_the_loss_falls_below_guessing(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
@@ -67,6 +67,30 @@ def test_gradient_checkpointing_changes_no_loss(
     assert torch.allclose(torch.tensor(curves(plain)), torch.tensor(curves(saved)), rtol=1e-4)
 
 
+def test_gradient_checkpointing_runs_each_block_again_in_the_backward_pass(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
+) -> None:
+    def calls(**settings: Any) -> int:
+        loaded, seen = load_model(str(tiny_t5)), list[bool]()
+        loaded.model.decoder.block[1].layer[2].DenseReluDense.wi.register_forward_hook(
+            lambda *_: seen.append(torch.is_grad_enabled())
+        )
+        config = plan.config.model_copy(update={"max_epochs": 1, **settings})
+        fine_tune(loaded, data, replace(plan, config=config), group=Group(), report=go_on, tick=lambda _: None)
+        return sum(seen)
+
+    assert calls() == 8  # steps
+    assert calls(gradient_checkpointing=True) == 2 * 8
+
+
+def test_an_error_of_the_run_is_no_failure_of_its_settings(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    def break_down(_: object) -> None:
+        raise ValueError("zip() argument 2 is shorter than argument 1")
+
+    with pytest.raises(ValueError, match="is shorter than"):
+        run(tiny_t5, data, plan, tick=break_down)
+
+
 def test_best_holds_the_weights_of_the_best_epoch(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
     snapshots: list[Weights] = []
     loaded = load_model(str(tiny_t5))
@@ -76,7 +100,7 @@ def test_best_holds_the_weights_of_the_best_epoch(tiny_t5: Path, data: Tokenised
         return True
 
     progress = fine_tune(loaded, data, plan, group=Group(), report=snapshot, tick=lambda pulse: None)
-    best = AutoModelForSeq2SeqLM.from_pretrained(plan.folder / "best").state_dict()
+    best = AutoModelForSeq2SeqLM.from_pretrained(kept(plan.folder)).state_dict()
     expected = snapshots[progress.best_epoch - 1]
     assert all(torch.equal(best[name], expected[name]) for name in best)
     assert progress.best_value == max(r["value"] for r in progress.reports)
@@ -85,7 +109,7 @@ def test_best_holds_the_weights_of_the_best_epoch(tiny_t5: Path, data: Tokenised
 def test_a_stopped_run_leaves_only_its_best_weights(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
     reports, _ = run(tiny_t5, data, plan, lambda report: report["epoch"] < 2)
     assert len(reports) == 2
-    assert [p.name for p in plan.folder.iterdir()] == ["best"]
+    assert list(plan.folder.iterdir()) == [kept(plan.folder)]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_cause(

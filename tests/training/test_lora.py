@@ -14,6 +14,7 @@ from t5ray.model.loading import load_model
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.plan import RunPlan
+from tests.training.running import kept as kept_in
 
 SETTINGS: dict[str, Any] = {"lora_rank": 4, "lora_alpha": 8.0, "lora_targets": "qv", "max_epochs": 1, "dropout": 0.0}
 
@@ -37,7 +38,7 @@ def test_the_kept_model_is_a_plain_t5_with_the_adapters_added(
 
     fine_tune(loaded, data, plan, group=Group(), report=lambda _: True, tick=look)
     assert len(factors) == 2 * 2 * 6  # A and B of q and v, in two encoder and two times two decoder attentions
-    kept = AutoModelForSeq2SeqLM.from_pretrained(plan.folder / "best").state_dict()
+    kept = AutoModelForSeq2SeqLM.from_pretrained(kept_in(plan.folder)).state_dict()
     assert set(kept) == set(before)
     for name, weight in before.items():
         stem = name.removesuffix(".weight")

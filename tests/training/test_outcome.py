@@ -8,7 +8,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import RunConfig
 from t5ray.text.calibration import fit_temperature
-from t5ray.training.checkpoint import BEST
+from t5ray.training.best import best_name
 from t5ray.training.outcome import publish_best
 from t5ray.training.prepare import prepare
 
@@ -20,9 +20,10 @@ def test_the_bundle_of_a_classifier_carries_the_temperature_of_its_labels(tmp_pa
     (tmp_path / "rows.csv").write_text("text,label,split\n" + "".join(lines))
     given = {"data": {"path": str(tmp_path / "rows.csv")}, "task": "classify", "model": str(tiny_t5), "name": "run"}
     prepared = prepare(RunConfig.model_validate(given), tmp_path / "cache")
-    shutil.copytree(tiny_t5, tmp_path / "state" / BEST)
+    shutil.copytree(tiny_t5, tmp_path / "state" / best_name(8))
 
-    publish_best(prepared, {}, {"metrics": {}, "validation_loss": 1.0}, tmp_path / "state", tmp_path / "best")
+    report = {"metrics": {}, "validation_loss": 1.0, "best_step": 8}
+    publish_best(prepared, {}, report, tmp_path / "state", tmp_path / "best")
     card = json.loads((tmp_path / "best" / "t5ray.json").read_text())
 
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5), AutoTokenizer.from_pretrained(tiny_t5)

@@ -21,6 +21,7 @@ from t5ray.training.step import EpochSums, optimizer_step
 from t5ray.training.trainee import made_ready
 from tests.training.conftest import plan_in
 from tests.training.running import go_on, run
+from tests.training.running import kept as kept_in
 
 TOLERANCE = 0.05
 """Relative difference of mean losses. The tiny model is harsh: random weights, gradients of norm 30."""
@@ -79,7 +80,7 @@ def test_what_is_kept_is_fp32_and_the_model_is_as_it_came(
     after = dict(loaded.model.named_parameters())
     assert all(after[name] is parameter for name, (parameter, _) in before.items())  # the very objects, tied as before
     assert all(parameter.requires_grad and parameter.grad is None for parameter in after.values())
-    kept = load_file(tmp_path / "best" / "model.safetensors")
+    kept = load_file(kept_in(tmp_path) / "model.safetensors")
     assert {weight.dtype for weight in kept.values()} == {torch.float32}
     changed = {name for name, (_, old) in before.items() if not torch.equal(kept.get(name, old), old)}
     assert any("block.1" in name for name in changed)

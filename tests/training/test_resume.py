@@ -11,7 +11,7 @@ import torch
 from t5ray.data.tokens import TokenisedData
 from t5ray.training.checkpoint import BEFORE_LAST, LAST, load_last
 from t5ray.training.plan import Pulse, RunPlan
-from tests.training.running import Weights, curves, go_on, run
+from tests.training.running import Weights, curves, go_on, kept, run
 
 EVERYTHING = {
     "optimizer": "adafactor",
@@ -66,9 +66,8 @@ def test_cut_off_at_any_step_a_run_ends_with_the_bits_of_an_undisturbed_one(
     resumed, again = run(tiny_t5, data, often)
     assert told(resumed) == told(undisturbed)
     assert same(weights, again)
-    assert (often.folder / "best" / "model.safetensors").read_bytes() == (
-        plan.folder / "best" / "model.safetensors"
-    ).read_bytes()
+    one, other = (kept(folder) / "model.safetensors" for folder in (often.folder, plan.folder))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def half(path: Path) -> None:
@@ -154,3 +153,19 @@ def test_a_state_is_written_only_for_a_run_that_goes_on(tiny_t5: Path, data: Tok
     reports, _ = run(tiny_t5, data, plan, stop_after_two)
     assert found == [False, True]  # none is written before the answer; the second is that of epoch 1
     assert [report["save_s"] > 0 for report in reports] == [True, True]
+
+
+def test_a_run_with_a_uri_goes_on_where_its_folder_is_gone(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
+) -> None:
+    undisturbed, weights = run(tiny_t5, data, plan)
+    remote = f"memory://{tmp_path.name}/0"
+    moved = replace(plan, folder=tmp_path / "one node", remote=remote, remote_states=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, moved, tick=cut_off_at(20))
+    steps: list[int] = []
+    there = replace(moved, folder=tmp_path / "another node")
+    resumed, again = run(tiny_t5, data, there, tick=lambda pulse: steps.append(pulse.step))
+    assert steps == list(range(17, 25))
+    assert told(resumed) == told(undisturbed)
+    assert same(weights, again)

@@ -23,7 +23,7 @@ from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
 from t5ray.training.trainee import Trainee
 from tests.training.conftest import plan_in
-from tests.training.running import curves, run
+from tests.training.running import curves, kept, run
 
 WORKERS = 2
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -132,7 +132,7 @@ def test_a_sharded_run_that_was_cut_off_ends_as_an_undisturbed_one(told: Told) -
 @EACH_VARIANT
 def test_what_a_sharded_run_keeps_is_a_plain_t5(told: Told, place: Path, request: pytest.FixtureRequest) -> None:
     runs = place / request.node.callspec.params["told"]
-    copies, parts = (AutoModelForSeq2SeqLM.from_pretrained(runs / way / "best").state_dict() for way in ("ddp", "fsdp"))
+    copies, parts = (AutoModelForSeq2SeqLM.from_pretrained(kept(runs / way)).state_dict() for way in ("ddp", "fsdp"))
     assert list(parts) == list(copies)
     assert all(torch.allclose(parts[name], copies[name], atol=1e-4) for name in copies)
 

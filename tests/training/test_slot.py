@@ -18,6 +18,7 @@ from t5ray.training.checkpoint import load_last
 from t5ray.training.plan import RunPlan
 from t5ray.training.slot import Slot, SlotSpec
 from tests.training.conftest import TASK, WORDS
+from tests.training.running import kept
 
 pytestmark = pytest.mark.integration
 
@@ -55,13 +56,15 @@ def test_a_warm_slot_is_as_clean_as_a_fresh_process_and_survives_the_loss_of_its
     rough = plan.config.model_copy(update={"learning_rate": 1e-2, "dropout": 0.3})
     with slot_of(tiny_t5, data, tmp_path, workers=1, in_process=True) as here:
         expected = losses(follow(here, replace(plan, folder=tmp_path / "here")))
+        follow(here, replace(plan, folder=tmp_path / "rough here", config=rough))
+        assert losses(follow(here, replace(plan, folder=tmp_path / "warm here"))) == expected
     with slot_of(tiny_t5, data, tmp_path, workers=1) as slot:
         assert losses(follow(slot, replace(plan, folder=tmp_path / "fresh"))) == expected
         follow(slot, replace(plan, folder=tmp_path / "other", config=rough))
         assert losses(follow(slot, replace(plan, folder=tmp_path / "warm"))) == expected
         often = plan.config.model_copy(update={"checkpoint_every_s": 1e-3})
         assert losses(_with_a_kill(slot, replace(plan, folder=tmp_path / "killed", config=often))) == expected
-    killed, undisturbed = (tmp_path / name / "best" / "model.safetensors" for name in ("killed", "here"))
+    killed, undisturbed = (kept(tmp_path / name) / "model.safetensors" for name in ("killed", "here"))
     assert killed.read_bytes() == undisturbed.read_bytes()
 
 

@@ -1,0 +1,71 @@
+"""The best weights of a run: in its folder, and at the storage URI where there is one.
+
+    FOLDER/best-STEP/    Hugging Face directory of the weights after that optimizer step
+
+A report names its best step, and the weights that it names stay until a later report has been answered and the state
+after it is saved. So what was heard last of a run can be published, at whatever moment the run was cut off: better
+weights, of which nobody has heard, lie beside it. Only worker 0 writes.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from t5ray.cluster import is_there, names_in, remove_dir, upload_dir
+from t5ray.errors import ClusterError
+from t5ray.model.bundle import discard, save_weights
+from t5ray.model.loading import LoadedModel
+
+NAME = re.compile(r"best-(\d+)")
+
+
+def best_name(step: int) -> str:
+    """Return the name of the directory of a step's weights."""
+    return f"best-{step}"
+
+
+@dataclass
+class BestWeights:
+    """What is kept of one run."""
+
+    folder: Path
+    remote: str | None = None
+    """URI that they are copied to."""
+    heard: int = 0
+    """Best step of the last report that was answered."""
+
+    def save(self, loaded: LoadedModel, step: int, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write the model's own weights, or those given, beside the ones that a report names."""
+        self._drop(lambda known: self.heard < known < step)  # of this epoch: no report will name these
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_weights(loaded, self.folder / best_name(step), weights)
+        if self.remote is not None:
+            upload_dir(self.folder / best_name(step), f"{self.remote}/{best_name(step)}")
+
+    def hold(self, step: int) -> bool:
+        """Say whether the weights of a step are there."""
+        if (self.folder / best_name(step)).is_dir():
+            return True
+        return self.remote is not None and is_there(f"{self.remote}/{best_name(step)}")
+
+    def keep(self, step: int, *, until: float = math.inf) -> None:
+        """Delete all weights but those of a step; later ones than `until` are of an attempt that was heard of."""
+        self._drop(lambda known: known != step and known <= until)
+
+    def _drop(self, unneeded: Callable[[int], bool]) -> None:
+        for name in _matching([path.name for path in self.folder.glob("best-*")], unneeded):
+            discard(self.folder / name)
+        if self.remote is not None:
+            with suppress(ClusterError):  # what is left there costs space; no run is worth ending for it
+                for name in _matching(names_in(self.remote), unneeded):
+                    remove_dir(f"{self.remote}/{name}")
+
+
+def _matching(names: list[str], wanted: Callable[[int], bool]) -> list[str]:
+    found = ((name, NAME.fullmatch(name)) for name in names)
+    return [name for name, match in found if match is not None and wanted(int(match[1]))]

@@ -1,0 +1,129 @@
+"""Whatever was heard last of a run, the weights of which it told are there."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+from t5ray.data.tokens import TokenisedData
+from t5ray.model.loading import load_model
+from t5ray.training import loop
+from t5ray.training.best import BestWeights, best_name
+from t5ray.training.checkpoint import BEFORE_LAST, LAST
+from t5ray.training.group import Group
+from t5ray.training.plan import RunPlan
+from t5ray.training.validation import Validation
+from tests.training.running import Weights
+
+
+def judging(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
+    """Let validation find these losses, one after the other."""
+    found: Iterator[float] = iter(losses)
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: Validation(next(found), {"exact_match": 0.5}, 0.0))
+
+
+def train(
+    model: Path, data: TokenisedData, plan: RunPlan, answers: dict[int, bool | None]
+) -> list[tuple[Any, Weights]]:
+    """Train until an answer ends it, and return each report with the weights at that time; a missing answer: a kill."""
+    loaded, told = load_model(str(model)), list[tuple[Any, Weights]]()
+
+    def report(found: dict[str, Any]) -> bool | None:
+        told.append((found, {name: weight.clone() for name, weight in loaded.model.state_dict().items()}))
+        if found["epoch"] not in answers:
+            raise KeyboardInterrupt
+        return answers[found["epoch"]]
+
+    plan = replace(plan, objective="validation_loss", mode="min")
+    with suppress(KeyboardInterrupt):
+        loop.fine_tune(loaded, data, plan, group=Group(), report=report, tick=lambda _: None)
+    return told
+
+
+def hold(plan: RunPlan, step: int, expected: Weights) -> bool:
+    """Say whether the weights of a step are these."""
+    found = AutoModelForSeq2SeqLM.from_pretrained(plan.folder / best_name(step)).state_dict()
+    return all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def steps(plan: RunPlan) -> list[str]:
+    return sorted(path.name for path in plan.folder.glob("best-*"))
+
+
+@pytest.mark.parametrize("answers", [{1: True}, {1: True, 2: None}], ids=["killed", "nobody listens"])
+def test_weights_that_a_report_named_stay_while_better_ones_are_not_heard_of(
+    tiny_t5: Path,
+    data: TokenisedData,
+    plan: RunPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: dict[int, bool | None],
+) -> None:
+    judging(monkeypatch, 0.5, 0.4)
+    (first, weights), (second, better) = train(tiny_t5, data, plan, answers)
+    assert (first["best_step"], second["best_step"]) == (8, 16)
+    assert steps(plan) == ["best-16", "best-8"]
+    assert hold(plan, 8, weights)
+    assert hold(plan, 16, better)
+
+
+def test_so_do_they_within_an_epoch(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging(monkeypatch, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # at 3, 6, 8 and 11, 14, 16
+    often = replace(plan, config=plan.config.model_copy(update={"evaluate_every_steps": 3}))
+    (_, weights), _ = train(tiny_t5, data, often, {1: True})
+    assert steps(plan) == ["best-16", "best-8"]
+    assert hold(plan, 8, weights)
+
+
+def test_an_epoch_that_was_better_the_first_time_only_takes_no_weights_away(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hardware that is not deterministic: epoch 2 is made again after a kill, and is then worse than epoch 1."""
+    judging(monkeypatch, 0.5, 0.4)
+    (_, weights), _ = train(tiny_t5, data, plan, {1: True})
+    judging(monkeypatch, 0.6, 0.7)
+    *_, (last, _) = train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
+    assert (last["best_epoch"], last["best_step"], last["best_value"]) == (1, 8, 0.5)
+    assert steps(plan) == ["best-8"]
+    assert hold(plan, 8, weights)
+
+
+def test_a_state_whose_best_weights_are_gone_takes_the_next_for_the_best(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging(monkeypatch, 0.5, 0.4, 0.45)
+    train(tiny_t5, data, plan, {1: True, 2: True})
+    assert steps(plan) == ["best-16"]
+    (plan.folder / LAST).unlink()
+    assert (plan.folder / BEFORE_LAST).exists()  # of epoch 1, whose weights epoch 2's have replaced
+    judging(monkeypatch, 0.55, 0.6)
+    *_, (last, _) = train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
+    assert (last["best_epoch"], last["best_step"], last["best_value"]) == (2, 16, 0.55)
+    assert steps(plan) == ["best-16"]
+
+
+def test_at_a_uri_there_is_what_is_here(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    remote = f"memory://{tmp_path.name}/best"
+    there = fsspec.filesystem("memory")
+
+    def kept_there() -> list[str]:
+        return sorted(path.rpartition("/")[2] for path in there.ls(f"/{tmp_path.name}/best", detail=False))
+
+    plan = replace(plan, remote=remote, remote_states=True)
+    judging(monkeypatch, 0.5, 0.4, 0.3)
+    train(tiny_t5, data, plan, {1: True, 2: True})
+    assert kept_there() == ["best-16", "best-24", "last.pt"]
+    assert BestWeights(tmp_path / "another node", remote).hold(16)
+    assert not BestWeights(tmp_path / "another node", remote).hold(8)
+    judging(monkeypatch, 0.3)
+    train(tiny_t5, data, plan, {1: True, 2: True, 3: False})
+    assert kept_there() == ["best-24"]

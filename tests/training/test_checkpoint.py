@@ -1,0 +1,112 @@
+"""Saved states: which of several is gone on from, and that no damage to one is taken for a state."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+
+from t5ray.data.tokens import TokenisedData
+from t5ray.training.checkpoint import LAST, Progress, load_last, save_last, share_last, sweep
+from t5ray.training.group import Group
+from t5ray.training.plan import RunPlan
+from tests.training.running import run
+from tests.training.test_resume import cut_off_at, flipped, half
+
+Damage = Callable[[Path], None]
+
+
+class Worker(Group):
+    """One of two workers on different nodes; the second hears what the first said."""
+
+    def __init__(self, rank: int, said: list[Any]) -> None:
+        super().__init__()
+        self.rank, self.size, self.said = rank, 2, said
+
+    def broadcast(self, value: Any) -> Any:
+        if self.rank == 0:
+            self.said.append(value)
+        return self.said[0]
+
+
+def save(folder: Path, step: int, damage: Damage | None = None) -> None:
+    save_last(folder, {"weights": torch.full((1000,), float(step))}, Progress(step=step))
+    if damage is not None:
+        damage(folder / LAST)
+
+
+def step_of(folder: Path) -> int | None:
+    found = load_last(folder)
+    return None if found is None else found[1].step
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "there", "chosen"),
+    [
+        ([], [], [], None),
+        ([], [], [8], 8),  # another machine
+        ([8, 16], [8], [16], 16),  # the second went on from a copy once, and wrote none of its own
+        ([8], [16], [16], 16),  # the first is another node than before
+        ([8, 16], [8], [8], 16),  # a kill between saving and copying
+        ([8, "damaged"], [], [8], 8),
+        (["damaged"], [4], [8], 8),
+        (["damaged"], ["damaged"], ["damaged"], None),
+        ([], [8], [], None),
+    ],
+)
+def test_all_workers_go_on_from_the_newest_state_of_the_first_one_and_the_uri(
+    tmp_path: Path, first: list[Any], second: list[Any], there: list[Any], chosen: int | None
+) -> None:
+    folders = [tmp_path / name for name in ("first", "second", "there")]
+    for folder, steps in zip(folders, (first, second, there), strict=True):
+        for step in steps:
+            save(folder, *((99, flipped) if step == "damaged" else (step,)))
+    remote = f"memory://{tmp_path.name}/states"
+    if there:
+        fsspec.filesystem("memory").put_file(str(folders[2] / LAST), f"/{tmp_path.name}/states/{LAST}")
+    said: list[Any] = []
+    for rank in (0, 1):
+        share_last(folders[rank], remote, Worker(rank, said))
+    assert [step_of(folder) for folder in folders[:2]] == [chosen, chosen]
+    for folder in folders[:2]:
+        assert not folder.exists() or {path.name for path in folder.iterdir()} <= {LAST, "last-but-one.pt"}
+    if chosen is not None:
+        fsspec.filesystem("memory").get_file(f"/{tmp_path.name}/states/{LAST}", str(tmp_path / LAST))
+        assert step_of(tmp_path) == chosen
+
+
+@pytest.mark.parametrize("damage", [half, flipped])
+def test_a_kill_while_the_next_state_is_written_loses_none_where_the_last_one_is_damaged(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, damage: Damage
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, plan, tick=cut_off_at(20))
+    damage(plan.folder / LAST)
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    often = replace(plan, config=plan.config.model_copy(update={"checkpoint_every_s": 1e-9}))
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, often)
+    assert step_of(plan.folder) == 8
+
+
+def test_damage_to_the_archive_s_directory_is_told_from_a_state(tmp_path: Path) -> None:
+    save(tmp_path, 8)
+    whole = (tmp_path / LAST).read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    places = random.Random(0).sample(range(directory, len(whole)), 200)
+    for place in places:
+        (tmp_path / LAST).write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        assert step_of(tmp_path) in (8, None), place
+    for length in range(len(whole) - 60, len(whole)):
+        (tmp_path / LAST).write_bytes(whole[:length])
+        assert step_of(tmp_path) is None
+    assert sweep(tmp_path) == -1
+    assert list(tmp_path.iterdir()) == []
