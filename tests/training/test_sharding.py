@@ -27,7 +27,7 @@ from tests.training.running import curves, kept, run
 
 WORKERS = 2
 VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {"ema_decay": 0.9, "micro_batch_tokens": 100},
+    "plain": {"ema_decay": 0.9, "micro_batch_tokens": 100, "gradient_checkpointing": True},
     "adapted": {"lora_rank": 4, "freeze_layers": 1},
 }
 EACH_VARIANT = pytest.mark.parametrize(
