@@ -4,7 +4,7 @@
     formats.py  file -> rows with their place         splits.py       train, validation, test; rows to evaluate
     hub.py      hf:NAME -> rows                       tokens.py       token ids under a content fingerprint
     rows.py     rows -> examples and problems         token_cache.py  its files
-    batches.py  token-budget batches
+    batches.py  token-budget batches                  cells.py        Arrow's cells, some without a value
 
 Comes in: data settings, a task, a tokenizer. Goes out: examples, memory-mapped token ids. Must not know models or Ray.
 """

@@ -11,7 +11,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from t5ray.data.sources import Source
@@ -35,6 +35,8 @@ class BadRow:
     place: str
     reason: str
     """What must hold and what was found."""
+    raw: bytes = b""
+    """What the file holds there."""
 
 
 RowStream = Iterator[Row | BadRow]
@@ -52,20 +54,39 @@ def read_source(source: Source) -> RowStream:
 
 def _read_csv(file: IO[bytes], name: str, delimiter: str = ",") -> RowStream:
     csv.field_size_limit(sys.maxsize)  # the default of 131,072 characters is less than a long document
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    text = _Taken(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
     lines = csv.reader(text, delimiter=delimiter, strict=True)
     header = _csv_header(lines, name)
     while True:
         place = f"{name}:{lines.line_num + 1}"
+        text.lines.clear()
         try:
             cells = next(lines)
         except StopIteration:
             return
         except csv.Error as exc:
-            yield BadRow(place, f"quotes must enclose whole cells and be doubled inside them, but: {exc}")
+            yield BadRow(place, f"quotes must enclose whole cells and be doubled inside them, but: {exc}", text.raw)
             continue
         if cells:
-            yield _csv_row(header, cells, place)
+            row = _csv_row(header, cells, place)
+            yield replace(row, raw=text.raw) if isinstance(row, BadRow) else row
+
+
+class _Taken:
+    """Lines of a text, with those that csv took since somebody cleared them: a record may have several."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.lines = list[str]()
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self.lines.append(line)
+            yield line
+
+    @property
+    def raw(self) -> bytes:
+        return "".join(self.lines).rstrip("\r\n").encode("utf-8", "surrogateescape")
 
 
 def _csv_header(lines: Any, name: str) -> list[str]:
@@ -115,18 +136,17 @@ def _json_row(line: bytes, place: str) -> Row | BadRow:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as exc:
-        return BadRow(place, f"text must be UTF-8, but holds byte 0x{line[exc.start]:02x}")
+        return BadRow(place, f"text must be UTF-8, but holds byte 0x{line[exc.start]:02x}", line)
     except json.JSONDecodeError as exc:
-        return BadRow(place, f"a line must be one JSON object, but does not parse: {exc.msg} at column {exc.colno}")
+        reason = f"a line must be one JSON object, but does not parse: {exc.msg} at column {exc.colno}"
+        return BadRow(place, reason, line)
     except (ValueError, RecursionError) as exc:  # a number of thousands of digits; thousands of brackets
-        return BadRow(place, f"a line must be one JSON object, but does not parse: {exc}")
-    return _object_row(value, place)
+        return BadRow(place, f"a line must be one JSON object, but does not parse: {exc}", line)
+    return Row(place, value) if isinstance(value, dict) else _no_object(value, place, line)
 
 
-def _object_row(value: object, place: str) -> Row | BadRow:
-    if not isinstance(value, dict):
-        return BadRow(place, f"a row must be a JSON object, but is {_json_kind(value)}")
-    return Row(place, value)
+def _no_object(value: object, place: str, raw: bytes) -> BadRow:
+    return BadRow(place, f"a row must be a JSON object, but is {_json_kind(value)}", raw)
 
 
 def _json_kind(value: object) -> str:
@@ -141,7 +161,8 @@ def _read_json(file: IO[bytes], name: str) -> RowStream:
         yield from _read_jsonl(io.BytesIO(data), name)
         return
     for number, value in enumerate(_parse_json(data, name), start=1):
-        yield _object_row(value, f"{name} row {number}")
+        place = f"{name} row {number}"
+        yield Row(place, value) if isinstance(value, dict) else _no_object(value, place, json.dumps(value).encode())
 
 
 def _parse_json(data: bytes, name: str) -> list[Any]:
@@ -164,12 +185,16 @@ def _read_parquet(file: IO[bytes], name: str) -> RowStream:
     import pyarrow as pa  # heavy, and most data are text
     import pyarrow.parquet
 
+    from t5ray.data.cells import values_of
+
     number = 0
     try:
         for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=4096):
-            for values in batch.to_pylist():
+            rows, wrong = values_of(batch)
+            for offset, values in enumerate(rows):
                 number += 1
-                yield Row(f"{name} row {number}", values)
+                place = f"{name} row {number}"
+                yield BadRow(place, wrong[offset]) if offset in wrong else Row(place, values)
     except (pa.ArrowException, OSError) as exc:
         reason = " ".join(str(exc).split())
         raise DataError(f"{name}: the file must be Parquet, but could not be read: {reason}") from exc

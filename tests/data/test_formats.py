@@ -1,5 +1,6 @@
 import gzip
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def test_csv_problems_have_their_line_and_reading_goes_on(tmp_path: Path) -> Non
         ("a.csv:7", ""),
         ("a.csv:8", "quotes must enclose whole cells and be doubled inside them, but: unexpected end of data"),
     ]
+    raw = [row.raw for row in rows if isinstance(row, BadRow)]
+    assert raw == [b"b", b"c,2,3", b'"d"x,4', b"e\xff,5", b'"g,7\nh,8']
 
 
 @pytest.mark.parametrize(
@@ -129,13 +132,14 @@ def test_jsonl_problems_have_their_line_and_reading_goes_on(tmp_path: Path) -> N
         "text must be UTF-8, but holds byte 0xe4",
     ]
     assert reasons[7].startswith("a line must be one JSON object, but does not parse: ")
+    assert [row.raw for row in rows if isinstance(row, BadRow)] == lines[1:-1]
 
 
 def test_json_list(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.json", b' [{"a": 1},\n 2, {"a": 3}]')
     assert _read(path) == [
         Row("a.json row 1", {"a": 1}),
-        BadRow("a.json row 2", "a row must be a JSON object, but is a number"),
+        BadRow("a.json row 2", "a row must be a JSON object, but is a number", b"2"),
         Row("a.json row 3", {"a": 3}),
     ]
 
@@ -176,3 +180,12 @@ def test_jsonl_round_trip(tmp_path_factory: pytest.TempPathFactory, records: lis
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     assert [getattr(row, "values", None) for row in _read(path)] == records
+
+
+def test_a_parquet_cell_without_a_value_makes_a_bad_row(tmp_path: Path) -> None:
+    texts = pa.StringArray.from_buffers(2, pa.py_buffer(struct.pack("3i", 0, 1, 2)), pa.py_buffer(b"\xffb"))
+    pq.write_table(pa.table({"text": texts, "n": [1, 2]}), tmp_path / "a.parquet")
+    assert _read(tmp_path / "a.parquet") == [
+        BadRow("a.parquet row 1", "`text` must be UTF-8 text, but holds byte 0xff"),
+        Row("a.parquet row 2", {"text": "b", "n": 2}),
+    ]
