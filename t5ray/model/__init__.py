@@ -2,6 +2,7 @@
 
     loading.py   a model from a hub id or directory       bundle.py   the directory that scores on its own
     card.py      what scoring must know besides weights
+    hardware.py  what this machine is fast at
     numeric.py   precision and dropout                    optim.py    optimizers and learning-rate schedules
     engine.py    texts in, predictions out               predictor.py  tokens in, predictions out
     decoding/    T5's own fast encoder, decoder, searches and label tree

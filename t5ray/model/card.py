@@ -108,15 +108,18 @@ def read_card(source: str | Path) -> BundleCard | None:
         raise ModelError(f"{path}: must be the card of a bundle, but could not be read: {exc}") from exc
 
 
-def fingerprint(source: str | Path) -> str:
+def fingerprint(source: str | Path, commit: str = "") -> str:
     """Return a digest of weights, tokenizer and card: equal digests predict equally.
 
-    A hub id is represented by its name; a directory by the content of its files.
+    A directory is represented by the content of its files, a hub id by its name and commit.
+
+    Args:
+        commit: what `model.loading.commit_of` says of a hub id, which is empty for a directory.
     """
     folder = Path(source)
     digest = hashlib.sha256()
     if not folder.is_dir():
-        return hashlib.sha256(str(source).encode()).hexdigest()
+        return hashlib.sha256(f"{source}@{commit}".encode()).hexdigest()
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt")):
         digest.update(path.name.encode())
         with path.open("rb") as file:

@@ -24,7 +24,7 @@ from t5ray.model.batching import MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
 from t5ray.model.decoding.weights import scales_head
 from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs
-from t5ray.model.loading import LoadedModel, load_config, load_model, load_tokenizer
+from t5ray.model.loading import LoadedModel, commit_of, load_model, load_tokenizer
 from t5ray.model.predictor import Prediction, Tally
 
 EngineDtype = Literal["float32", "int8"]
@@ -162,8 +162,7 @@ def converted(source: str, dtype: EngineDtype, cache: Path) -> Path:
         ModelError: the model cannot be loaded, or the cache cannot be written.
     """
     version = importlib.metadata.version("ctranslate2")
-    commit = getattr(load_config(source), "_commit_hash", None) or ""  # of a hub id, whose digest is that of its name
-    target = cache / f"{fingerprint(source)[:16]}{commit[:8]}-{dtype}-{version}"
+    target = cache / f"{fingerprint(source, commit_of(source))[:16]}-{dtype}-{version}"
     if target.is_dir():
         return target
     try:

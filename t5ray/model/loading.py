@@ -90,6 +90,19 @@ def num_parameters(source: str) -> int:
     return numbers
 
 
+def commit_of(source: str) -> str:
+    """Return the commit of a hub id that loads now; empty for a directory, which has its content.
+
+    Raises:
+        ModelError: no T5 is there.
+    """
+    load_config(source)
+    if Path(source).exists():
+        return ""
+    found = try_to_load_from_cache(source, "config.json")  # .../snapshots/COMMIT/config.json
+    return Path(found).parent.name if isinstance(found, str) else ""
+
+
 def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
     """Load a T5 for training or scoring.
 

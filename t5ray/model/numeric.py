@@ -2,10 +2,11 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import nn
+
+from t5ray.model.hardware import cpu_has_bf16
 
 
 @cache
@@ -13,11 +14,7 @@ def has_fast_bf16(device_type: str) -> bool:
     """Say whether bfloat16 matrix products have hardware of their own on this device."""
     if device_type == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
-    if device_type == "cpu":
-        cpuinfo = Path("/proc/cpuinfo")
-        flags = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    return device_type == "cpu" and cpu_has_bf16()
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
