@@ -9,6 +9,8 @@
 In CSV null is an empty cell and the empty text is `""`; of a CSV input, whose readers mostly tell no such difference,
 empty cells stay empty.
 
+A row that cannot be read has no columns of its own: its `error` repeats what the file holds there.
+
 `predictions` is a list of texts, `scores` a map of label to probability; in CSV both are JSON.
 
 The bytes depend on rows and results only, so that a shard that is scored again gives the same file.
@@ -20,6 +22,7 @@ import io
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -244,6 +247,7 @@ def decode_results(part_format: str, data: bytes, extras: Extras) -> Results:
 
 
 def _csv_results(data: bytes, names: Sequence[str]) -> dict[str, list[Any]]:
+    csv.field_size_limit(sys.maxsize)  # the module's own is less than a long document
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for record in csv.DictReader(io.StringIO(data.decode("utf-8"), newline="")):
         failed = bool(record[ERROR])

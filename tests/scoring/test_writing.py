@@ -124,6 +124,13 @@ def test_results_are_read_back(tmp_path: Path, part_format: str) -> None:
     assert decode_results(part_format, part, Extras(scores=True)) == results
 
 
+def test_results_beside_a_long_cell_are_read_back_from_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"t": "x" * 200_000}) + "\n")
+    part = rewrite(tmp_path / "a.jsonl", "csv", Results(["p"], None, [None]))
+    csv.field_size_limit(131_072)  # that of a fresh process
+    assert decode_results("csv", part, Extras()) == Results(["p"], None, [None])
+
+
 LABELLED = Results(["up", None], None, [None, "why"], None, [{"up": 0.75, 'do, "wn"': 1e-12}, None])
 SEVERAL = Results(["a", None], [0.5, None], [None, "why"], [["a", 'b\n"c"'], None])
 
