@@ -1,19 +1,23 @@
-"""What a worker is at, on disk, so that a successor knows which rows killed it.
+"""What a worker is at, on disk, so that a successor knows what killed it.
 
 A worker that dies without a Python exception (out of memory, a fault in native code) cannot say why. So before each
 slice of a shard it notes the slice. Its successor counts the death against that slice. A slice that saw `LIMIT` deaths
-is halved, its pieces are halved at the first death, and a single row that saw `LIMIT` is the guilty one. The notes
-double as progress.
+is halved, its pieces are halved at the first death, and a single row that saw `LIMIT` is the guilty one. What comes
+before and after the slices (a `Stage`) is noted likewise; no row is to blame for it, so it ends the job when it goes on
+killing. The notes double as progress.
 
     OUTPUT/_progress/part-00000.json
-        {"done": rows, "trying": "start:stop", "deaths": {"start:stop": count}, "survived": was any slice scored}
+        {"done": rows, "trying": a stage or "start:stop", "deaths": {what was tried: count},
+         "survived": was any slice scored}
 """
 
 import json
 import shutil
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 
+from t5ray.errors import ClusterError
 from t5ray.scoring.ledger import writing
 
 LIMIT = 2
@@ -23,8 +27,26 @@ MOST_DEATHS_IN_VAIN = 20
 MOST_DEATHS = 200
 """Deaths on a shard after which scoring the rest of it costs too many workers."""
 
+MOST_STAGE_DEATHS = 5
+"""Deaths on a shard at one of its stages that may be somebody's kill -9; the model is loaded again after each."""
+
 Slice = tuple[int, int]
 """Places in the order of scoring: start, stop."""
+
+
+class Stage(StrEnum):
+    """What a worker does for a shard besides scoring slices of it. The values complete "a worker died ..."."""
+
+    LOAD = "while it loaded the model"
+    READ = "while it read the rows"
+    WRITE = "while it wrote the part"
+
+
+MENDS = {
+    Stage.LOAD: "Give workers more memory (fewer --workers), or take a smaller model.",
+    Stage.READ: "Give workers more memory (fewer --workers), or cut the input smaller: shard_rows, row groups, files.",
+    Stage.WRITE: "Give workers more memory (fewer --workers), or set a smaller shard_rows in another --output.",
+}
 
 
 class Journal:
@@ -50,10 +72,24 @@ class Journal:
         """Workers that died on this shard."""
         return sum(self._deaths.values())
 
-    @property
-    def is_hopeless(self) -> bool:
-        """True where the deaths are too many to be the fault of rows."""
-        return self.num_deaths > (MOST_DEATHS if self._survived else MOST_DEATHS_IN_VAIN)
+    def require_hope(self) -> None:
+        """Refuse a shard on which too many workers died for it to be the fault of rows.
+
+        Raises:
+            ClusterError: so many did, in all or at one stage.
+        """
+        name = self._path.stem
+        for stage in Stage:
+            if (deaths := self._deaths.get(stage, 0)) >= MOST_STAGE_DEATHS:
+                raise ClusterError(
+                    f"{name}: a worker must live through a shard, but {deaths} died {stage} (out of memory, or a fault "
+                    f"in native code). {MENDS[stage]}"
+                )
+        if self.num_deaths > (MOST_DEATHS if self._survived else MOST_DEATHS_IN_VAIN):
+            raise ClusterError(
+                f"{name}: a worker must live through a shard, but {self.num_deaths} died on it. "
+                "Give workers more memory: fewer --workers, or smaller --batch-tokens."
+            )
 
     def slices(self, num_rows: int, size: int) -> Iterator[tuple[Slice, bool]]:
         """Yield what to score in turn, and whether it is a single row that is known to kill.
@@ -75,20 +111,31 @@ class Journal:
         yield from self._split((start, middle), 1)
         yield from self._split((middle, stop), 1)
 
+    def enter(self, stage: Stage) -> None:
+        """Note that a stage begins now.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        self._note(stage)
+
     def begin(self, part: Slice) -> None:
         """Note that a slice is tried now.
 
         Raises:
             DataError: the disk refuses.
         """
+        self._note(_name(part))
+        self._done += part[1] - part[0]
+
+    def _note(self, trying: str) -> None:
         self._survived = self._survived or self._done > 0
-        notes = {"done": self._done, "trying": _name(part), "deaths": self._deaths, "survived": self._survived}
-        with writing(self._path.parent):
+        notes = {"done": self._done, "trying": trying, "deaths": self._deaths, "survived": self._survived}
+        with writing(self._path.parent.parent):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text(json.dumps(notes), encoding="utf-8")
             temporary.replace(self._path)
-        self._done += part[1] - part[0]
 
     def close(self) -> None:
         """Forget the notes: the shard is committed."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from t5ray.scoring.engines import EngineSpec
 from t5ray.scoring.scanning import scan
-from t5ray.scoring.scorer import EngineSpec, ScorerSpec
+from t5ray.scoring.scorer import ScorerSpec
 from t5ray.scoring.writing import Extras
 from t5ray.text.tasks import BUILT_IN
 
@@ -69,7 +70,7 @@ class ShoutingEngine:
 
 
 def spec_for(
-    input_path: Path,
+    input_path: Path | str,
     output: Path,
     *,
     part_format: str = "jsonl",
@@ -119,3 +120,12 @@ class ShoutingSpec(EngineSpec):
 
     def load(self) -> ShoutingEngine:
         return ShoutingEngine()
+
+
+@dataclass(frozen=True)
+class DeadlySpec(EngineSpec):
+    """Dies when it loads its model."""
+
+    def load(self) -> ShoutingEngine:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it lives")

@@ -6,8 +6,8 @@ import pytest
 
 from t5ray.errors import ModelError
 from t5ray.scoring import fetching
+from t5ray.scoring.engines import EngineSpec
 from t5ray.scoring.fetching import fetch_registered, fetch_uri
-from t5ray.scoring.scorer import EngineSpec
 
 URI = "memory://bucket/topics/best"
 

@@ -1,16 +1,22 @@
 import json
 import multiprocessing
+import os
+import shutil
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from t5ray.errors import ClusterError, DataError, ModelError
 from t5ray.scoring import scorer as scorer_module
-from t5ray.scoring.journal import Journal, journal_file
+from t5ray.scoring.halving import HOPELESS
+from t5ray.scoring.journal import MOST_STAGE_DEATHS, Journal, forget_all, journal_file
 from t5ray.scoring.ledger import Entry
-from t5ray.scoring.scorer import DEADLY, HOPELESS, Outcome, Scorer, ScorerSpec
+from t5ray.scoring.scorer import DEADLY, Outcome, Scorer, ScorerSpec
+from t5ray.scoring.writing import Results, decode_results
 from tests.scoring.conftest import Remount
 from tests.scoring.doubles import ShoutingEngine, spec_for
 
@@ -36,6 +42,15 @@ def test_every_row_gets_its_own_prediction_in_input_order(tmp_path: Path) -> Non
     texts = ["a", "ccc", "bb", "a long one", "d", "ee"]
     spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out")
     assert score_all(spec) == [{"text": text, "prediction": text.upper(), "error": None} for text in texts]
+
+
+def test_rows_at_a_uri_are_read_where_they_lie(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe({"/scoring/b.tsv": b"text\tn\nb\t2\n", "/scoring/a.tsv": b"text\tn\na\t1\n"})
+    spec = spec_for("memory://scoring/*.tsv", tmp_path / "out")
+    assert score_all(spec) == [
+        {"text": "a", "n": "1", "prediction": "A", "error": None},
+        {"text": "b", "n": "2", "prediction": "B", "error": None},
+    ]
 
 
 def test_counts_of_a_shard(tmp_path: Path) -> None:
@@ -99,10 +114,11 @@ def test_a_batch_that_fails_is_halved_until_the_guilty_row_is_alone(tmp_path: Pa
     assert len(engine.batches) < 12
 
 
-def test_an_engine_that_fails_on_everything_ends_the_job(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "a.jsonl", ["bomb"] * (2 * HOPELESS))
-    with pytest.raises(ModelError, match=f"must be able to score rows, but failed on {HOPELESS} in a row.*boom"):
-        score_all(spec_for(path, tmp_path / "out", shard_rows=1000))
+def test_rows_that_are_all_too_long_for_the_engine_leave_the_others_alone(tmp_path: Path) -> None:
+    texts = ["a long bomb"] * (2 * HOPELESS) + ["a", "b"]  # the longest come first
+    rows = score_all(spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=1000))
+    assert [row["error"] for row in rows[:-2]] == ["the model failed on this row: RuntimeError: boom"] * 2 * HOPELESS
+    assert [row["prediction"] for row in rows[-2:]] == ["A", "B"]
 
 
 def test_slices_hold_rows_of_like_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,10 +146,26 @@ def test_retrying_scores_rows_with_errors_only(tmp_path: Path, part_format: str)
         write_rows(tmp_path / "b.jsonl", ["a", "calm", None, "b"]), tmp_path / "b", part_format=part_format
     )
     Scorer(expected, load=ShoutingEngine)(asdict(expected.input.shards[0]))
-    found, wanted = (spec.ledger.part(0).read_bytes() for spec in (again, expected))
-    if part_format != "parquet":
-        assert found.replace(b"bomb", b"calm") == wanted
+    found, wanted = (results_of(spec, part_format) for spec in (again, expected))
+    assert found == wanted
+    assert found.predictions == ["A", "CALM", None, "B"]
     assert again.ledger.finished()[0].errors == 1
+
+
+def results_of(spec: ScorerSpec, part_format: str) -> Results:
+    return decode_results(part_format, spec.ledger.part(0).read_bytes(), spec.extras)
+
+
+def test_retrying_a_part_without_its_entry_scores_it_whole(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", ["a" * 50, "bomb"])  # the first is capped
+    first = spec_for(path, tmp_path / "out")
+    live(first)
+    whole = replace(first.ledger.finished()[0], seconds=0)
+    assert (whole.errors, whole.capped) == (1, 1)
+    first.ledger.entry_file(0).unlink()  # as a kill between part and entry leaves it
+    again = spec_for(path, tmp_path / "out", keep_good_rows=True)
+    live(again)
+    assert replace(again.ledger.finished()[0], seconds=0) == whole
 
 
 def test_what_ends_the_job_is_reported_and_not_raised(tmp_path: Path) -> None:
@@ -149,6 +181,32 @@ def test_what_ends_the_job_is_reported_and_not_raised(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="no such model"):
         Outcome(**Scorer(spec, load=missing)(asdict(spec.input.shards[0]))).raise_failure()
+
+
+def test_after_an_error_that_ends_the_job_the_other_shards_are_left_alone(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a", "b", "c"]), tmp_path / "out", shard_rows=1)
+    shutil.rmtree(spec.output / "_ledger")
+    (spec.output / "_ledger").write_text("in the way")
+    engine = ShoutingEngine()
+    scorer = Scorer(spec, load=lambda: engine)
+    outcomes = [Outcome(**scorer(asdict(shard))) for shard in spec.input.shards]
+    assert [(outcome.index, outcome.failure_kind) for outcome in outcomes] == [(n, "DataError") for n in range(3)]
+    assert {outcome.failure for outcome in outcomes} == {outcomes[0].failure}
+    assert engine.batches == [["classify: a"]]
+
+
+def test_a_worker_loads_its_engine_once(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a", "b", "c"]), tmp_path / "out", shard_rows=1)
+    loaded = list[ShoutingEngine]()
+
+    def load() -> ShoutingEngine:
+        loaded.append(ShoutingEngine())
+        return loaded[-1]
+
+    scorer = Scorer(spec, load=load)
+    for shard in spec.input.shards:
+        scorer.score(shard)
+    assert [len(engine.batches) for engine in loaded] == [3]
 
 
 def live(spec: ScorerSpec) -> None:
@@ -196,8 +254,49 @@ def test_a_shard_on_which_all_workers_die_ends_the_job(tmp_path: Path) -> None:
     spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a"]), tmp_path / "out")
     for number in range(21):
         Journal(journal_file(spec.output, spec.ledger.part(0))).begin((number, number + 1))
-    with pytest.raises(ClusterError, match=r"part-00000\.jsonl: a worker must live through a shard, but 21 died on it"):
+    with pytest.raises(ClusterError, match=r"part-00000: a worker must live through a shard, but 21 died on it"):
         score_all(spec)
+
+
+def die(*_: object, **__: object) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("deadly", "words"),
+    [
+        ("load", r"5 died while it loaded the model .*smaller model"),
+        ("read_shard", r"5 died while it read the rows .*cut the input smaller"),
+        ("encode", r"5 died while it wrote the part .*smaller shard_rows"),
+    ],
+)
+def test_what_kills_every_worker_outside_of_rows_ends_the_job_and_blames_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadly: str, words: str
+) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a", "b"]), tmp_path / "out")
+    load: Any = die if deadly == "load" else ShoutingEngine
+    if deadly != "load":
+        monkeypatch.setattr(scorer_module, deadly, die)
+    outcomes = tmp_path / "outcomes"
+    codes = [exit_code_of(spec, load, outcomes) for _ in range(MOST_STAGE_DEATHS + 1)]
+    assert codes == [-signal.SIGKILL] * MOST_STAGE_DEATHS + [0]
+    with pytest.raises(ClusterError, match=f"part-00000: a worker must live through a shard, but {words}"):
+        Outcome(**json.loads(outcomes.read_text())).raise_failure()
+    monkeypatch.undo()
+    forget_all(spec.output)  # as the next command does
+    assert [row["prediction"] for row in score_all(spec)] == ["A", "B"]
+
+
+def exit_code_of(spec: ScorerSpec, load: Any, outcomes: Path) -> int | None:
+    """Let a worker score the first shard and write down its outcome; return how it ended."""
+
+    def work() -> None:
+        outcomes.write_text(json.dumps(Scorer(spec, load=load)(asdict(spec.input.shards[0]))))
+
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    worker.join()
+    return worker.exitcode
 
 
 def test_a_full_disk_stops_the_job_and_with_more_space_it_goes_on(

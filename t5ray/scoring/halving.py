@@ -1,0 +1,89 @@
+"""Predictions from an engine that may fail: texts are halved until the guilty one is alone with its reason.
+
+Comes in: texts. Goes out: for each its prediction, or why it has none. Must not know rows or parts.
+"""
+
+import os
+from collections.abc import Sequence
+
+from t5ray.errors import ModelError
+from t5ray.scoring.engines import Scored, Tally, TextEngine
+
+HOPELESS = 32
+"""Texts in a row on which the engine failed, after which it is asked whether it can do anything at all."""
+PROBE = "a"
+"""What it is asked with: no text is easier."""
+LOST_DEVICE = "AcceleratorError"
+"""Class of what torch raises when a device is unusable for the rest of the process's life."""
+LONGEST_REASON = 500
+
+
+class Halving:
+    """An engine, and how often in a row it failed."""
+
+    def __init__(self, engine: TextEngine, name: str, *, scores: bool = False, all_scores: bool = False) -> None:
+        """Take an engine.
+
+        Args:
+            name: how messages call the model.
+            scores, all_scores: what is asked of the engine besides texts.
+        """
+        self._engine, self._name = engine, name
+        self._scores, self._all_scores = scores, all_scores
+        self._failed_in_a_row = 0
+
+    @property
+    def max_input_tokens(self) -> int | None:
+        """The engine's own."""
+        return self._engine.max_input_tokens
+
+    @property
+    def tally(self) -> Tally:
+        """The engine's own."""
+        return self._engine.tally
+
+    def num_tokens(self, text: str) -> int:
+        """Return the length of a text in tokens."""
+        return self._engine.num_tokens(text)
+
+    def predict(self, texts: Sequence[str]) -> list[Scored | str]:
+        """Return the prediction of each text, or the reason why there is none.
+
+        Raises:
+            ModelError: the engine fails on everything.
+        """
+        found = self._try(texts)
+        if not isinstance(found, str):
+            self._failed_in_a_row = 0
+            return found
+        if len(texts) > 1:
+            middle = len(texts) // 2
+            return self.predict(texts[:middle]) + self.predict(texts[middle:])
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row % HOPELESS == 0:
+            self._require_hope(found)
+        return [found]
+
+    def _try(self, texts: Sequence[str]) -> list[Scored | str] | str:
+        """Return what the engine says, or in words what it raised: the exception itself would hold on to all tensors.
+
+        A device without memory for them must have it back before the halves are tried.
+        """
+        try:
+            return list(self._engine.predict(texts, scores=self._scores, all_scores=self._all_scores))
+        except Exception as exc:  # noqa: BLE001 (whatever it is, it becomes the text of a row's `error`)
+            if type(exc).__name__ == LOST_DEVICE:
+                os._exit(1)  # only a new process can go on; the journal finds the row, as with any other death
+            return " ".join(f"{type(exc).__name__}: {exc}".split())[:LONGEST_REASON]
+
+    def _require_hope(self, reason: str) -> None:
+        """Ask whether the rows are to blame: the longest come first, and may all be too long.
+
+        Raises:
+            ModelError: not even the easiest text can be scored.
+        """
+        if isinstance(self._try([PROBE]), str):
+            raise ModelError(
+                f"{self._name}: the model must be able to score rows, but failed on {HOPELESS} in a row and on "
+                f"the text {PROBE!r}. The last time: {reason}"
+            )
