@@ -5,12 +5,15 @@
     hub_copy.py   a dataset of the hub -> Parquet files beside the output
     reading.py    the rows of one shard                    writing.py   the bytes of one part, and back
     ledger.py     what is finished: atomic parts, one entry each, `_job.json`
-    journal.py    what a worker is at: progress, and which rows killed it
+    journal.py    what a worker is at: progress, and what killed it
+    engines.py    what a scorer needs of an engine          halving.py   one that fails on some texts
     scorer.py     one shard: read, score, commit
     fetching.py   models at URIs and in MLflow, kept in a cache
+    opening.py    a model's name -> what scoring must know of it
     plan.py       settings -> a job, checked before Ray starts
+    sameness.py   what makes two jobs the same
     job.py        a job on Ray Data
-    evaluation.py predictions against references
+    labelled.py   rows with references                      evaluation.py   predictions against them
 
 The only home of ray.data. Must know neither training nor search.
 

@@ -17,7 +17,8 @@ from typing import Final
 
 from t5ray.config import BackTranslationConfig, DecodeConfig, PredictConfig, TaskConfig
 from t5ray.scoring.ledger import write_atomically, writing
-from t5ray.scoring.plan import FinishedJob, Job, ScoringModel, open_model, prepare
+from t5ray.scoring.opening import ScoringModel, open_model
+from t5ray.scoring.plan import FinishedJob, Job, prepare
 from t5ray.scoring.writing import Extras, decode_results, json_text
 
 FORMAT: Final = "jsonl"

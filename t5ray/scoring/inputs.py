@@ -59,6 +59,22 @@ class InputFile:
     stamp: str
     """Changes whenever the file system sees a change: size, and time or version."""
 
+    def require_unchanged(self) -> None:
+        """Refuse a file that is not the one that was scanned.
+
+        Raises:
+            DataError: it is another by now, or gone.
+        """
+        if stamp_of(self.source) != self.stamp:
+            raise self.changed()
+
+    def changed(self) -> DataError:
+        """Return what is to be said where it did change."""
+        return DataError(
+            f"{self.source.name}: the input must not change while it is scored, but it did. Run the same command "
+            "again: it goes on where the content is still the same, and says so where it is not."
+        )
+
 
 @dataclass(frozen=True)
 class Input:

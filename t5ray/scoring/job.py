@@ -16,10 +16,10 @@ from t5ray.cluster import Cluster
 from t5ray.config import PredictConfig
 from t5ray.errors import ClusterError, DataError
 from t5ray.scoring.hub_copy import drop_copy
-from t5ray.scoring.inputs import Shard
+from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import forget_all, rows_under_way
 from t5ray.scoring.ledger import Entry, JobSummary
-from t5ray.scoring.plan import Job
+from t5ray.scoring.plan import Job, require_same_job
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from t5ray.tracking.uri import shown
 
@@ -57,18 +57,25 @@ class Pool:
         return ray.data.ActorPoolStrategy(**sizes, max_tasks_in_flight_per_actor=1)
 
 
-def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int) -> Pool:
+def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int, num_pending: int | None = None) -> Pool:
     """Choose how many workers and what each holds.
 
+    How many CPUs one holds must not depend on how much is left to do: it decides how rows are shared out to threads,
+    and so the last bits of scores, which are to be an undisturbed run's.
+
+    Args:
+        num_shards: of the whole job.
+        num_pending: those without an entry. None: all.
     Raises:
         ClusterError: a Ray of our own has less than is asked for; one that was joined may still grow.
     """
     gpus = config.gpus_per_worker or (1.0 if cluster.num_gpus else 0.0)
     fitting = int(cluster.num_gpus / gpus) if gpus else int(cluster.num_cpus / (config.cpus_per_worker or 2))
     asked = config.workers or max(1, fitting)
-    fewest, most = (min(n, num_shards) for n in (asked if isinstance(asked, tuple) else (asked, asked)))
-    share = cluster.num_cpus / max(most, cluster.num_nodes)
+    sizes = asked if isinstance(asked, tuple) else (asked, asked)
+    share = cluster.num_cpus / max(min(sizes[1], num_shards), cluster.num_nodes)
     cpus = config.cpus_per_worker or (float(int(share)) if share >= 1 else max(0.01, int(100 * share) / 100))
+    fewest, most = (min(n, num_shards if num_pending is None else num_pending) for n in sizes)
     if cluster.started_here:
         for kind, each, have in (("GPUs", gpus, cluster.num_gpus), ("CPUs", cpus, cluster.num_cpus)):
             _require_room(fewest, kind, each, have)
@@ -89,8 +96,10 @@ def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
     Raises:
         T5RayError: what ends the job; finished shards are kept.
         ClusterError: Ray gave up on the job.
+        ConfigError: another command is at work on the output, or made another job of it since this one was planned.
     """
     with job.spec.ledger.held():
+        require_same_job(job)
         return _run_alone(job, cluster, advance)
 
 
@@ -102,10 +111,11 @@ def _run_alone(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
     ledger.write_job(record)
     try:
         if job.pending:
-            _score_pending(job, pool_for(job.config, cluster, len(job.pending)), advance)
+            _score_pending(job, pool_for(job.config, cluster, job.spec.input.num_shards, len(job.pending)), advance)
     finally:
         record["seconds"] = round(job.seconds_before + time.monotonic() - started, 3)
         ledger.write_job(record)
+    _require_unchanged(job.spec.input)
     total = _total(job)
     forget_all(ledger.folder)
     drop_copy(ledger.folder)
@@ -114,6 +124,16 @@ def _run_alone(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
     record |= {"state": "done", **_counts(total, workers)}
     ledger.write_job(record)
     return JobSummary.read(record)
+
+
+def _require_unchanged(rows: Input) -> None:
+    """Look once more at every file: those whose shards were all read already may have changed since.
+
+    Raises:
+        DataError: one did, or is gone.
+    """
+    for file in rows.files:
+        file.require_unchanged()
 
 
 def _total(job: Job) -> Entry:

@@ -15,13 +15,16 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from t5ray.data.cells import values_of
 from t5ray.data.formats import READERS, BadRow, Row, read_source
 from t5ray.data.sources import Source
 from t5ray.errors import DataError
-from t5ray.scoring.inputs import DELIMITERS, TEXT, InputFile, Shard, stamp_of
+from t5ray.scoring.inputs import DELIMITERS, TEXT, InputFile, Shard
 
 BATCH_ROWS = 1024
 """Rows that are decoded from Parquet at a time."""
+MOST_QUOTED = 10_000
+"""Characters of an unreadable row that its `error` repeats."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,9 @@ def read_shard(
         rows = _collect(itertools.islice(read_source(file.source), shard.first_row, last), file.source.name, shard)
     else:
         rows = _read_range(file, shard, ranges or RangeReader())
-    if stamp_of(file.source) != file.stamp or len(rows.records) != shard.num_rows:
-        raise DataError(
-            f"{file.source.name}: the input must not change while it is scored, but it did. Run the same command "
-            "again: it goes on where the content is still the same, and says so where it is not."
-        )
+    file.require_unchanged()
+    if len(rows.records) != shard.num_rows:
+        raise file.changed()
     return rows
 
 
@@ -115,7 +116,7 @@ def _text_rows(data: bytes, name: str, shard: Shard) -> ShardRows:
         try:
             rows.append(Row(name, {"text": line.removesuffix(b"\r").decode("utf-8")}))
         except UnicodeDecodeError as exc:
-            rows.append(BadRow(name, f"text must be UTF-8, but holds byte 0x{line[exc.start]:02x}"))
+            rows.append(BadRow(name, f"text must be UTF-8, but holds byte 0x{line[exc.start]:02x}", line))
     return replace(_collect(iter(rows), name, shard), has_no_nulls=True)
 
 
@@ -124,11 +125,19 @@ def _collect(rows: Iterator[Row | BadRow], name: str, shard: Shard, lines: list[
     problems = {}
     for number, row in enumerate(rows):
         if isinstance(row, BadRow):
-            problems[number] = f"{name} row {shard.first_row + number + 1}: {row.reason}"
+            problems[number] = f"{name} row {shard.first_row + number + 1}: {row.reason}{_quoted(row.raw)}"
             records.append({})
         else:
             records.append(dict(row.values))
     return ShardRows(records, problems, lines)
+
+
+def _quoted(raw: bytes) -> str:
+    """Return what a row that cannot be read holds, for its `error`: no column has it."""
+    shown = raw.decode("utf-8", "backslashreplace")
+    if len(shown) > MOST_QUOTED:
+        shown = f"{shown[:MOST_QUOTED]}... ({len(shown)} characters)"
+    return f". It reads: {shown}" if shown else ""
 
 
 def _read_parquet(source: Source, shard: Shard, columns: Sequence[str] | None) -> ShardRows:
@@ -138,7 +147,9 @@ def _read_parquet(source: Source, shard: Shard, columns: Sequence[str] | None) -
         except pa.ArrowException as exc:
             raise DataError(f"{source.name}: must be Parquet, but could not be read: {exc}") from exc
     named = table if columns is None else table.select([name for name in columns if name in table.column_names])
-    return ShardRows(named.to_pylist(), table=table)
+    records, wrong = values_of(named)
+    problems = {row: f"{source.name} row {shard.first_row + row + 1}: {reason}" for row, reason in wrong.items()}
+    return ShardRows(records, problems, table=table)
 
 
 def _slice(parquet: pq.ParquetFile, shard: Shard) -> tuple[list[pa.RecordBatch], pa.Schema]:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from t5ray.scoring.inputs import Shard
 from t5ray.scoring.job import Pace, Pool, _opening_record, pool_for, run
 from t5ray.scoring.ledger import read_job
 from t5ray.scoring.plan import Job, prepare
-from t5ray.scoring.scorer import DEADLY, Scorer, ScorerSpec
-from tests.scoring.doubles import ShoutingEngine, ShoutingSpec, SlowSpec, spec_for
+from t5ray.scoring.scorer import DEADLY, Outcome, Scorer, ScorerSpec
+from tests.scoring.doubles import DeadlySpec, ShoutingEngine, ShoutingSpec, SlowSpec, spec_for
 
 
 def small(**have: float) -> Cluster:
@@ -62,6 +62,12 @@ def test_a_pool_may_scale_and_share_cpus() -> None:
     assert (strategy.min_size, strategy.max_size, strategy.max_tasks_in_flight_per_actor) == (2, 8, 1)
 
 
+def test_the_cpus_of_a_worker_do_not_depend_on_how_much_is_left() -> None:
+    assert pool_for(settings(), small(), 100, 1) == Pool(1, 1, 2.0, 0.0)
+    assert pool_for(settings(workers="2,8"), small(), 100, 3) == Pool(2, 3, 1.0, 0.0)
+    assert pool_for(settings(workers=3), small(), 2, 1) == Pool(1, 1, 4.0, 0.0)
+
+
 def test_the_pace_leaves_start_up_out_and_never_falls() -> None:
     pace = Pace(100)
     assert pace.note(0.0, 100) == ""
@@ -97,6 +103,33 @@ def test_a_finished_part_that_goes_missing_is_told(tmp_path: Path) -> None:
     job = Job(settings(output=str(tmp_path / "out")), spec, {}, {}, (), 0.0)
     with pytest.raises(DataError, match="out: finished parts must stay, but 1 went missing while the job ran"):
         run(job, small(), quiet)
+
+
+@pytest.mark.parametrize("change", ["touched", "gone"])
+def test_an_input_that_changes_after_its_last_shard_was_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", 8)
+    spec = spec_for(path, tmp_path / "out", shard_rows=4)
+    job = Job(settings(output=str(tmp_path / "out")), spec, {"decode": {}}, {}, spec.input.shards, 0.0)
+
+    def outcomes(spec: ScorerSpec, shards: Iterable[Shard], pool: Pool) -> Iterator[Outcome]:
+        scorer = Scorer(spec, load=ShoutingEngine)
+        yield from (Outcome(**scorer(asdict(shard))) for shard in shards)
+        if change == "touched":
+            os.utime(path, (1, 1))
+        else:
+            path.unlink()
+
+    monkeypatch.setattr("t5ray.scoring.job._outcomes", outcomes)
+    words = {
+        "touched": "the input must not change while it is scored",
+        "gone": "the input file must stay until the job",
+    }
+    with pytest.raises(DataError, match=rf"rows\.jsonl: {words[change]}"):
+        run(job, small(), quiet)
+    assert (read_job(tmp_path / "out") or {})["state"] == "running"
+    assert len(job.spec.ledger.finished()) == 2
 
 
 def test_no_password_is_written_into_the_job(tiny_t5: Path, tmp_path: Path) -> None:
@@ -261,6 +294,17 @@ def test_a_fault_in_native_code_costs_its_own_row_only(cluster: Cluster, tmp_pat
         f'{{"text": "fault", "prediction": null, "error": "{DEADLY}"}}',
         '{"text": "b", "prediction": "B", "error": null}',
     ]
+
+
+@pytest.mark.integration
+@pytest.mark.long
+def test_a_model_that_kills_every_worker_ends_the_job(cluster: Cluster, tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "rows.jsonl", 3), tmp_path / "out")
+    spec = replace(spec, engine=DeadlySpec("", None, "fp32", 1024))
+    with pytest.raises(
+        ClusterError, match="part-00000: a worker must live through a shard, but 5 died while it loaded"
+    ):
+        run(Job(settings(output=str(tmp_path / "out")), spec, {}, {}, spec.input.shards, 0.0), cluster, quiet)
 
 
 @pytest.mark.integration

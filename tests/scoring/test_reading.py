@@ -1,7 +1,9 @@
 import csv
+import datetime
 import gzip
 import io
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from t5ray.data.sources import Source
 from t5ray.errors import DataError
-from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
+from t5ray.scoring.reading import MOST_QUOTED, RangeReader, ShardRows, read_shard
 from t5ray.scoring.scanning import scan
 
 in_one_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -102,8 +104,18 @@ def test_rows_that_cannot_be_read_keep_their_place(tmp_path: Path) -> None:
     assert [rows.records for rows in (first, second, third)] == [[{"n": 0}, {}], [{"n": 2}, {}], [{}]]
     assert first.problems.keys() == {1}
     assert first.problems[1].startswith("a.jsonl row 2: a line must be one JSON object")
-    assert second.problems[1] == "a.jsonl row 4: a row must be a JSON object, but is a list"
-    assert third.problems[0] == "a.jsonl row 5: text must be UTF-8, but holds byte 0xff"
+    assert first.problems[1].endswith('. It reads: {"n": 1')
+    assert second.problems[1] == "a.jsonl row 4: a row must be a JSON object, but is a list. It reads: [3]"
+    expected = r"""a.jsonl row 5: text must be UTF-8, but holds byte 0xff. It reads: {"t": "\xff"}"""
+    assert third.problems[0] == expected
+
+
+def test_what_an_unreadable_row_reads_has_a_bound(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x" * MOST_QUOTED + b"\xff\n")
+    (rows,) = read_all(tmp_path / "a.txt", 10)
+    assert rows.problems[0].endswith(
+        f"holds byte 0xff. It reads: {'x' * MOST_QUOTED}... ({MOST_QUOTED + 4} characters)"
+    )
 
 
 def test_a_ragged_csv_line_is_a_problem_of_its_own_row_only(tmp_path: Path) -> None:
@@ -111,7 +123,36 @@ def test_a_ragged_csv_line_is_a_problem_of_its_own_row_only(tmp_path: Path) -> N
     path.write_text("text,n\none,1\ntwo\nthree,3\n")
     (rows,) = read_all(path, 10)
     assert rows.records == [{"text": "one", "n": "1"}, {}, {"text": "three", "n": "3"}]
-    assert rows.problems == {1: "a.csv row 2: a line must have 2 cells, as the header has, but has 1"}
+    assert rows.problems == {1: "a.csv row 2: a line must have 2 cells, as the header has, but has 1. It reads: two"}
+
+
+def test_tabs_part_cells_and_commas_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b'text\tn\none, two\t1\n"a\ttab"\t2\nthree\n')
+    first, second = read_all(path, 2)
+    assert first.records == [{"text": "one, two", "n": "1"}, {"text": "a\ttab", "n": "2"}]
+    assert second.problems == {
+        0: "a.tsv row 3: a line must have 2 cells, as the header has, but has 1. It reads: three"
+    }
+
+
+def test_cells_of_parquet_that_have_no_value_are_problems_of_their_rows_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = pa.StringArray.from_buffers(3, pa.py_buffer(struct.pack("4i", 0, 1, 3, 4)), pa.py_buffer(b"a\xffbc"))
+    days = pa.array([0, 0, 2**31 - 1], pa.int32()).view(pa.date32())
+    pq.write_table(pa.table({"text": texts, "day": days}), path)
+    (rows,) = read_all(path, 10)
+    day = datetime.date(1970, 1, 1)
+    assert rows.records[:2] == [{"text": "a", "day": day}, {"text": "\\xffb", "day": day}]
+    assert rows.records[2]["text"] == "c"
+    assert rows.problems.keys() == {1, 2}
+    assert rows.problems[1] == "a.parquet row 2: `text` must be UTF-8 text, but holds byte 0xff"
+    assert rows.problems[2].startswith("a.parquet row 3: `day` must hold a value that can be read, but its date32[day]")
+    found = scan(str(path), 10)
+    named = read_shard(found.files[0], found.shards[0], ["text"])
+    assert named.problems.keys() == {1}  # of the columns that are needed
+    assert named.table is not None
+    assert named.table["day"].cast(pa.int32()).to_pylist() == [0, 0, 2**31 - 1]
 
 
 def test_parquet_values_are_made_of_the_asked_columns_only(tmp_path: Path) -> None:
@@ -139,7 +180,7 @@ def test_an_input_that_changes_meanwhile_is_noticed(tmp_path: Path, name: str) -
     with pytest.raises(DataError, match=f"{name}: the input must not change while it is scored, but it did"):
         read_shard(found.files[0], found.shards[0], None)
     path.unlink()
-    with pytest.raises(DataError, match=f"{name}: the"):
+    with pytest.raises(DataError, match=f"{name}: the file must be readable to its end, but reading failed: .*No such"):
         read_shard(found.files[0], found.shards[0], None)
 
 

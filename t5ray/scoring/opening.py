@@ -1,0 +1,140 @@
+"""A model's name -> what scoring must know of it, read without loading its weights.
+
+Comes in: settings. Goes out: a `ScoringModel`: where it is, its task, decode settings, labels. Must not know rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from t5ray.cluster import is_uri, local_path
+from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
+from t5ray.config.explain import explain
+from t5ray.errors import ConfigError
+from t5ray.model.card import REGISTRY_SCHEMES, fingerprint, read_card, require_model
+from t5ray.scoring.fetching import fetch_registered, fetch_uri
+from t5ray.text.tasks import resolve_task
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A model that is to score, read without loading its weights."""
+
+    source: str
+    """Directory or hub id."""
+    fingerprint: str
+    """Digest of the model: equal ones predict equally."""
+    task: TaskConfig
+    decode: dict[str, Any]
+    """Decode settings in force; empty: the model's own."""
+    split_seed: int
+    """Seed that cut the data in training: with it, `test` are the rows that training did not see."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Column the task looks for -> column of the data that trained the model."""
+    origin: str = ""
+    """URI that `source` was fetched from; empty where the model is a folder or of the hub."""
+    commit: str = ""
+    """Commit of a hub id; empty where the model is a folder."""
+    labels: tuple[str, ...] = ()
+    """The closed set that predictions are taken from; empty where the model generates."""
+    temperature: float = 1.0
+    """Divides the labels' scores before they become probabilities."""
+    is_rendered: bool = False
+    """True where the input's one column holds what the task renders, to be scored to the letter."""
+
+    @property
+    def gives_texts(self) -> bool:
+        """True where a row gets several texts."""
+        return not self.labels and self.decode.get("num_return_sequences", 1) > 1
+
+
+def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> ScoringModel:
+    """Find the model and its task.
+
+    Args:
+        task: one whose input column holds the encoder's text to the letter, in place of the model's own.
+    Raises:
+        ConfigError: neither the model nor the settings say what the task is, or both do.
+        ModelError: the model is missing or broken.
+        ClusterError, TrackingError: what holds it cannot be reached.
+    """
+    source, origin = _locate(config)
+    commit, card = _commit(source), read_card(source)
+    decode = _decode(config, card.decode if card else None)
+    known = task or _task(config, card.task if card else None)
+    labels = (decode.answers if decode else ()) or (known.labels if known.closed_labels else ())
+    return ScoringModel(
+        source=source,
+        fingerprint=fingerprint(source, commit),
+        task=known,
+        labels=labels,
+        temperature=card.temperature_of(labels) if card else 1.0,
+        decode=decode.model_dump(mode="json") if decode else {},
+        split_seed=card.seeds.get("split", 0) if card else 0,
+        columns=card.columns if card else {},
+        origin=origin,
+        commit=commit,
+        is_rendered=task is not None,
+    )
+
+
+def _commit(source: str) -> str:
+    if Path(source).is_dir():
+        return ""
+    from t5ray.model.loading import commit_of  # with torch and transformers, which no driver needs for a folder
+
+    return commit_of(source)
+
+
+def _decode(config: PredictConfig, own: DecodeConfig | None) -> DecodeConfig | None:
+    """Put the settings that are asked for upon those of the bundle.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    asked = config.decode
+    if asked is None or own is None:
+        return asked or own
+    try:
+        return DecodeConfig.model_validate({**own.model_dump(), **asked.model_dump(exclude_unset=True)})
+    except ValidationError as exc:
+        problems = explain(DecodeConfig, exc, lambda loc: ".".join(("decode", *map(str, loc))))
+        hint = (
+            f"The settings that are not given are those of {config.model}. Give them as well: --set decode.NAME=VALUE."
+        )
+        raise ConfigError([f"{problem} {hint}" for problem in problems]) from exc
+
+
+def _locate(config: PredictConfig) -> tuple[str, str]:
+    """Return the model's directory on this machine, or its hub id, and the URI that it was fetched from, if any."""
+    if config.model.startswith(REGISTRY_SCHEMES):
+        return str(fetch_registered(config.model, config.tracking_uri)), ""
+    if is_uri(config.model):
+        return str(fetch_uri(config.model)), config.model
+    folder = local_path(config.model)
+    require_model(str(folder))
+    return (str(folder.absolute()) if folder.is_dir() else config.model), ""  # workers run in other directories
+
+
+def _task(config: PredictConfig, own: TaskConfig | None) -> TaskConfig:
+    given = [name for name in ("task", *LANGUAGES) if getattr(config, name) is not None]
+    if own is not None and given:
+        raise ConfigError(
+            f"{given[0]}: {config.model} is a bundle and brings its own task ({own.name}). "
+            f"Leave --{_flag(given[0])} out."
+        )
+    if own is not None:
+        return own
+    if config.task is None:
+        raise ConfigError(
+            f"task: {config.model} is no bundle, so --task must say how rows become inputs: classify, summarize, "
+            "answer, translate or a YAML file. If it is meant to be a bundle, check the path."
+        )
+    return resolve_task(config.task, source_language=config.source_language, target_language=config.target_language)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,79 @@
+"""What makes two scoring jobs the same: the same fingerprint goes on in its folder, another one is refused.
+
+Comes in: settings, and what `_job.json` says of an earlier run. Goes out: a fingerprint, or what differs by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from t5ray.cluster import local_path
+from t5ray.config import PredictConfig
+from t5ray.errors import ConfigError
+from t5ray.scoring.hub_copy import is_hub
+from t5ray.scoring.inputs import list_sources, stamp_of
+from t5ray.scoring.opening import ScoringModel
+
+
+def job_fingerprint(config: PredictConfig, model: ScoringModel) -> dict[str, Any]:
+    """Return what decides the output, but for the input's content."""
+    return {
+        "model": model.fingerprint,
+        "task": model.task.model_dump(mode="json"),
+        "decode": model.decode,
+        "engine": config.engine,
+        "engine_dtype": config.engine_dtype,
+        "precision": config.precision,
+        "columns": dict(config.columns),
+        "scores": config.scores,
+        "all_scores": config.all_scores,
+        "on_long": config.on_long,
+        "format": config.format,
+        "shard_rows": config.shard_rows,
+    }
+
+
+def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: PredictConfig) -> bool:
+    """Say whether there is nothing to do, without reading the input's content."""
+    if earlier["state"] != "done" or (config.retry_errors and earlier["rows_with_error"]):
+        return False
+    if sum(1 for _ in local_path(config.output).glob("part-*")) != earlier["num_shards"]:
+        return False
+    if {name: value for name, value in earlier["fingerprint"].items() if name != "input"} != wanted:
+        return False
+    if is_hub(config.input):
+        return bool(earlier["config"]["input"] == config.input)  # its copy is gone, and the hub is not asked again
+    return list(earlier["stamps"]) == [[source.name, stamp_of(source)] for source in list_sources(config.input)]
+
+
+def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], config: PredictConfig) -> None:
+    """Raise where the folder belongs to a job that another fingerprint started.
+
+    `on_long` may change with --retry-errors: it decides over rows with errors only.
+
+    Raises:
+        ConfigError: it does; what differs is named.
+    """
+    if earlier is None:
+        return
+    free = {"on_long"} if config.retry_errors else set()
+    found = earlier["fingerprint"]
+    different = [name for name in wanted if name not in free and found.get(name) != wanted[name]]
+    if different:
+        raise ConfigError(
+            f"{config.output}: holds the results of another job, which differs in "
+            f"{'; '.join(_difference(name, found.get(name), wanted[name]) for name in different)}. "
+            "Choose another --output, or remove this one."
+        )
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    if name == "model":
+        return f"model (weights, tokenizer or card: {str(there)[:12]} there, {str(here)[:12]} here)"
+    if name == "input":
+        old, new = dict(there or ()), dict(here)
+        files = [file for file in {**old, **new} if old.get(file) != new.get(file)]
+        return f"input (content of {', '.join(files[:3])}{' and more' if len(files) > 3 else ''})"
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        return ", ".join(f"{name}.{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in keys)
+    return f"{name} ({there!r} there, {here!r} here)"

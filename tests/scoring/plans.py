@@ -1,0 +1,28 @@
+"""Jobs that are planned, or begun, without Ray."""
+
+from typing import Any
+
+from t5ray.config import PredictConfig
+from t5ray.scoring.ledger import Entry
+from t5ray.scoring.plan import Job, prepare
+
+
+def planned(config: PredictConfig) -> Job:
+    job = prepare(config)
+    assert isinstance(job, Job)
+    return job
+
+
+def begin(config: PredictConfig, **record: Any) -> Job:
+    """Leave a job behind as a run would that was killed after its first part."""
+    job = planned(config)
+    ledger = job.spec.ledger
+    ledger.open()
+    stamps = [[file.source.name, file.stamp] for file in job.spec.input.files]
+    ledger.write_job({"state": "running", "seconds": 1.5, "fingerprint": job.fingerprint, "stamps": stamps, **record})
+    ledger.commit(0, b"part", Entry(rows=1, errors=1))
+    return job
+
+
+def changed(config: PredictConfig, **values: Any) -> PredictConfig:
+    return PredictConfig.model_validate({**config.model_dump(), **values})

@@ -1,0 +1,82 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from t5ray.config import DecodeConfig, PredictConfig, TaskConfig
+from t5ray.errors import ConfigError, TrackingError
+from t5ray.model.card import BundleCard
+from t5ray.scoring.opening import open_model
+from t5ray.scoring.plan import prepare
+from tests.scoring.plans import changed, planned
+
+
+def test_the_task_comes_from_the_bundle_or_the_settings_and_not_from_both(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path
+) -> None:
+    with pytest.raises(ConfigError, match="is no bundle, so --task must say how rows become inputs"):
+        prepare(changed(settings, task=None))
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for file in tiny_t5.iterdir():
+        (bundle / file.name).write_bytes(file.read_bytes())
+    task = TaskConfig(name="shout", inputs="shout: {text}", targets="{loud}", metrics=("exact_match",))
+    card = BundleCard(task=task, decode=DecodeConfig(max_new_tokens=9), max_input_tokens=32)
+    (bundle / "t5ray.json").write_text(card.model_dump_json())
+    with pytest.raises(ConfigError, match=r"is a bundle and brings its own task \(shout\)\. Leave --task out"):
+        prepare(changed(settings, model=str(bundle)))
+    job = planned(changed(settings, model=str(bundle), task=None))
+    assert job.spec.task == task
+    assert json.loads(json.dumps(job.fingerprint))["decode"]["max_new_tokens"] == 9
+
+
+def test_one_decode_setting_leaves_the_bundles_others_as_they_are(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path
+) -> None:
+    bundle = shutil.copytree(tiny_t5, tmp_path / "bundle")
+    task = TaskConfig(name="shout", inputs="shout: {text}", targets="{loud}", metrics=("exact_match",))
+    own = DecodeConfig(max_new_tokens=9, num_beams=4, length_penalty=0.5)
+    card = BundleCard(task=task, decode=own, max_input_tokens=32)
+    (bundle / "t5ray.json").write_text(card.model_dump_json())
+    asked = DecodeConfig.model_validate({"num_beams": 2})
+    job = planned(changed(settings, model=str(bundle), task=None, decode=asked))
+    decode = job.fingerprint["decode"]
+    assert [decode[name] for name in ("num_beams", "max_new_tokens", "length_penalty")] == [2, 9, 0.5]
+
+
+def test_decode_settings_that_clash_with_the_bundles_are_refused(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path
+) -> None:
+    bundle = shutil.copytree(tiny_t5, tmp_path / "bundle")
+    task = TaskConfig(name="shout", inputs="shout: {text}", targets="{loud}", metrics=("exact_match",))
+    card = BundleCard(task=task, decode=DecodeConfig(max_new_tokens=9, num_beams=4), max_input_tokens=32)
+    (bundle / "t5ray.json").write_text(card.model_dump_json())
+    with pytest.raises(
+        ConfigError,
+        match="decode: do_sample needs num_beams 1, but got 4; sampled beams are not offered. The settings that are "
+        f"not given are those of {bundle}. Give them as well: --set decode.NAME=VALUE",
+    ):
+        prepare(changed(settings, model=str(bundle), task=None, decode={"do_sample": True}))
+
+
+def test_a_registered_model_is_looked_up_at_the_tracking_uri(settings: PredictConfig, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/other.db"
+    with pytest.raises(TrackingError, match=f"{store} must exist to find models:/topics@champion"):
+        prepare(changed(settings, model="models:/topics@champion", tracking_uri=store))
+    with pytest.raises(TrackingError, match=r"tracking\.uri: must say where MLflow knows models:/topics@champion"):
+        prepare(changed(settings, model="models:/topics@champion", tracking_uri="none"))
+
+
+def test_a_model_at_a_uri_is_read_from_a_copy_here(
+    settings: PredictConfig, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from t5ray.cluster import upload_dir
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    upload_dir(tiny_t5, "memory://plan/best")
+    model = open_model(changed(settings, model="memory://plan/best"))
+    assert model.origin == "memory://plan/best"
+    assert Path(model.source).is_relative_to(tmp_path / "cache")
+    assert model.fingerprint == open_model(settings).fingerprint
+    assert open_model(changed(settings, model=f"file://{tiny_t5}")).source == str(tiny_t5)

@@ -1,0 +1,106 @@
+"""Which jobs go on in a folder, and which are refused there."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t5ray.cluster import Cluster
+from t5ray.config import PredictConfig
+from t5ray.errors import ConfigError, ModelError
+from t5ray.scoring.job import run
+from t5ray.scoring.plan import prepare
+from tests.scoring.plans import begin, changed, planned
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "csv"}, r"format \('parquet' there, 'csv' here\)"),
+        ({"scores": True}, r"scores \(False there, True here\)"),
+        ({"on_long": "error"}, r"on_long \('truncate' there, 'error' here\)"),
+        ({"shard_rows": 2}, r"shard_rows \(1 there, 2 here\)"),
+        ({"task": "summarize"}, r"task\.inputs \('classify: \{text\}' there, 'summarize: \{text\}' here\)"),
+        ({"decode": {"num_beams": 4}}, r"decode\.num_beams \(None there, 4 here\)"),
+        ({"precision": "bf16"}, r"precision \('fp32' there, 'bf16' here\)"),
+        ({"columns": {"text": "label"}}, r"columns\.text \(None there, 'label' here\)"),
+    ],
+)
+def test_another_job_in_the_same_folder_is_refused(
+    settings: PredictConfig, change: dict[str, Any], message: str
+) -> None:
+    begin(settings)
+    with pytest.raises(
+        ConfigError, match=rf"out: holds the results of another job, which differs in .*{message}.*Choose"
+    ):
+        prepare(changed(settings, **change))
+
+
+def test_another_model_or_input_in_the_same_folder_is_refused(settings: PredictConfig, tmp_path: Path) -> None:
+    from tests.tiny import make_tiny_t5
+
+    begin(settings)
+    with pytest.raises(ConfigError, match=r"differs in model \(weights, tokenizer or card: "):
+        prepare(changed(settings, model=str(make_tiny_t5(tmp_path / "other", seed=1))))
+    Path(settings.input).write_text('{"text": "a"}\n{"text": "b"}\n{"text": "d"}\n')
+    with pytest.raises(ConfigError, match=r"differs in input \(content of rows\.jsonl\)"):
+        prepare(settings)
+
+
+def test_automatic_precision_is_settled_once_for_all_workers_and_all_runs(
+    settings: PredictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = changed(settings, precision="auto")
+    monkeypatch.setattr("t5ray.scoring.plan.auto_precision", lambda: "bf16")
+    job = begin(auto)
+    assert (job.fingerprint["precision"], job.spec.engine.precision, job.config.precision) == ("bf16",) * 3
+    monkeypatch.setattr("t5ray.scoring.plan.auto_precision", lambda: "fp32")  # as on another machine
+    again = planned(auto)
+    assert (again.spec.engine.precision, len(again.pending)) == ("bf16", 2)
+    with pytest.raises(ConfigError, match=r"precision \('bf16' there, 'fp32' here\)"):
+        prepare(settings)
+
+
+def test_a_folder_that_another_job_took_meanwhile_is_refused_under_the_lock(settings: PredictConfig) -> None:
+    late = planned(settings)
+    begin(changed(settings, format="jsonl"))
+    with pytest.raises(ConfigError, match=r"holds the results of another job, which differs in format \('jsonl' there"):
+        run(late, Cluster(1, 2, 0, 1 << 30, None, started_here=True), lambda done, note="": None)
+
+
+@pytest.fixture
+def hub(tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What lets the hub id `some/model` stand for a commit, which is in the cache."""
+    repo = tmp_path / "hub" / "models--some--model"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(repo.parent))
+
+    def move(commit: str) -> None:
+        shutil.copytree(tiny_t5, repo / "snapshots" / commit)
+        (repo / "refs").mkdir(exist_ok=True)
+        (repo / "refs" / "main").write_text(commit)
+
+    return move
+
+
+def test_a_hub_model_that_was_moved_is_another_model(settings: PredictConfig, hub: Callable[[str], None]) -> None:
+    from_hub = changed(settings, model="some/model")
+    hub("a" * 40)
+    job = begin(from_hub)
+    assert job.spec.engine.load().predict(["a"])
+    hub("b" * 40)
+    with pytest.raises(
+        ModelError, match="some/model: the model must not change while it scores, but its commit was aaaa"
+    ):
+        job.spec.engine.load()
+    with pytest.raises(ConfigError, match=r"differs in model \(weights, tokenizer or card: "):
+        prepare(from_hub)
+
+
+def test_what_does_not_decide_the_output_may_change(settings: PredictConfig) -> None:
+    begin(settings)
+    os.utime(settings.input, (1, 1))
+    assert len(planned(changed(settings, workers=7, batch_tokens=64)).pending) == 2
+    assert len(planned(changed(settings, on_long="error", retry_errors=True)).pending) == 3
