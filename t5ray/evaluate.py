@@ -10,8 +10,9 @@ from t5ray import cli, terminal
 
 if TYPE_CHECKING:
     from t5ray.config import EvaluateConfig
-    from t5ray.scoring.evaluation import Evaluation, Labelled, Scored
-    from t5ray.scoring.plan import ScoringModel
+    from t5ray.scoring.evaluation import Evaluation
+    from t5ray.scoring.labelled import Labelled, Scored
+    from t5ray.scoring.opening import ScoringModel
     from t5ray.tracking import Tracker
 
 SETTING_OF = {"tracking_uri": "tracking.uri", "experiment": "tracking.experiment"}
@@ -56,14 +57,8 @@ def command(
 
 def _evaluate(settings: "EvaluateConfig") -> int:
     """Read, score, judge, log."""
-    from t5ray.scoring.evaluation import (
-        check_output,
-        conclude,
-        drop_work,
-        open_evaluated_model,
-        read_labelled,
-        read_predictions,
-    )
+    from t5ray.scoring.evaluation import check_output, conclude, drop_work, open_evaluated_model
+    from t5ray.scoring.labelled import read_labelled, read_predictions
     from t5ray.tracking import open_tracker
 
     check_output(settings)

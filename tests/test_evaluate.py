@@ -137,6 +137,25 @@ def test_numbers_are_judged_as_text(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "part-00000.jsonl:1: `prediction` must hold text or a number, but holds a list" in capsys.readouterr().err
 
 
+def test_columns_that_are_called_like_what_is_found_stay(tmp_path: Path) -> None:
+    row = {"text": "t", "label": "a", "inputs": 1, "correct": "maybe", "correct_in_data": 0, "references": ["mine"]}
+    folder = write_predictions(tmp_path / "scored", [{**row, "prediction": "a", "error": None}], "jsonl")
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+    assert json.loads((tmp_path / "out" / "predictions.jsonl").read_text()) == {
+        "text": "t",
+        "label": "a",
+        "inputs_in_data": 1,
+        "correct_in_data_in_data": "maybe",
+        "correct_in_data": 0,
+        "references_in_data": ["mine"],
+        "inputs": "classify: t",
+        "references": ["a"],
+        "prediction": "a",
+        "error": None,
+        "correct": True,
+    }
+
+
 def test_only_the_parts_of_a_job_are_judged(tmp_path: Path) -> None:
     rows = [{"text": "x", "label": "a", "prediction": "a", "error": None}]
     folder = write_predictions(tmp_path / "scored", rows, "jsonl")

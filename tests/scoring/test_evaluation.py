@@ -9,8 +9,10 @@ from t5ray.data.partition import SEEN_SEED, digest_texts
 from t5ray.data.splits import read_splits
 from t5ray.errors import DataError
 from t5ray.model.card import SEEN
-from t5ray.scoring.evaluation import Labelled, Scored, conclude, plan_scoring, read_labelled
-from t5ray.scoring.plan import Job, ScoringModel
+from t5ray.scoring.evaluation import conclude, plan_scoring
+from t5ray.scoring.labelled import Labelled, Scored, read_labelled
+from t5ray.scoring.opening import ScoringModel
+from t5ray.scoring.plan import Job
 from t5ray.scoring.scorer import Scorer
 from tests.scoring.doubles import ShoutingEngine
 
@@ -129,3 +131,10 @@ def test_the_settings_lie_beside_the_result_without_the_password(tmp_path: Path,
     assert again == config.model_copy(
         update={"tracking": config.tracking.model_copy(update={"uri": "https://***@host/x"})}
     )
+
+
+def test_predictions_that_the_data_hold_stay_beside_those_of_the_model(tmp_path: Path, data: Path) -> None:
+    rows = Labelled(TASK, [{"text": "a", "prediction": "old"}], ["a => "], [["odd"]], {"model": "m"}, "")
+    conclude(settings(tmp_path, data, bootstrap_samples=10), rows, Scored(["odd"], [None]))
+    judged = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
+    assert (judged["prediction_in_data"], judged["prediction"]) == ("old", "odd")
