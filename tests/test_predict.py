@@ -129,6 +129,7 @@ def score_without_ray(given: list[str], output: Path) -> list[Path]:
         precision="fp32",
         format="jsonl",
         shard_rows=10,
+        scores="scores=true" in given,
         decode=DecodeConfig(max_new_tokens=5),
     )
     job = prepare(config)

@@ -6,9 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+from t5ray.config import DecodeConfig
 from t5ray.demo import dates_data, examples_data, model_files
+from t5ray.model.engine import Engine
+from t5ray.model.loading import initialise
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_demo_model.py"
 
@@ -58,3 +67,15 @@ def test_every_text_decodes_to_itself(tokenizer: PreTrainedTokenizerBase) -> Non
 def test_spaces_survive(tokenizer: PreTrainedTokenizerBase) -> None:
     text = " two  spaces , and a dot . "
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+
+def test_the_engine_says_of_dates_what_transformers_generate_says(tmp_path: Path) -> None:
+    folder = initialise(model_files(), tmp_path, seed=3)
+    lines = dates_data().read_text("utf-8").splitlines()[::1500]
+    texts = ["normalize date: " + json.loads(line)["text"] for line in lines]
+    found = Engine(str(folder), decode=DecodeConfig(max_new_tokens=12)).predict(texts)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    own = AutoTokenizer.from_pretrained(folder)
+    for text, prediction in zip(texts, found, strict=True):
+        output = model.generate(**own(text, return_tensors="pt"), max_new_tokens=12)
+        assert prediction.text == own.decode(output[0], skip_special_tokens=True)

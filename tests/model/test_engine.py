@@ -78,6 +78,14 @@ def test_a_prediction_says_whether_its_input_was_cut(tiny_t5: Path) -> None:
     assert [one.input_cut for one in engine.predict(["ab", "abcdef", "abc", "abcdef"])] == [False, True, False, True]
 
 
+def test_equal_inputs_are_scored_once(tiny_t5: Path) -> None:
+    engine = Engine(str(tiny_t5), decode=DecodeConfig(max_new_tokens=2))
+    found = engine.predict(["ab", "c", "ab", "ab", "c"], scores=True)
+    assert found == [found[0], found[1], found[0], found[0], found[1]]
+    assert found[0] != found[1]
+    assert engine.tally.real_tokens == len("ab") + 1 + len("c") + 1
+
+
 def test_ignored_labels_decode_as_padding() -> None:
     tokenizer = character_tokenizer()
     ids = torch.tensor([[*tokenizer("abc").input_ids, -100, -100]])

@@ -4,11 +4,12 @@ import collections
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
 from t5ray.model.predictor import Predictor
-from tests.model.decoding.models import make, token_rows
+from tests.model.decoding.models import make, padded, token_rows
 from tests.tiny import character_tokenizer
 
 LABELS = ("games", "graphics", "mail", "web")
@@ -39,8 +40,23 @@ def test_a_temperature_flattens_probabilities_and_changes_no_label() -> None:
 
 
 def test_answers_take_the_place_of_generation() -> None:
-    found = predictor(DecodeConfig(max_new_tokens=3, answers=("yes", "no"))).predict(token_rows())
-    assert {prediction.text for prediction in found} <= {"yes", "no"}
+    answers = ("yes", "no", "q", "4", "zz")
+    found = predictor(DecodeConfig(max_new_tokens=3, answers=answers)).predict(token_rows())
+    expected = [likeliest(row, answers) for row in token_rows()]
+    assert len(set(expected)) > 1
+    assert [prediction.text for prediction in found] == expected
+
+
+def likeliest(row: list[int], answers: tuple[str, ...]) -> str:
+    """Return the answer of the highest probability, end included, as transformers' loss has it."""
+    model = make("t5")
+    tokens = {answer: torch.tensor([character_tokenizer()(answer).input_ids]) for answer in answers}
+    return min(tokens, key=lambda answer: loss_of(model, row, tokens[answer]) * tokens[answer].numel())
+
+
+@torch.no_grad()
+def loss_of(model: PreTrainedModel, row: list[int], labels: torch.Tensor) -> float:
+    return float(model(**padded([row]), labels=labels).loss)
 
 
 def test_labels_that_the_tokenizer_cannot_tell_apart_share_the_first_name() -> None:
