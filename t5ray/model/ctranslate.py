@@ -23,7 +23,7 @@ from t5ray.errors import ModelError
 from t5ray.model.batching import MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
 from t5ray.model.decoding.weights import scales_head
-from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs
+from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs, tokenise
 from t5ray.model.loading import LoadedModel, commit_of, load_model, load_tokenizer
 from t5ray.model.predictor import Prediction, Tally
 
@@ -64,9 +64,9 @@ class CTranslateEngine:
         self._batch_tokens = batch_tokens
         self._translator = _translator(converted(source, dtype, cache or default_cache()), dtype)
 
-    def num_tokens(self, text: str) -> int:
-        """Return the length of an input in tokens, EOS included."""
-        return len(self.tokenizer(text, verbose=False).input_ids)
+    def num_tokens(self, inputs: Sequence[str]) -> list[int]:
+        """Return the length of each input in tokens, EOS included, as `Engine.num_tokens`."""
+        return list(map(len, tokenise(self.tokenizer, inputs)))
 
     def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         """Predict from each input, in input order. Equal inputs are scored once. As `Engine.predict`.

@@ -16,7 +16,7 @@ from t5ray.model.loading import load_model
 from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.model.predictor import Prediction, Predictor, Tally
 
-__all__ = ["Engine", "Prediction", "Prepared", "prepare_inputs"]
+__all__ = ["Engine", "Prediction", "Prepared", "prepare_inputs", "tokenise"]
 
 DEFAULT_NEW_TOKENS = 128
 """Output cap of a plain model, whose own default of 20 tokens cuts most answers."""
@@ -84,9 +84,9 @@ class Engine:
         """What was forwarded so far."""
         return self._predictor.tally
 
-    def num_tokens(self, text: str) -> int:
-        """Return the length of an input in tokens, EOS included."""
-        return len(self.tokenizer(text, verbose=False).input_ids)
+    def num_tokens(self, inputs: Sequence[str]) -> list[int]:
+        """Return the length of each input in tokens, EOS included, before anything is cut."""
+        return list(map(len, tokenise(self.tokenizer, inputs)))
 
     def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         """Predict from each input, in input order. Equal inputs are scored once.
@@ -120,10 +120,15 @@ def decode_in_force(decode: DecodeConfig | None, card: BundleCard | None) -> Dec
     return decode.model_copy(update={"max_new_tokens": own.max_new_tokens})
 
 
+def tokenise(tokenizer: PreTrainedTokenizerBase, inputs: Sequence[str]) -> list[list[int]]:
+    """Return token ids with EOS."""
+    return list(tokenizer(list(inputs), verbose=False).input_ids) if inputs else []
+
+
 def prepare_inputs(tokenizer: PreTrainedTokenizerBase, inputs: Sequence[str], max_tokens: int | None) -> Prepared:
     """Return token ids with EOS, cut to `max_tokens` with the EOS kept."""
     row_of_text = {text: row for row, text in enumerate(dict.fromkeys(inputs))}
-    rows = list(tokenizer(list(row_of_text), verbose=False).input_ids) if inputs else []
+    rows = tokenise(tokenizer, list(row_of_text))
     cut = [max_tokens is not None and len(row) > max_tokens for row in rows]
     rows = [[*row[: (max_tokens or 0) - 1], row[-1]] if is_cut else row for row, is_cut in zip(rows, cut, strict=True)]
     return Prepared(rows, cut, [row_of_text[text] for text in inputs])

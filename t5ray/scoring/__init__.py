@@ -7,6 +7,7 @@
     ledger.py     what is finished: atomic parts, one entry each, `_job.json`
     journal.py    what a worker is at: progress, and what killed it
     engines.py    what a scorer needs of an engine          halving.py   one that fails on some texts
+    ahead.py      work on what comes next while this is busy
     scorer.py     one shard: read, score, commit
     fetching.py   models at URIs and in MLflow, kept in a cache
     opening.py    a model's name -> what scoring must know of it

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
@@ -49,9 +49,10 @@ class TextEngine(Protocol):
     @property
     def tally(self) -> Tally: ...  # noqa: D102
 
-    def num_tokens(self, text: str) -> int: ...  # noqa: D102
-    def predict(  # noqa: D102
-        self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False
+    def num_tokens(self, inputs: Sequence[str]) -> Sequence[int]: ...  # noqa: D102
+    def prepare(self, inputs: Sequence[str]) -> Any: ...  # noqa: D102
+    def score(  # noqa: D102
+        self, prepared: Any, *, scores: bool = False, all_scores: bool = False
     ) -> Sequence[Scored]: ...
 
 

@@ -5,6 +5,7 @@ Comes in: texts. Goes out: for each its prediction, or why it has none. Must not
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from t5ray.errors import ModelError
 from t5ray.scoring.engines import Scored, Tally, TextEngine
@@ -42,17 +43,26 @@ class Halving:
         """The engine's own."""
         return self._engine.tally
 
-    def num_tokens(self, text: str) -> int:
-        """Return the length of a text in tokens."""
-        return self._engine.num_tokens(text)
+    def num_tokens(self, texts: Sequence[str]) -> Sequence[int]:
+        """Return the length of each text in tokens."""
+        return self._engine.num_tokens(texts)
 
-    def predict(self, texts: Sequence[str]) -> list[Scored | str]:
+    def prepare(self, texts: Sequence[str]) -> Any:
+        """Tokenise what `predict` will be asked for. None where that fails: `predict` then finds the guilty text."""
+        try:
+            return self._engine.prepare(texts)
+        except Exception:  # noqa: BLE001 (`predict` meets it again)
+            return None
+
+    def predict(self, texts: Sequence[str], prepared: Any = None) -> list[Scored | str]:
         """Return the prediction of each text, or the reason why there is none.
 
+        Args:
+            prepared: what `prepare` said of these texts. None: they are tokenised now.
         Raises:
             ModelError: the engine fails on everything.
         """
-        found = self._try(texts)
+        found = self._try(texts, prepared)
         if not isinstance(found, str):
             self._failed_in_a_row = 0
             return found
@@ -64,13 +74,14 @@ class Halving:
             self._require_hope(found)
         return [found]
 
-    def _try(self, texts: Sequence[str]) -> list[Scored | str] | str:
+    def _try(self, texts: Sequence[str], prepared: Any = None) -> list[Scored | str] | str:
         """Return what the engine says, or in words what it raised: the exception itself would hold on to all tensors.
 
         A device without memory for them must have it back before the halves are tried.
         """
         try:
-            return list(self._engine.predict(texts, scores=self._scores, all_scores=self._all_scores))
+            ready = self._engine.prepare(texts) if prepared is None else prepared
+            return list(self._engine.score(ready, scores=self._scores, all_scores=self._all_scores))
         except Exception as exc:  # noqa: BLE001 (whatever it is, it becomes the text of a row's `error`)
             if type(exc).__name__ == LOST_DEVICE:
                 os._exit(1)  # only a new process can go on; the journal finds the row, as with any other death

@@ -7,16 +7,18 @@ without; `job.py` puts it into an actor pool.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from t5ray import errors
 from t5ray.config import LANGUAGES, TaskConfig
 from t5ray.errors import DataError, T5RayError
+from t5ray.scoring.ahead import one_ahead
 from t5ray.scoring.engines import EngineSpec, Scored, TextEngine
 from t5ray.scoring.halving import Halving
 from t5ray.scoring.inputs import Input, Shard
-from t5ray.scoring.journal import Journal, Stage, journal_file
+from t5ray.scoring.journal import Journal, Slice, Stage, journal_file
 from t5ray.scoring.ledger import Entry, Ledger
 from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
 from t5ray.scoring.writing import Extras, Results, decode_results, encode
@@ -172,21 +174,41 @@ class Scorer:
         for number in todo:
             results.errors[number] = None
             try:
-                texts[number] = self._input_text(engine, rows, number)
+                texts[number] = self._input_text(rows, number)
             except DataError as exc:
                 results.errors[number] = str(exc)
         order = sorted(texts, key=lambda number: (-len(texts[number]), texts[number]))  # equal texts meet in a slice
-        cut = Entry()
+        slices = {}
         for part, is_deadly in journal.slices(len(order), SLICE_ROWS):
-            chosen = order[slice(*part)]
             if is_deadly:
-                results.errors[chosen[0]] = DEADLY
-                continue
+                results.errors[order[part[0]]] = DEADLY
+            else:
+                slices[part] = {number: texts[number] for number in order[slice(*part)]}
+        return self._score_slices(engine, slices, results, journal)
+
+    def _score_slices(
+        self, engine: Halving, slices: Mapping[Slice, Mapping[int, str]], results: Results, journal: Journal
+    ) -> Entry:
+        prepare, cut = partial(self._prepare, engine, results), Entry()
+        # After a death nothing is done ahead: the journal must name the slice that was at work.
+        prepared = map(prepare, slices.values()) if journal.num_deaths else one_ahead(prepare, slices.values())
+        for part in slices:
             journal.begin(part)
-            cut += self._predict(engine, {number: texts[number] for number in chosen}, results)
+            cut += self._predict(engine, *next(prepared), results)
         return cut
 
-    def _input_text(self, engine: Halving, rows: ShardRows, number: int) -> str:
+    def _prepare(self, engine: Halving, results: Results, texts: Mapping[int, str]) -> tuple[Mapping[int, str], Any]:
+        """Refuse texts that are too long, where that is asked for, and tokenise the others."""
+        most = engine.max_input_tokens
+        if self._spec.refuse_long and most is not None:
+            lengths = dict(zip(texts, engine.num_tokens(list(texts.values())), strict=True))
+            for number, length in lengths.items():
+                if length > most:
+                    results.errors[number] = f"the input must have at most {most} tokens, but has {length}"
+            texts = {number: text for number, text in texts.items() if lengths[number] <= most}
+        return texts, engine.prepare(list(texts.values()))
+
+    def _input_text(self, rows: ShardRows, number: int) -> str:
         """Return the encoder's text of a row.
 
         Raises:
@@ -194,20 +216,14 @@ class Scorer:
         """
         if number in rows.problems:
             raise DataError(rows.problems[number])
-        text = self._render(rows.records[number])
-        most = engine.max_input_tokens
-        if self._spec.refuse_long and most is not None and (length := engine.num_tokens(text)) > most:
-            raise DataError(f"the input must have at most {most} tokens, but has {length}")
-        return text
-
-    def _render(self, record: Mapping[str, Any]) -> str:
+        record = rows.records[number]
         if self._spec.is_rendered:
             return str(record[self._spec.task.input_columns[0]])
         return render_row(self._spec.task, self._spec.columns, record)
 
-    def _predict(self, engine: Halving, texts: Mapping[int, str], results: Results) -> Entry:
+    def _predict(self, engine: Halving, texts: Mapping[int, str], prepared: Any, results: Results) -> Entry:
         capped = cut_inputs = 0
-        for number, found in zip(texts, engine.predict(list(texts.values())), strict=True):
+        for number, found in zip(texts, engine.predict(list(texts.values()), prepared), strict=True):
             if isinstance(found, str):
                 results.errors[number] = f"the model failed on this row: {found}"
                 continue

@@ -66,7 +66,7 @@ def test_a_bundles_settings_are_in_force_and_inputs_cut_as_in_training(gated: Pa
     long, short = engine.predict(["42 is the answer", "42 i"])
     assert long.text == short.text
     assert len(long.text) == 3
-    assert (engine.num_tokens("abc"), engine.max_input_tokens, engine.predict([])) == (4, 5, [])
+    assert (engine.num_tokens(["abc", "z"]), engine.max_input_tokens, engine.predict([])) == ([4, 2], 5, [])
 
 
 def test_a_model_is_converted_once_per_weights_and_dtype(

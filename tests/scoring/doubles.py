@@ -35,16 +35,26 @@ class Count:
 
 @dataclass
 class ShoutingEngine:
-    """Fails on a batch with `bomb` in it, dies at `killer` and `fault`, and loses its device at `device`."""
+    """Fails on a batch with `bomb` in it, dies at `killer` and `fault`, and loses its device at `device`.
+
+    Likewise it cannot prepare `garbled`, and dies when it prepares `poison`.
+    """
 
     max_input_tokens: int | None = None
     tally: Count = field(default_factory=Count)
     batches: list[list[str]] = field(default_factory=list)
 
-    def num_tokens(self, text: str) -> int:
-        return len(text.split()) + 1
+    def num_tokens(self, inputs: Sequence[str]) -> list[int]:
+        return [len(text.split()) + 1 for text in inputs]
 
-    def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def prepare(self, inputs: Sequence[str]) -> list[str]:
+        if any("garbled" in text for text in inputs):
+            raise ValueError("no tokens")
+        if any("poison" in text for text in inputs):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return list(inputs)
+
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
         self.batches.append(list(inputs))
         if any("bomb" in text for text in inputs):
             raise RuntimeError("boom")
@@ -55,9 +65,9 @@ class ShoutingEngine:
             os.kill(os.getpid(), signal.SIGSEGV)
         if any("device" in text for text in inputs):
             raise torch.AcceleratorError("an illegal memory access was encountered")
-        lengths = [self.num_tokens(text) for text in inputs]
+        lengths = self.num_tokens(inputs)
         self.tally.real_tokens += sum(lengths)
-        self.tally.padded_tokens += len(inputs) * max(lengths)
+        self.tally.padded_tokens += len(inputs) * max(lengths, default=0)
         return [
             Answer(
                 text.removeprefix("classify: ").upper(),
@@ -100,10 +110,10 @@ class SlowEngine(ShoutingEngine):
 
     folder: Path = Path()
 
-    def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
         (self.folder / str(os.getpid())).touch()
         time.sleep(0.3)
-        return super().predict(inputs, scores=scores)
+        return super().score(inputs, scores=scores)
 
 
 @dataclass(frozen=True)

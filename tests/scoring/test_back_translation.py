@@ -20,8 +20,8 @@ TEXTS = ["one small dog", "two\nlines", "a bomb"]
 class Translator(ShoutingEngine):
     """Turns the words around; a text of its own prefix only comes out empty."""
 
-    def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
-        super().predict(inputs, scores=scores)
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+        super().score(inputs, scores=scores)
         return [Answer(" ".join(reversed(text.partition(": ")[2].split())), None, hit_cap=False) for text in inputs]
 
 

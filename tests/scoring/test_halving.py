@@ -30,13 +30,13 @@ class TightEngine(ShoutingEngine):
         super().__init__()
         self._room, self._tensors = room, list[weakref.ref[np.ndarray]]()
 
-    def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
         held = sum(len(tensor) for ref in self._tensors if (tensor := ref()) is not None)
         tensor = np.zeros(len(inputs))
         self._tensors.append(weakref.ref(tensor))
         if held + len(inputs) > self._room:
             raise MemoryError(f"{held} in use")
-        return super().predict(inputs)
+        return super().score(inputs)
 
 
 def test_the_memory_of_a_failed_batch_is_free_when_its_halves_are_tried() -> None:
@@ -54,7 +54,7 @@ def test_rows_in_a_row_may_fail_as_long_as_the_engine_can_do_anything() -> None:
 class BrokenEngine(ShoutingEngine):
     """Fails on everything."""
 
-    def predict(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
         self.batches.append(list(inputs))
         raise RuntimeError("no kernel image")
 

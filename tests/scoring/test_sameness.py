@@ -89,7 +89,8 @@ def test_a_hub_model_that_was_moved_is_another_model(settings: PredictConfig, hu
     from_hub = changed(settings, model="some/model")
     hub("a" * 40)
     job = begin(from_hub)
-    assert job.spec.engine.load().predict(["a"])
+    engine = job.spec.engine.load()
+    assert engine.score(engine.prepare(["a"]))
     hub("b" * 40)
     with pytest.raises(
         ModelError, match="some/model: the model must not change while it scores, but its commit was aaaa"

@@ -3,6 +3,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +98,11 @@ def test_equal_texts_come_to_the_engine_together(tmp_path: Path, monkeypatch: py
     assert engine.batches == [["classify: aa"] * 3, ["classify: bb"] * 3]
 
 
-def test_long_inputs_are_errors_on_request_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slice_rows", [1, 1024])
+def test_long_inputs_are_errors_on_request_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slice_rows: int
+) -> None:
+    monkeypatch.setattr(scorer_module, "SLICE_ROWS", slice_rows)
     path = write_rows(tmp_path / "a.jsonl", ["one two", "one two three four"])
     engine = ShoutingEngine(max_input_tokens=5)
     refused = score_all(spec_for(path, tmp_path / "refused", refuse_long=True), engine)
@@ -136,8 +143,8 @@ def test_retrying_scores_rows_with_errors_only(tmp_path: Path, part_format: str)
     Scorer(first, load=ShoutingEngine)(asdict(first.input.shards[0]))
 
     class Mended(ShoutingEngine):
-        def predict(self, inputs: Any, *, scores: bool = False, all_scores: bool = False) -> Any:
-            return super().predict([text.replace("bomb", "calm") for text in inputs], scores=scores)
+        def score(self, inputs: Any, *, scores: bool = False, all_scores: bool = False) -> Any:
+            return super().score([text.replace("bomb", "calm") for text in inputs], scores=scores)
 
     engine, again = Mended(), spec_for(path, tmp_path / "out", part_format=part_format, keep_good_rows=True)
     Scorer(again, load=lambda: engine)(asdict(again.input.shards[0]))
@@ -209,14 +216,14 @@ def test_a_worker_loads_its_engine_once(tmp_path: Path) -> None:
     assert [len(engine.batches) for engine in loaded] == [3]
 
 
-def live(spec: ScorerSpec) -> None:
-    Scorer(spec, load=ShoutingEngine)(asdict(spec.input.shards[0]))
+def live(spec: ScorerSpec, engine: type[ShoutingEngine] = ShoutingEngine) -> None:
+    Scorer(spec, load=engine)(asdict(spec.input.shards[0]))
 
 
-def lives_of(spec: ScorerSpec) -> int:
+def lives_of(spec: ScorerSpec, engine: type[ShoutingEngine] = ShoutingEngine) -> int:
     """Let worker after worker score the first shard until one lives; return how many it took."""
     for lives in range(1, 60):
-        worker = multiprocessing.get_context("fork").Process(target=live, args=(spec,))
+        worker = multiprocessing.get_context("fork").Process(target=live, args=(spec, engine))
         worker.start()
         worker.join()
         if worker.exitcode == 0:
@@ -238,6 +245,62 @@ def test_a_row_that_kills_its_worker_is_found_by_the_successors(tmp_path: Path, 
 def test_one_row_of_512_that_kills_costs_twelve_workers(tmp_path: Path) -> None:
     texts = ["x" * (number % 100) for number in range(511)] + ["a killer"]
     assert lives_of(spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=512)) == 13
+
+
+class Meanwhile(ShoutingEngine):
+    """Waits in each call until the texts of the one after it are prepared."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self._calls, self._prepared, self._change = calls, list[str](), threading.Condition()
+
+    def prepare(self, inputs: Sequence[str]) -> list[str]:
+        with self._change:
+            self._prepared += inputs
+            self._change.notify()
+        return super().prepare(inputs)
+
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> Any:
+        done = len(self.batches) + 1
+        with self._change:
+            assert self._change.wait_for(lambda: len(self._prepared) >= min(done + 1, self._calls), timeout=60)
+            assert len(self._prepared) <= done + 1
+        return super().score(inputs, scores=scores)
+
+
+def test_the_next_slice_is_prepared_while_one_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer_module, "SLICE_ROWS", 1)
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["ccc", "bb", "a"]), tmp_path / "out")
+    engine = Meanwhile(calls=3)
+    assert [row["prediction"] for row in score_all(spec, engine)] == ["CCC", "BB", "A"]
+    assert engine.batches == [["classify: ccc"], ["classify: bb"], ["classify: a"]]
+
+
+class Lingering(ShoutingEngine):
+    """Is still busy with a slice when the preparing of the next one kills."""
+
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> Any:
+        if any(thread.name.startswith("ahead") for thread in threading.enumerate()):
+            time.sleep(1)
+        return super().score(inputs, scores=scores)
+
+
+def test_a_row_that_kills_while_it_is_prepared_ahead_is_found_and_no_other_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorer_module, "SLICE_ROWS", 2)
+    texts = ["a" * 30, "b" * 29, "c" * 28, "poison", "d", "e"]
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=10)
+    lives_of(spec, Lingering)
+    rows = rows_of(spec)
+    assert [row["error"] for row in rows] == [DEADLY if text == "poison" else None for text in texts]
+    assert [row["prediction"] for row in rows if not row["error"]] == [t.upper() for t in texts if t != "poison"]
+
+
+def test_a_row_that_cannot_be_prepared_leaves_the_rest_of_its_slice_alone(tmp_path: Path) -> None:
+    rows = score_all(spec_for(write_rows(tmp_path / "a.jsonl", ["a", "garbled", "bb"]), tmp_path / "out"))
+    assert [row["error"] for row in rows] == [None, "the model failed on this row: ValueError: no tokens", None]
+    assert [row["prediction"] for row in rows] == ["A", None, "BB"]
 
 
 def test_a_repeated_task_leaves_finished_shards_alone(tmp_path: Path) -> None:

@@ -1,0 +1,24 @@
+"""Work on the next item while the caller is busy with this one. Knows nothing of what the work is."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield what `work` gives for each item, in turn; a thread has the next one under way by then.
+
+    An error comes in its item's place, and ends it.
+    """
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        begun: deque[Future[Result]] = deque()
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) > 1:
+                yield begun.popleft().result()
+        for last in begun:
+            yield last.result()

@@ -1,0 +1,29 @@
+import threading
+
+import pytest
+
+from t5ray.scoring.ahead import one_ahead
+
+
+def test_results_come_in_order_and_once() -> None:
+    assert list(one_ahead(lambda number: number * number, range(5))) == [0, 1, 4, 9, 16]
+    assert list(one_ahead(str, [])) == []
+
+
+def test_the_next_item_is_worked_on_meanwhile_and_none_after_it() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def work(number: int) -> int:
+        begun[number].set()
+        return number
+
+    for number in one_ahead(work, range(4)):
+        assert all(event.wait(timeout=60) for event in begun[: number + 2])
+        assert not any(event.is_set() for event in begun[number + 2 :])
+
+
+def test_an_error_comes_in_its_items_place() -> None:
+    results = one_ahead(lambda number: 1 // number, [1, 0, 1])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
