@@ -287,8 +287,8 @@ def test_a_fault_in_native_code_costs_its_own_row_only(cluster: Cluster, tmp_pat
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n{"text": "fault"}\n{"text": "b"}\n')
     spec = replace(spec_for(path, tmp_path / "out"), engine=ShoutingSpec("", None, "fp32", 1024))
-    summary = run(Job(settings(output=str(tmp_path / "out")), spec, {}, {}, spec.input.shards, 0.0), cluster, quiet)
-    assert summary.num_errors == 1
+    job = Job(settings(output=str(tmp_path / "out")), spec, {"decode": {}}, {}, spec.input.shards, 0.0)
+    assert run(job, cluster, quiet).num_errors == 1
     assert parts(tmp_path / "out")["part-00000.jsonl"].decode().splitlines() == [
         '{"text": "a", "prediction": "A", "error": null}',
         f'{{"text": "fault", "prediction": null, "error": "{DEADLY}"}}',
