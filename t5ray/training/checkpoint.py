@@ -114,8 +114,9 @@ def share_last(folder: Path, remote: str, group: Group) -> None:
     """
     step = group.broadcast(_newest(folder, remote) if group.rank == 0 else -1)
     if group.rank > 0 and sweep(folder) != step:
-        drop_last(folder)
-        if step >= 0:
+        if step < 0:
+            drop_last(folder)
+        else:  # in one move: another worker of this node may have fetched it by now, and be about to read it
             download_file(f"{remote}/{LAST}", folder / LAST)
 
 

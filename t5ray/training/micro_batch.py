@@ -36,13 +36,13 @@ MATTERS = (
     "ema_decay",
     "lora_rank",
     "lora_targets",
-    "lora_dropout",
-    "label_smoothing",
     "freeze_embeddings",
     "freeze_encoder",
     "freeze_layers",
 )
 """Settings that change how much memory a row takes."""
+MATTERS_IF_ANY = ("dropout", "lora_dropout", "label_smoothing")
+"""Settings that do so by being above 0: each trial of a search has a value of its own."""
 
 
 def row_limit(trainee: Trainee, split: TokenisedSplit, config: TrainingConfig, group: Group) -> Limit:
@@ -64,12 +64,12 @@ def _can_run_out(group: Group) -> bool:
 def fitting(trainee: Trainee, split: TokenisedSplit, most: int, group: Group) -> Limit:
     """Find for each class of lengths how many rows, of at most `most`, the memory of every worker holds."""
     found: dict[int, int] = {}
-    state, remembered = random_state(), trainee.loaded.fits
+    state, remembered, config = random_state(), trainee.loaded.fits, trainee.config
+    settings = *(getattr(config, name) for name in MATTERS), *(getattr(config, name) > 0 for name in MATTERS_IF_ANY)
     for bound, rows in _classes(split, most):
         rows = rows[: min([most, *found.values()])]  # no more than of shorter ones
         longest = int(split.input_lengths[rows[0]]), int(split.label_lengths[rows[0]])
-        drops = trainee.config.dropout > 0
-        key = (longest, len(rows), group.size, drops, *(getattr(trainee.config, name) for name in MATTERS))
+        key = (longest, len(rows), group.size, *settings)
         if key not in remembered:
             remembered[key] = _most_that_fit(trainee, split, rows, group)
         found[bound] = remembered[key]

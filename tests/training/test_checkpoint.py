@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from t5ray.data.tokens import TokenisedData
+from t5ray.training import checkpoint
 from t5ray.training.checkpoint import LAST, Progress, load_last, save_last, share_last, sweep
 from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
@@ -77,6 +78,18 @@ def test_all_workers_go_on_from_the_newest_state_of_the_first_one_and_the_uri(
     if chosen is not None:
         fsspec.filesystem("memory").get_file(f"/{tmp_path.name}/states/{LAST}", str(tmp_path / LAST))
         assert step_of(tmp_path) == chosen
+
+
+def test_a_worker_that_fetches_the_state_takes_it_from_no_other_of_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote, said, there = f"memory://{tmp_path.name}/states", list[Any](), list[bool]()
+    save(tmp_path / "first", 16)
+    save(tmp_path / "second", 8)
+    share_last(tmp_path / "first", remote, Worker(0, said))
+    monkeypatch.setattr(checkpoint, "download_file", lambda source, local: there.append(local.exists()))
+    share_last(tmp_path / "second", remote, Worker(1, said))
+    assert there == [True]  # until the new one takes its place
 
 
 @pytest.mark.parametrize("damage", [half, flipped])

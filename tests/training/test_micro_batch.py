@@ -106,6 +106,16 @@ def test_what_takes_other_memory_is_tried_again(tiny_t5: Path, tmp_path: Path, s
         assert len(attempts) > tried
 
 
+@pytest.mark.parametrize("name", ["dropout", "lora_dropout", "label_smoothing"])
+def test_what_takes_the_same_memory_at_every_value_is_tried_once(tiny_t5: Path, tmp_path: Path, name: str) -> None:
+    loaded, split = load_model(str(tiny_t5)), split_with([20])
+    with memory_for(450) as attempts:
+        limit_for(loaded, split, plan_in(tmp_path, lora_rank=2, **{name: 0.1}))
+        tried = len(attempts)
+        limit_for(loaded, split, plan_in(tmp_path, lora_rank=2, **{name: 0.2}))
+        assert len(attempts) == tried > 0
+
+
 def test_a_row_that_fits_nowhere_ends_the_run(tiny_t5: Path, plan: RunPlan) -> None:
     message = "out of GPU memory: it must hold a row of 101 tokens, but does not on some worker"
     with memory_for(99), pytest.raises(RunFailed, match=message):
