@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 RUNS = f"{SHARED}/runs"
 SMALL = (
     "--set data.max_train_rows=2000 --set data.max_validation_rows=100 --set data.max_test_rows=100 "
-    "--set training.validation_rows=100 --search-space demo --num-trials 6 --max-epochs 2 --workers-per-trial 2"
+    "--set training.validation_rows=100 --search-space demo --num-trials 6 --max-epochs 2 --workers-per-trial 2 "
+    "--metric validation_loss"
 )
 TUNE = f"python -m t5ray.tune --address auto --storage {RUNS} --tracking-uri http://127.0.0.1:5000 {SMALL}"
 ROWS = 50_000
@@ -90,7 +91,7 @@ def test_ray_up_brings_up_every_host(cluster: Cluster) -> None:
 def test_a_search_spreads_over_the_hosts_and_mlflow_receives_it(cluster: Cluster, plain: dict[str, Any]) -> None:
     # the study, its trials, and what confirms the best
     assert num_runs(cluster) == 1 + 6 + len(plain["confirm"]["candidates"])
-    found = ask_mlflow(cluster, "select run_uuid, value from latest_metrics where key = 'best_exact_match'")
+    found = ask_mlflow(cluster, "select run_uuid, value from latest_metrics where key = 'best_validation_loss'")
     best = {run: float(value) for run, value in (line.split("|") for line in found.splitlines())}
     assert all(best[t["mlflow_run_id"]] == pytest.approx(t["best_value"]) for t in plain["trials"])
 
