@@ -16,22 +16,26 @@ from tests.cluster.hosts import ROOT, SHARED, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 RUNS = f"{SHARED}/runs"
-SMALL = (
-    "--set data.max_train_rows=2000 --set data.max_validation_rows=100 --set data.max_test_rows=100 "
-    "--set training.validation_rows=100 --search-space demo --num-trials 6 --max-epochs 2 --workers-per-trial 2 "
-    "--metric validation_loss"
-)
-TUNE = f"python -m t5ray.tune --address auto --storage {RUNS} --tracking-uri http://127.0.0.1:5000 {SMALL}"
 ROWS = 50_000
 TRAINER, SCORER = r"ray::RayTrainWorker", r"ray::MapWorker"
 HOSTS = {"head", "worker1", "worker2"}
+
+
+def tune(name: str, *more: str, trials: int = 6, rows: int = 2000) -> str:
+    """Return a search of two workers per trial, three at a time, that ends within minutes."""
+    words = ["python -m t5ray.tune --address auto", f"--storage {RUNS} --name {name}"]
+    words += ["--tracking-uri http://127.0.0.1:5000 --search-space demo --metric validation_loss"]
+    words += [f"--num-trials {trials} --max-epochs 2 --workers-per-trial 2 --max-concurrent 3"]
+    words += [f"--set data.max_train_rows={rows} --set training.validation_rows=100"]
+    words += ["--set data.max_validation_rows=100 --set data.max_test_rows=100"]
+    return " ".join([*words, *more])
 
 
 @pytest.fixture(scope="module")
 def plain(cluster: Cluster) -> dict[str, Any]:
     """search.json of a search that nothing disturbed; its winner is what scores."""
     start_mlflow(cluster.lan.head)
-    cluster.submit("search", f"{TUNE} --max-concurrent 3 --confirm-seeds 1 --name plain")
+    cluster.submit("search", tune("plain", "--confirm-seeds 1"))
     until(lambda: cluster.at_work(TRAINER) == HOSTS, 240, "trainers on every host")
     cluster.wait("search")
     return check_trials(cluster, "plain")
@@ -157,7 +161,7 @@ def test_doctor_names_the_host_of_each_fault(cluster: Cluster, rows: str) -> Non
 
 def test_a_host_lost_in_mid_search_costs_no_trial_and_is_used_again_when_it_joins(cluster: Cluster) -> None:
     runs, worker = num_runs(cluster), cluster.lan.workers[0]
-    cluster.submit("lost", f"{TUNE} --max-concurrent 3 --confirm-seeds 0 --name lost")
+    cluster.submit("lost", tune("lost", "--confirm-seeds 0", trials=12, rows=8000))
     cluster.until_epoch("lost", 1)
     assert worker.name in cluster.at_work(TRAINER)
     cluster.lose(worker)
@@ -165,8 +169,8 @@ def test_a_host_lost_in_mid_search_costs_no_trial_and_is_used_again_when_it_join
     until(lambda: worker.name in cluster.at_work(TRAINER), 240, "a trainer on the host that has joined")
     assert cluster.status("lost") == "RUNNING"
     cluster.wait("lost", 800)
-    check_trials(cluster, "lost")
-    assert num_runs(cluster) == runs + 1 + 6
+    check_trials(cluster, "lost", 12)
+    assert num_runs(cluster) == runs + 1 + 12
 
 
 def test_a_host_lost_in_mid_scoring_costs_no_row(cluster: Cluster, rows: str, whole: str) -> None:
@@ -204,14 +208,14 @@ def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str, wh
 
 
 def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
-    cluster.submit("headless", f"{TUNE} --max-concurrent 3 --confirm-seeds 0 --name headless")
+    cluster.submit("headless", tune("headless", "--confirm-seeds 0"))
     cluster.until_epoch("headless", 1)
     before = cluster.read_json(f"{RUNS}/headless/state/ledger.json")
     cluster.lan.head.kill()
     cluster.lan.head.start()
     cluster.up()
     start_mlflow(cluster.lan.head)
-    cluster.submit("headless-2", f"{TUNE} --max-concurrent 3 --confirm-seeds 0 --name headless --resume")
+    cluster.submit("headless-2", tune("headless", "--confirm-seeds 0", "--resume"))
     cluster.wait("headless-2")
     found = check_trials(cluster, "headless")
     runs = {trial["trial"]: trial["mlflow_run_id"] for trial in found["trials"]}
