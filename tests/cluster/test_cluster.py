@@ -41,11 +41,12 @@ def plain(cluster: Cluster) -> dict[str, Any]:
     return check_trials(cluster, "plain")
 
 
-def predict(rows: str, output: str, workers: int) -> str:
+def predict(rows: str, output: str, workers: int, shard_rows: int = 1000, num_beams: int = 1) -> str:
     """Return a job of so many scorers, each of which fills a host."""
     return (
         f"python -m t5ray.predict --address auto --model {RUNS}/plain/best --input {rows} --output {SHARED}/{output} "
-        f"--workers {workers} --cpus-per-worker 2 --set shard_rows=1000 --set decode.max_new_tokens=11"
+        f"--workers {workers} --cpus-per-worker 2 --set shard_rows={shard_rows} --set decode.max_new_tokens=11 "
+        f"--set decode.num_beams={num_beams}"
     )
 
 
@@ -187,15 +188,14 @@ def test_a_host_lost_in_mid_scoring_costs_no_row(cluster: Cluster, rows: str, wh
     cluster.wait_for_nodes(3)
 
 
-def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str, whole: str) -> None:
+def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str) -> None:
     """While it takes its time for one shard, the others commit theirs."""
     worker = cluster.lan.workers[0]
-    cluster.submit("score-slow", predict(rows, "scored-slow", workers=3))
-    until(lambda: worker.name in cluster.at_work(SCORER), 240, "a scorer on the host that is to be slow")
+    cluster.submit("score-slow", predict(rows, "scored-slow", workers=3, shard_rows=250, num_beams=4))
+    until(lambda: cluster.at_work(SCORER) == HOSTS, 240, "scorers on every host")
     with worker.slowed_down(delay_ms=200, rate_mbit=1, cpu_share=0.1):
         cluster.wait("score-slow", 800)
     check_rows(cluster, "scored-slow")
-    check_same(cluster, "scored-slow", whole)
     entries = list((cluster.here(f"{SHARED}/scored-slow") / "_ledger").glob("part-*.json"))
     took = {entry: json.loads(entry.read_text())["seconds"] for entry in entries}
     slowest = max(entries, key=took.__getitem__)
@@ -228,4 +228,4 @@ def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
 def test_ray_down_leaves_no_ray_behind(cluster: Cluster) -> None:
     cluster.lan.client.run(f"cd t5ray && {TOKEN} && ray down -y cluster.yaml", timeout_s=180)
     for host in (cluster.lan.head, *cluster.lan.workers):
-        assert "raylet" not in host.run("ps ax -o comm"), host.name
+        until(lambda host=host: "raylet" not in host.run("ps ax -o comm"), 60, f"Ray to end on {host.name}")
