@@ -227,5 +227,5 @@ def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
 
 def test_ray_down_leaves_no_ray_behind(cluster: Cluster) -> None:
     cluster.lan.client.run(f"cd t5ray && {TOKEN} && ray down -y cluster.yaml", timeout_s=180)
-    for host in (cluster.lan.head, *cluster.lan.workers):
-        until(lambda host=host: "raylet" not in host.run("ps ax -o comm"), 60, f"Ray to end on {host.name}")
+    hosts = (cluster.lan.head, *cluster.lan.workers)
+    until(lambda: not any("raylet" in host.run("ps ax -o comm") for host in hosts), 60, "Ray to end on every host")
