@@ -64,7 +64,8 @@ class SlotTrainable(ray.tune.Trainable):
         if last.rows is None:
             return self._fail(last)
         self.over = True
-        return {**message.report, "rows": last.rows, "done": True}
+        validate_s = message.report["validate_s"] + last.judge_s  # judging rows is validation, not overhead
+        return {**message.report, "validate_s": validate_s, "rows": last.rows, "done": True}
 
     def _fail(self, message: Message) -> dict[str, Any]:
         self.over = True

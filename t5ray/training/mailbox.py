@@ -34,6 +34,8 @@ class Message:
     """The cause, where the run failed."""
     rows: dict[str, Any] | None = None
     """`RowScores` of the best epoch, where the plan asks for them."""
+    judge_s: float = 0.0
+    """Seconds that judging these took."""
     spent: bool = False
     """Whether the failure also ends the group, which then is no death to count against anybody."""
 

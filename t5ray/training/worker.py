@@ -126,9 +126,11 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
 
 def _judged(plan: RunPlan, data: TokenisedData, best_step: int, group: Group) -> Message:
     """Return what the best weights do on each row, or why they could not be judged."""
+    started = time.perf_counter()
     try:
         with within_memory("Give a worker more of a GPU (--gpus-per-worker)"):
-            return Message(rows=asdict(judge_rows(plan, data, best_step, group.device)))
+            rows = asdict(judge_rows(plan, data, best_step, group.device))
+            return Message(rows=rows, judge_s=time.perf_counter() - started)
     except RunFailed as exc:
         return Message(failure=str(exc))
 

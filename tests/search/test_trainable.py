@@ -1,5 +1,6 @@
 """From a worker's failure to what Optuna and the ledger hear of it, without a Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from t5ray.training.prepare import prepare
 from t5ray.training.worker import _do
 from tests.search.events import tune_trial
 from tests.search.test_observer import observer
+from tests.training.conftest import plan_in
 
 SPACE = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-4, 1e-2]}}})
 
@@ -43,6 +45,29 @@ class HereSlot:
         message = self.mailbox.next_message(1, 0, wait_s=0)
         assert message is not None
         return message
+
+
+class ToldSlot:
+    """A slot that says what it is told to."""
+
+    def __init__(self, *messages: Message) -> None:
+        self.messages, self.decided = list(messages), list[int]()
+
+    def decide(self, epoch: int, *, go_on: bool) -> None:
+        self.decided.append(epoch)
+
+    def next_message(self) -> Message:
+        return self.messages.pop(0)
+
+
+def test_judging_the_rows_of_a_run_that_confirms_counts_as_validation(tmp_path: Path) -> None:
+    report = {"epoch": 1, "final": True, "validate_s": 2.0}
+    rows = {"predictions": ["x"], "losses": [], "tokens": []}
+    trainable = SlotTrainable.__new__(SlotTrainable)
+    trainable.plan, trainable.reported = replace(plan_in(tmp_path), judge_rows=True), None
+    trainable.slot = ToldSlot(Message(report=report), Message(rows=rows, judge_s=5.0))  # type: ignore[assignment]
+    found = trainable.step()
+    assert (found["validate_s"], found["rows"], found["done"]) == (7.0, rows, True)
 
 
 def spec_of(storage: str, words: Path, model: Path) -> TrialSpec:
