@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray._private import ray_constants
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
 from tests.search.commands import SPACE, arguments, result
@@ -22,6 +23,11 @@ from tests.search.commands import SPACE, arguments, result
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 NUM_CONCURRENT = 2
 """Trials at a time; of two workers each, so that each fills a node of two CPUs."""
+COMMANDS = (
+    *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
+    *("head_start_ray_commands", "worker_start_ray_commands"),
+)
+"""What Ray wants of every cluster, and these nodes do not run."""
 
 
 def configuration(port: int) -> dict[str, object]:
@@ -42,12 +48,18 @@ def configuration(port: int) -> dict[str, object]:
         "upscaling_speed": 8,
         "idle_timeout_minutes": 0.1,
         "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        **{name: [] for name in COMMANDS},
     }
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """A Ray with its autoscaler, and one node so far: the head."""
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Ray with its autoscaler, and one node so far: the head. All of it listens on the loopback."""
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # or Ray makes an outer address of 127.0.0.1
+    monkeypatch.setenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     (tmp_path / "cluster.json").write_text(json.dumps(configuration(port)))
