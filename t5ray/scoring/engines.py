@@ -84,31 +84,19 @@ class EngineSpec:
         # Idle OpenMP threads spin, and on cores that others use too they spin while those wait: 2 threads on 2 busy
         # cores took 8 times as long as with this, which libgomp reads once, when torch loads it.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        engine = self._load_ctranslate() if self.engine == "ctranslate2" else self._load_torch()
+        engine = self._load(self._local_source())
         self._require_commit()
         return engine
 
-    def _load_torch(self) -> TextEngine:
+    def _load(self, source: str) -> TextEngine:
+        common: dict[str, Any] = {"decode": self.decode, "labels": self.labels, "batch_tokens": self.batch_tokens}
+        if self.engine == "ctranslate2":
+            from t5ray.model.ctranslate import CTranslateEngine
+
+            return CTranslateEngine(source, dtype=self.dtype, **common)
         from t5ray.model.engine import Engine
 
-        return Engine(
-            self._local_source(),
-            decode=self.decode,
-            labels=self.labels,
-            precision=self.precision,
-            batch_tokens=self.batch_tokens,
-        )
-
-    def _load_ctranslate(self) -> TextEngine:
-        from t5ray.model.ctranslate import CTranslateEngine
-
-        return CTranslateEngine(
-            self._local_source(),
-            decode=self.decode,
-            labels=self.labels,
-            dtype=self.dtype,
-            batch_tokens=self.batch_tokens,
-        )
+        return Engine(source, precision=self.precision, **common)
 
     def _require_commit(self) -> None:
         """Refuse a hub id that was moved since the job was planned: rows of unlike weights must not mix.

@@ -10,6 +10,7 @@ import ray.tune
 
 from t5ray.errors import ClusterError
 from t5ray.model.card import write_json
+from t5ray.redaction import hide_secrets
 from t5ray.search.confirm import kept
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
@@ -116,7 +117,7 @@ class Observer(ray.tune.Callback):
         """Close the books of a trial whose process died for good."""
         record = self._record(trial)
         record.state = "FAIL"
-        record.reason = _last_line(trial)
+        record.reason = hide_secrets(_last_line(trial))
         self._close(record)
         self.tell_end(record)
 

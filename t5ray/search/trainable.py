@@ -6,6 +6,7 @@ from typing import Any
 
 import ray.tune
 
+from t5ray.redaction import hide_secrets
 from t5ray.search.ledger import TrialRecord
 from t5ray.training.mailbox import Message
 from t5ray.training.plan import RunPlan
@@ -69,7 +70,7 @@ class SlotTrainable(ray.tune.Trainable):
 
     def _fail(self, message: Message) -> dict[str, Any]:
         self.over = True
-        return {"done": True, "failure": message.failure}
+        return {"done": True, "failure": hide_secrets(str(message.failure))}  # search.json, MLflow and Optuna take it
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the trial and begin another one in the same slot."""

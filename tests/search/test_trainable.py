@@ -70,6 +70,13 @@ def test_judging_the_rows_of_a_run_that_confirms_counts_as_validation(tmp_path: 
     assert (found["validate_s"], found["rows"], found["done"]) == (7.0, rows, True)
 
 
+def test_the_cause_of_a_failed_trial_holds_no_password(tmp_path: Path) -> None:
+    trainable = SlotTrainable.__new__(SlotTrainable)
+    trainable.plan, trainable.reported = plan_in(tmp_path), None
+    trainable.slot = ToldSlot(Message(failure="ftp://me:hunter2@host/x is away"))  # type: ignore[assignment]
+    assert trainable.step() == {"done": True, "failure": "ftp://***@host/x is away"}
+
+
 def spec_of(storage: str, words: Path, model: Path) -> TrialSpec:
     given = {"model": str(model), "task": "classify", "data": {"path": str(words)}, "name": "words"}
     config = RunConfig.model_validate({**given, "storage": storage})

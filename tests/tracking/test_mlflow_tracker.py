@@ -16,7 +16,8 @@ import requests
 from t5ray.config import TrackingConfig
 from t5ray.errors import TrackingError
 from t5ray.tracking import is_handle, open_tracker
-from t5ray.tracking.store import ARTIFACT_FOLDER
+from t5ray.tracking.outbox import Refused
+from t5ray.tracking.store import ARTIFACT_FOLDER, translated
 
 Config = Callable[[], TrackingConfig]
 
@@ -264,3 +265,11 @@ def test_two_commands_at_once_make_one_database_and_print_nothing(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
     reader = client(f"sqlite:///{tmp_path}/mlflow.db")
     assert len(reader.search_runs([reader.get_experiment_by_name("t5ray").experiment_id])) == 2
+
+
+@pytest.mark.parametrize(("module", "package"), [("psycopg2", "psycopg2-binary"), ("pyodbc", "pyodbc")])
+def test_a_database_whose_driver_is_not_installed_says_what_to_install(module: str, package: str) -> None:
+    cause = ModuleNotFoundError(f"No module named '{module}'", name=module)
+    wanted = rf"its driver, the Python module {module}, is not installed here. Run `pip install {package}`"
+    with pytest.raises(Refused, match=wanted), translated("postgresql://me:secret@host/db"):
+        raise RuntimeError("the database could not be opened") from cause

@@ -3,6 +3,9 @@
 But for rounding the updates are those of `transformers.optimization.Adafactor`, each of whose operations is a pass over
 the whole matrix. Here its gradient is read three times, its weights once, and nothing of its size is held besides.
 
+torch's own Adafactor always multiplies steps by the size of their matrix, and caps its rate at 1/sqrt(step): T5's
+constant 1e-3 (Raffel et al. 2020) cannot be said with it.
+
 Comes in: gradients in fp32. Must not know schedules: relative steps are a learning rate like any other.
 """
 
