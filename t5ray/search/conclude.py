@@ -21,6 +21,14 @@ from t5ray.training.outcome import judge_on_test, publish_best
 from t5ray.training.prepare import Prepared
 from t5ray.training.validation import fixed_sample
 
+MENDS = {
+    "must be finite": "Lower the learning rates of the search space.",
+    "memory": "Set training.gradient_checkpointing=true, lower data.max_input_tokens, or take a smaller model.",
+    "time budget": "Give a longer --time-budget, fewer rows (data.max_train_rows), or a smaller model.",
+    "process died": "Run python -m t5ray.doctor, and look at the memory of the nodes.",
+}
+"""Words in the cause of a failed trial -> what helps."""
+
 
 def interrupt(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> None:
     """Keep what there is when a search is cut off: the ledger and a search.json of what has ended."""
@@ -125,5 +133,10 @@ def why_all_failed(ledger: Ledger) -> str:
     causes = "; ".join(f"{reason} (trial {', '.join(map(str, trials))})" for reason, trials in reasons.items())
     return (
         f"At least one trial must finish an epoch, but all {len(ledger.ended)} failed: {causes}. "
-        "Lower the learning rates of the search space, or run python -m t5ray.doctor."
+        f"{' '.join(_mends(causes))}"
     )
+
+
+def _mends(causes: str) -> list[str]:
+    """Return what to do about each kind of cause that is there."""
+    return [mend for sign, mend in MENDS.items() if sign in causes] or ["Run python -m t5ray.doctor."]

@@ -163,6 +163,24 @@ def test_causes_are_gathered(tmp_path: Path) -> None:
     assert "all 3 failed: the loss is nan (trial 0, 1); out of GPU memory (trial 2)" in why_all_failed(ledger)
 
 
+@pytest.mark.parametrize(
+    ("reason", "mend"),
+    [
+        ("the loss must be finite, but is nan at step 3", "Lower the learning rates"),
+        ("out of GPU memory: it must hold a row", "gradient_checkpointing=true"),
+        ("cut off after epoch 0 of 3: the time budget was used up", "a longer --time-budget"),
+        ("the trial's process died", "memory of the nodes"),
+        ("something else", "Run python -m t5ray.doctor."),
+    ],
+)
+def test_what_helps_goes_by_the_cause(tmp_path: Path, reason: str, mend: str) -> None:
+    ledger = Ledger(tmp_path / "l.json")
+    ledger.trials = {0: TrialRecord(0, {}, "FAIL", reason)}
+    text = why_all_failed(ledger)
+    assert mend in text
+    assert ("learning rates" in text) == ("finite" in reason)
+
+
 def test_trials_save_nothing_to_the_folder_that_only_the_driver_has(tmp_path: Path) -> None:
     found = study._run_config(str(tmp_path), None)  # type: ignore[arg-type]
     assert found.checkpoint_config.checkpoint_at_end is False
