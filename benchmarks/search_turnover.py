@@ -31,6 +31,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from t5ray.config import RunConfig
 from t5ray.demo import settings as demo_settings
 from t5ray.model.loading import load_model
+from t5ray.training.best import best_name
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.plan import RunPlan
@@ -105,7 +106,7 @@ def train_worker(config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def report(epoch: dict[str, Any]) -> bool:
-            best = ray.train.Checkpoint.from_directory(f"{folder}/best")
+            best = ray.train.Checkpoint.from_directory(Path(folder) / best_name(epoch["best_step"]))
             ray.train.report({name: epoch[name] for name in ("value", "train_s", "validate_s")}, checkpoint=best)
             return True
 
@@ -138,6 +139,8 @@ def nested(prepared: Prepared, trials: int, places: int, storage: Path) -> Outco
         tune_config=ray.tune.TuneConfig(num_samples=trials, max_concurrent_trials=places),
         run_config=ray.tune.RunConfig(storage_path=str(storage), callbacks=[books], verbose=0),
     ).fit()
+    if len(books.overheads) < trials:
+        raise SystemExit(f"every trial must end well, but {trials - len(books.overheads)} of {trials} failed")
     return Outcome.of(books.overheads, places, books.ended - books.started, sum(books.busy.values()))
 
 
