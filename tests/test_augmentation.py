@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,45 @@ def test_rows_are_shown_before_and_after_and_nothing_is_trained(
     assert capsys.readouterr().out.splitlines() == shown
 
 
+@pytest.mark.parametrize("sets", [(), (*SWAP, "--set", "training.augment_swap_copies=0")])
 def test_nothing_to_show_is_said(
+    sets: tuple[str, ...], tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(arguments(tmp_path, tiny_t5, *sets, "--show-augmented", "3")) == 2
+    wanted = "some training.augment_*_rate must be above 0, and its copies, too, but none is. Give one, such as --set"
+    assert wanted in error(capsys)
+
+
+def test_each_technique_has_its_own_copies(
     tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(arguments(tmp_path, tiny_t5, "--show-augmented", "3")) == 2
-    assert "some training.augment_*_rate must be above 0, but all are 0. Give one, such as --set" in error(capsys)
+    own = ["augment_swap_copies=2", "augment_deletion_rate=0.5", "augment_deletion_copies=1"]
+    sets = [*SWAP, *(word for setting in own for word in ("--set", f"training.{setting}"))]
+    assert train(arguments(tmp_path, tiny_t5, *sets, "--show-augmented", "24")) == 0
+    shown = capsys.readouterr().out
+    assert "  before " in shown
+    made = {name: len(re.findall(rf"^  {name} ", shown, re.MULTILINE)) for name in ("deletion", "swap")}
+    assert 12 <= made["deletion"] <= 24  # a short text loses no word now and then
+    assert 24 < made["swap"] <= 48
+    end = f"24 training rows get {sum(made.values())} copies: {made['deletion']} by deletion, {made['swap']} by swap."
+    assert shown.splitlines()[-1] == end
+    assert train(arguments(tmp_path, tiny_t5, *sets, "--preview")) == 0
+    assert "each training row at most 1 more by deletion 0.5, 2 more by swap 0.2: so" in capsys.readouterr().out
+
+
+IDLE = (
+    "training.augment_swap_copies: needs a rate above 0, but training.augment_swap_rate is 0, so none of its copies "
+    "would be made. Give the rate, such as --set training.augment_swap_rate=0.1, or leave the copies out."
+)
+
+
+@pytest.mark.parametrize("command", [train, tune])
+def test_copies_without_a_rate_are_refused(
+    command: Callable[[list[str]], int], tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(tmp_path, tiny_t5, "--set", "training.augment_swap_copies=2", "--preview")
+    assert command(given) == 2
+    assert IDLE in error(capsys)
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
@@ -83,7 +118,10 @@ def test_a_run_trains_on_the_copies_too(local_ray: None, tmp_path: Path, tiny_t5
 @pytest.mark.integration
 def test_trials_choose_their_own_rates(local_ray: None, tmp_path: Path, tiny_t5: Path) -> None:
     space = tmp_path / "space.yaml"
-    space.write_text("parameters:\n  augment_swap_rate: {uniform: [0.1, 0.5]}\n  augment_copies: {int: [1, 3]}\n")
+    space.write_text(
+        "parameters:\n  augment_swap_rate: {uniform: [0.1, 0.5]}\n  augment_copies: {int: [1, 3]}\n"
+        "  augment_deletion_rate: {choice: [0.0, 0.2]}\n  augment_deletion_copies: {int: [0, 2]}\n"
+    )
     given = arguments(tmp_path, tiny_t5, "--search-space", str(space), "--num-trials", "4", "--max-epochs", "1")
     assert tune(given) == 0
     trials = json.loads((tmp_path / "finished" / "search.json").read_text())["trials"]

@@ -89,9 +89,17 @@ def augmented_split(
         texts: of the split's rows, in their order.
         max_input_tokens: longer copies are cut to it.
     """
-    copies = [(number, copy.inputs) for number, row in enumerate(texts) for copy in augmented(row, config, seed)]
-    chunks = [chunk.cut(max_input_tokens) for chunk in tokenise_texts((text for _, text in copies), tokenizer)]
-    labels = [split.labels[split.label_offsets[row] : split.label_offsets[row + 1]] for row, _ in copies]
+    rows: list[int] = []
+
+    def copies() -> Iterator[str]:
+        """Yield the texts one by one, so that no more than a chunk of them is held, and note the row of each."""
+        for number, row in enumerate(texts):
+            for copy in augmented(row, config, seed):
+                rows.append(number)
+                yield copy.inputs
+
+    chunks = [chunk.cut(max_input_tokens) for chunk in tokenise_texts(copies(), tokenizer)]
+    labels = [split.labels[split.label_offsets[row] : split.label_offsets[row + 1]] for row in rows]
     return TokenisedSplit(
         input_ids=_joined(split.input_ids, (chunk.ids for chunk in chunks)),
         input_offsets=_extended(split.input_offsets, (length for chunk in chunks for length in chunk.lengths)),

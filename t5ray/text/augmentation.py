@@ -10,7 +10,8 @@ The techniques, for a text of W words and a rate r (α in the paper), with n = m
     swap        n times, two random words change places
     deletion    each word is left out with probability r; one word stays, whatever happens
 
-Each copy is made by one technique; where several have a rate, they take turns in an order that is random for the row.
+Each copy is made by one technique. One with a number of copies of its own makes that many; those without share another
+number, at which they take turns in an order that is random for the row.
 
 Departures from the paper: case, punctuation and white space stay as they are, as T5 reads them; synonyms are single
 words that share their most frequent sense with the word (the paper takes any sense); a copy that equals its row or an
@@ -74,10 +75,11 @@ def augmented(row: Augmentable, config: AugmentationConfig, seed: int) -> list[C
     """Return the changed copies of a row.
 
     They depend on the row's input, the settings and the seed alone: not on other rows, their order or the process. More
-    copies begin with the fewer.
+    copies of the same techniques hold the fewer; a technique's own copies are the same whatever the others make.
 
     Returns:
-        At most `augment_copies` and one back translation; all differ from the row and from each other.
+        At most `augment_copies`, each technique's own and one back translation; all differ from the row and from each
+        other.
     """
     found: dict[str, Copy] = {}
     for copy in (*_word_copies(row, config, seed), *_back_translation(row, config, seed)):
@@ -87,15 +89,15 @@ def augmented(row: Augmentable, config: AugmentationConfig, seed: int) -> list[C
 
 
 def _word_copies(row: Augmentable, config: AugmentationConfig, seed: int) -> Iterator[Copy]:
-    rates = {name: rate for name, rate in config.word_rates.items() if rate}
-    if not rates:
-        return
-    random = Random(f"{seed}\n{row.inputs}")
-    turns = random.sample(list(rates), len(rates))
-    parts = [split_words(row.inputs[start:end], row.keep) for start, end in row.spans]
-    for number in range(config.augment_copies):
-        name = turns[number % len(turns)]
-        yield Copy(_with_parts(row, [join_words(TECHNIQUES[name](part, rates[name], random)) for part in parts]), name)
+    all_turns, rates = config.turns, config.word_rates
+    parts = [split_words(row.inputs[start:end], row.keep) for start, end in row.spans] if all_turns else []
+    for techniques, copies, is_shared in all_turns:
+        random = Random(f"{seed}\n{row.inputs}" if is_shared else f"{seed}\n{techniques[0]}\n{row.inputs}")
+        order = random.sample(techniques, len(techniques))
+        for number in range(copies):
+            name = order[number % len(order)]
+            changed = [join_words(TECHNIQUES[name](part, rates[name], random)) for part in parts]
+            yield Copy(_with_parts(row, changed), name)
 
 
 def _back_translation(row: Augmentable, config: AugmentationConfig, seed: int) -> Iterator[Copy]:

@@ -16,8 +16,11 @@ def describe(config: TrainingConfig) -> list[str]:
     """Return one line on what is copied; none where nothing is."""
     if not config.augments:
         return []
-    rates = {name: rate for name, rate in config.word_rates.items() if rate and config.augment_copies}
-    parts = [f"{config.augment_copies} more by {' or '.join(f'{n} {r:g}' for n, r in rates.items())}"] if rates else []
+    rates = config.word_rates
+    parts = [
+        f"{turns.copies} more by {' or '.join(f'{name} {rates[name]:g}' for name in turns.techniques)}"
+        for turns in config.turns
+    ]
     if config.augment_back_translation_rate:
         parts.append(f"one more by back translation for {config.augment_back_translation_rate:.0%} of rows")
     return [f"augmented    each training row at most {', '.join(parts)}: so many more steps an epoch"]
@@ -32,7 +35,7 @@ def show(prepared: Prepared, num_rows: int) -> Iterator[str]:
     config = prepared.config.training
     if not config.augments or prepared.texts is None:
         raise ConfigError(
-            "--show-augmented: some training.augment_*_rate must be above 0, but all are 0. "
+            "--show-augmented: some training.augment_*_rate must be above 0, and its copies, too, but none is. "
             "Give one, such as --set training.augment_synonym_rate=0.1."
         )
     counts = Counter[str]()

@@ -62,7 +62,7 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
         DataError: rows cannot be used.
         ModelError: there is no such T5.
     """
-    path, task_name, model = _required(config)
+    path, task_name, model = _required(config, varied)
     back_translates = _back_translates(config, varied)
     task = resolve_task(task_name, source_language=config.source_language, target_language=config.target_language)
     objective, mode = choose_objective(config.search.metric, task)
@@ -98,9 +98,9 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
     )
 
 
-def _required(config: RunConfig) -> tuple[str, str, str]:
-    """Return data path, task and model, all of which must be named."""
-    if problems := source_problems(config.model_dump()):
+def _required(config: RunConfig, varied: Collection[str]) -> tuple[str, str, str]:
+    """Return data path, task and model, all of which must be named; refuse copies that would never be made."""
+    if problems := [*source_problems(config.model_dump()), *config.training.idle_copies(varied)]:
         raise ConfigError(problems)
     return str(config.data.path), str(config.task), str(config.model)
 

@@ -23,6 +23,7 @@ TEXTS = {
     "one": "yes",
 }
 SWAP = TrainingConfig(augment_swap_rate=0.1, augment_copies=2)
+OWN = TrainingConfig(augment_swap_rate=0.1, augment_swap_copies=2, augment_deletion_rate=0.5, augment_deletion_copies=1)
 
 
 def example(text: str, *references: str) -> Example:
@@ -62,14 +63,19 @@ def rows(split: TokenisedSplit) -> list[tuple[str, str]]:
     return list(zip(inputs, labels, strict=True))
 
 
-def test_copies_stand_behind_the_rows_with_their_labels(data: TokenisedData, texts: TrainingTexts) -> None:
-    split = augmented_split(data.train, texts, character_tokenizer(), SWAP, seed=3, max_input_tokens=40)
+@pytest.mark.parametrize(("config", "most"), [(SWAP, 2), (OWN, 3)])
+def test_copies_stand_behind_the_rows_with_their_labels(
+    data: TokenisedData, texts: TrainingTexts, config: TrainingConfig, most: int
+) -> None:
+    split = augmented_split(data.train, texts, character_tokenizer(), config, seed=3, max_input_tokens=40)
     expected = [
-        (copy.inputs, e.references[0]) for e, row in zip(TRAIN, texts, strict=True) for copy in augmented(row, SWAP, 3)
+        (copy.inputs, e.references[0])
+        for e, row in zip(TRAIN, texts, strict=True)
+        for copy in augmented(row, config, 3)
     ]
     assert rows(split)[: len(TRAIN)] == [(e.inputs, e.references[0]) for e in TRAIN]
     assert rows(split)[len(TRAIN) :] == expected
-    assert 3 <= len(expected) <= 2 * 3  # a text of one word cannot be swapped
+    assert 3 <= len(expected) <= most * 3  # a text of one word can be neither swapped nor shortened
     assert split.input_ids.dtype == np.int32
     assert split.input_offsets.dtype == split.label_offsets.dtype == np.int64
 
@@ -111,6 +117,12 @@ def test_the_last_settings_are_kept_and_no_more(data: TokenisedData, texts: Trai
     again = augmenter.data_for(SWAP)
     assert again is not first
     assert rows(again.train) == rows(first.train)
+
+
+def test_other_numbers_of_copies_are_other_data(data: TokenisedData, texts: TrainingTexts) -> None:
+    augmenter = Augmenter(data, texts, character_tokenizer())
+    fewer = OWN.model_copy(update={"augment_swap_copies": 0})
+    assert len(data.train) < len(augmenter.data_for(fewer).train) < len(augmenter.data_for(OWN).train)
 
 
 def test_texts_travel_whole(texts: TrainingTexts) -> None:

@@ -94,7 +94,16 @@ def idle(parameters: dict[str, Any], **training: Any) -> list[str]:
         ({"decay_rate": {"choice": [0.8, 0.9]}}, "schedule=step or exponential"),
         ({"lora_alpha": {"choice": [8.0, 16.0]}}, "lora_rank above 0"),
         ({"early_stopping_min_gain": {"choice": [0.0, 0.1]}}, "early_stopping_patience"),
-        ({"augment_copies": {"int": [1, 4]}}, "a rate of augmentation on words above 0"),
+        (
+            {"augment_copies": {"int": [1, 4]}},
+            "a rate of augmentation on words above 0, of a technique without copies of its own",
+        ),
+        ({"augment_swap_copies": {"int": [1, 4]}}, "augment_swap_rate above 0"),
+        ({"augment_swap_copies": {"int": [1, 4]}, "augment_swap_rate": {"fixed": 0.0}}, "augment_swap_rate above 0"),
+        (
+            {"augment_swap_rate": {"uniform": [0.0, 0.2]}, "augment_swap_copies": {"fixed": 0}},
+            "augment_swap_copies above 0, or augment_copies where that is left out",
+        ),
         (
             {"optimizer": {"choice": ["sgd", "adam"]}, "beta1": {"fixed": 0.8, "when": {"optimizer": "sgd"}}},
             "optimizer=adamw or adam",
@@ -115,6 +124,20 @@ def test_a_parameter_that_acts_in_some_trials_is_not_told() -> None:
     assert idle({"warmup_share": {"uniform": [0.0, 0.1]}}, warmup_steps=5) != []
     assert idle({"preset": {"choice": ["t5-adafactor"]}, "adafactor_scale_parameter": {"choice": [True, False]}}) == []
     assert idle({"lora_rank": {"int": [0, 8]}, "lora_alpha": {"choice": [8.0, 16.0]}}) == []
+
+
+@pytest.mark.parametrize("technique", ["synonym", "insertion", "deletion", "swap"])
+def test_a_rate_and_copies_of_one_technique_act_together(technique: str) -> None:
+    rate = {f"augment_{technique}_rate": {"choice": [0.0, 0.1]}}
+    own = {f"augment_{technique}_copies": {"int": [1, 3]}}
+    check({**rate, **own})  # a trial whose rate is 0 makes no copies, which is no contradiction
+    assert idle({**rate, **own}) == []
+    assert idle(rate) == []
+    assert idle(own, **{f"augment_{technique}_rate": 0.1}) == []
+    assert len(idle(rate, augment_copies=0)) == 1
+    assert idle({**rate, "augment_copies": {"int": [1, 3]}}) == []
+    (note,) = idle({**rate, **own, "augment_copies": {"int": [1, 3]}})
+    assert note.startswith("augment_copies changes nothing in any trial")
 
 
 def test_many_contradictions_are_counted() -> None:

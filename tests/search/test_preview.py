@@ -72,10 +72,18 @@ def test_brackets_share_the_trials() -> None:
     assert expected_epochs(spread, 100, 9) == round(epochs)
 
 
-def test_copies_of_rows_make_more_steps(plan: Plan) -> None:
-    augmented = {"augment_copies": 2, "augment_swap_rate": 0.1, "batch_size": 16, "max_epochs": 1}
+@pytest.mark.parametrize(
+    ("settings", "copies"),
+    [
+        ({"augment_copies": 2, "augment_swap_rate": 0.1}, 2),
+        ({"augment_copies": 2, "augment_swap_rate": 0.1, "augment_swap_copies": 3}, 3),
+        ({"augment_swap_rate": 0.1, "augment_swap_copies": 3, "augment_deletion_rate": 0.1}, 3 + 1),
+    ],
+)
+def test_copies_of_rows_make_more_steps(plan: Plan, settings: dict[str, float], copies: int) -> None:
+    augmented = {**settings, "batch_size": 16, "max_epochs": 1}
     prepared = plan(training=augmented, search={"num_trials": 1})
-    steps = -(-3 * len(prepared.data.train) // 16)
+    steps = -(-(1 + copies) * len(prepared.data.train) // 16)
     found = estimate(prepared, space(), 1, 1, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
     assert found.epoch_s == steps
     assert any(
