@@ -45,3 +45,10 @@ def test_copies_without_a_rate_are_told_with_what_is_missing(tmp_path: Path) -> 
         prepare(config, tmp_path)
     found = [problem.split()[0] for problem in caught.value.problems]
     assert found == ["--data,", "training.augment_synonym_copies:", "training.augment_swap_copies:"]
+
+
+def test_copies_wait_for_a_rate_that_the_search_space_varies(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"task": "classify", "training": {"augment_swap_copies": 2}})
+    with pytest.raises(ConfigError, match="--data, --task and --model must be given together") as caught:
+        prepare(config, tmp_path, varied=["augment_swap_rate"])
+    assert len(caught.value.problems) == 1
