@@ -144,8 +144,10 @@ def scales_from_zero(cluster: Cluster, pins: Pins) -> list[str]:
 
 
 def versions(cluster: Cluster, pins: Pins) -> list[str]:
-    """What the nodes install is pinned, by constraints.txt or by the same version in the command."""
-    return unpinned(cluster.commands, pins)
+    """What the nodes install is pinned, by constraints.txt or by the same version in the command; so is uv."""
+    installers = (re.findall(r"\S+/uv/\S*install\.sh", command) for command in cluster.commands)
+    right = f"https://astral.sh/uv/{pins['uv']}/install.sh"
+    return unpinned(cluster.commands, pins) + [url for urls in installers for url in urls if url != right]
 
 
 def unpinned(commands: Iterable[str], pins: Pins) -> list[str]:

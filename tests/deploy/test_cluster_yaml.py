@@ -167,6 +167,8 @@ FAULTS: list[tuple[Check, str, str]] = [  # check, text of cluster.yaml, the fau
     (versions, "pip install -c constraints.txt", "pip install"),
     (versions, " boto3 s3fs", " boto3==1.4.8 s3fs"),
     (versions, " boto3 s3fs", " boto3 s3fs leftpad"),
+    (versions, "/uv/0.13.9/", "/uv/0.13.8/"),
+    (versions, "/uv/0.13.9/", "/uv/"),
     (versions, "head_setup_commands: []", "# head_setup_commands: []"),
     (versions, "setup_commands:\n  - chmod", "metadata:\n  - chmod"),
     (one_python, "--python 3.11.18", "--python 3.11"),

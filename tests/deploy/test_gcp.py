@@ -82,6 +82,7 @@ FAULTS: list[tuple[Check, str, str]] = [  # check, text of gcp.yaml, the fault i
     (scales_from_zero, "    min_workers: 0\n", "    min_workers: 1\n"),
     (versions, "]==2.60.0", "]==2.59.0"),
     (versions, " gcsfs &&", " gcsfs==2024.1.0 &&"),
+    (versions, "/uv/0.13.9/", "/uv/0.13.8/"),
     (versions, "head_setup_commands: []", "# head_setup_commands: []"),  # Ray's default installs a client of its own
     (one_python, "--python 3.11.18", "--python 3.11"),
     (starts_as_on_aws, "--python 3.11.18", "--python 3.11.17"),

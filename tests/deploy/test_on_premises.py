@@ -48,6 +48,7 @@ FAULTS: list[tuple[Check, str, str]] = [  # check, text of on_premises.yaml, the
     (dashboard_on_loopback, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"),
     (versions, "]==2.60.0", "]==2.59.0"),
     (versions, "pip install -c constraints.txt", "pip install"),
+    (versions, "/uv/0.13.9/", "/uv/0.13.8/"),
     (one_python, "--python 3.11.18", "--python 3.11"),
     (starts_as_on_aws, "--port=6379", "--port=6380"),
     (starts_as_on_aws, "  - chmod 600 ~/.ray/auth_token\n", ""),

@@ -1,0 +1,22 @@
+"""What the documents tell users to install has the versions of constraints.txt."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.launcher import ROOT, Pins, split_pin
+
+ALL = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [path for path in ALL if "pip install" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_what_is_to_be_installed_is_pinned(path: Path, pins: Pins) -> None:
+    for command in re.findall(r"pip install ([^`#\n]+)", path.read_text(encoding="utf-8")):
+        option, file, *packages = command.replace("'", "").split()
+        assert (option, Path(file).name) == ("-c", "constraints.txt")
+        for package in packages:
+            name, version = split_pin(package)
+            assert package.startswith(".") or version in ("", pins[name])
+            assert package.startswith(".") or name in pins
