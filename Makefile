@@ -20,7 +20,7 @@ test-all: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m 'not cluster' --hypothesis-profile=exploring
 
 test-cluster: $(VENV)/dev.done
-	$(BIN)/python -m pytest -m cluster tests/cluster -rsP
+	$(BIN)/python -m pytest -m cluster tests/search/test_elastic.py tests/cluster -rsP
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff format --check .

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.hosts import ROOT, lan_of, why_not
+from tests.cluster.hosts import ROOT, lan_of
+from tests.cluster.machine import why_not
+
+UNTESTED = "THE CLUSTER WAS NOT TESTED"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end, where it is seen, that hosts were not to be had."""
+    skipped = {str(report.longrepr[-1]) for report in terminalreporter.stats.get("skipped", [])}
+    for reason in sorted(reason for reason in skipped if UNTESTED in reason):
+        terminalreporter.write_line(f"*** {reason.removeprefix('Skipped: ')}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head and two workers, up."""
     reason = why_not()
     if reason:
-        pytest.skip(f"THE CLUSTER WAS NOT TESTED: {reason}")
+        pytest.skip(f"{UNTESTED}: {reason}")
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # hosts are taken down when the tests are told to end, too

@@ -8,31 +8,30 @@ All hosts hang on one bridge, which lies in a namespace too: nothing listens out
 reached from them. Every host sees the machine's files (the same root), but has its own /home, /tmp,
 /run and /dev/shm; `/mnt/shared` is one folder that all of them see, as a network file system is.
 
-Needs Linux, root, and Debian's packages of `PACKAGES`. `why_not` says what is missing.
+What a machine must have for it: machine.py. It does not matter where the checkout and its virtual environment lie.
 """
 
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+from tests.cluster.image import copy_tree, make_image
+from tests.cluster.slowness import part_of_a_core, processes_in
+
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 USER = "ubuntu"
 """The user of cluster.yaml; here another name of root, so that it may read the machine's Python."""
 HOME = Path("/home") / USER
 SHARED = Path("/mnt/shared")
 NETWORK = "10.77.0"
-PROGRAMS = ("ip", "tc", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "rsync", "curl", "ps", "psql")
-PACKAGES = "iproute2 util-linux openssh-server openssh-client rsync curl procps postgresql"
-
 INIT = """
 set -eu
 mount --make-rprivate /
@@ -58,24 +57,6 @@ while :; do sleep 1; done
 """What process 1 of a host does; as a shell it also reaps the orphans of Ray."""
 
 
-def why_not() -> str | None:
-    """Say why hosts cannot be made on this machine; None where they can."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "namespaces need root on Linux"
-    missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
-    if missing:
-        return f"not installed: {', '.join(missing)} (Debian: {PACKAGES})"
-    probe = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount", "true"], capture_output=True, text=True)
-    return f"namespaces are not allowed here: {probe.stderr.strip()}" if probe.returncode else None
-
-
-def _sh(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
-
-
 @dataclass
 class Host:
     """One host."""
@@ -89,6 +70,8 @@ class Host:
     shared_folder: Path
     serves_ssh: bool = True
     init: "subprocess.Popen[bytes] | None" = None
+    inside: str = ""
+    """PID namespace of its processes, once it was on."""
 
     @property
     def home(self) -> Path:
@@ -102,17 +85,19 @@ class Host:
 
     def start(self) -> None:
         """Switch it on; its home keeps what it held."""
+        until(lambda: not processes_in(self.inside), 60, f"what ran on {self.name} to be gone")
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)  # as after a boot
         (self.folder / "tmp").mkdir(mode=0o1777)
         server = "/usr/sbin/sshd -f /run/sshd/sshd_config" if self.serves_ssh else ""
         script = INIT.format(home=HOME, shared=SHARED, folder=self.folder, name=self.name, server=server)
-        _sh("ip", "netns", "add", self.namespace)
+        sh("ip", "netns", "add", self.namespace)
         self._plug_in()
         command = ["ip", "netns", "exec", self.namespace, "unshare", "--pid", "--fork", "--kill-child", "--mount"]
         command += ["--uts", "--ipc", "--mount-proc", "bash", "-c", script]
         log = (self.folder / "init.log").open("ab")
         self.init = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        until(lambda: (self.folder / "tmp/.ready").exists(), 10, f"{self.name} to start ({self.folder}/init.log)")
+        until(lambda: (self.folder / "tmp/.ready").exists(), 60, f"{self.name} to start ({self.folder}/init.log)")
+        self.inside = os.readlink(f"/proc/{self._first}/ns/pid")
 
     @property
     def namespace(self) -> str:
@@ -120,17 +105,21 @@ class Host:
         return f"{self.lan}-{self.name}"
 
     def _plug_in(self) -> None:
-        _sh("ip", "link", "add", self.link, "netns", self.lan, "type", "veth", "peer", "eth0", "netns", self.namespace)
-        _sh("ip", "-n", self.lan, "link", "set", self.link, "master", "bridge", "up")
-        _sh("ip", "-n", self.namespace, "addr", "add", f"{self.address}/24", "dev", "eth0")
-        _sh("ip", "-n", self.namespace, "link", "set", "eth0", "up")
-        _sh("ip", "-n", self.namespace, "link", "set", "lo", "up")
+        sh("ip", "link", "add", self.link, "netns", self.lan, "type", "veth", "peer", "eth0", "netns", self.namespace)
+        sh("ip", "-n", self.lan, "link", "set", self.link, "master", "bridge", "up")
+        sh("ip", "-n", self.namespace, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        sh("ip", "-n", self.namespace, "link", "set", "eth0", "up")
+        sh("ip", "-n", self.namespace, "link", "set", "lo", "up")
 
     def _inside(self) -> list[str]:
         """Return what runs a command inside."""
+        return ["nsenter", "--target", self._first, "--net", "--pid", "--mount", "--uts", "--ipc"]
+
+    @property
+    def _first(self) -> str:
+        """Id of its process 1, as seen from outside."""
         assert self.init is not None, f"{self.name} is off"
-        children = Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split()
-        return ["nsenter", "--target", children[0], "--net", "--pid", "--mount", "--uts", "--ipc"]
+        return Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split()[0]
 
     def popen(self, command: str, log: Path | None = None) -> "subprocess.Popen[str]":
         """Start a shell command inside, as its user at login."""
@@ -162,11 +151,11 @@ class Host:
 
     def unplug(self) -> None:
         """Take the cable out: packets are lost, processes go on."""
-        _sh("ip", "-n", self.lan, "link", "set", self.link, "down")
+        sh("ip", "-n", self.lan, "link", "set", self.link, "down")
 
     def plug_in(self) -> None:
         """Put the cable back."""
-        _sh("ip", "-n", self.lan, "link", "set", self.link, "up")
+        sh("ip", "-n", self.lan, "link", "set", self.link, "up")
 
     @contextmanager
     def slowed_down(self, *, delay_ms: int, rate_mbit: int, cpu_share: float) -> Iterator[None]:
@@ -182,25 +171,13 @@ class Host:
             if subprocess.run(
                 [*command, "netem", "delay", f"{delay_ms}ms", "rate", rate], capture_output=True
             ).returncode:
-                _sh(*command, "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
-        group = _cpu_group(f"{self.lan}-{self.name}", cpu_share)
+                sh(*command, "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
         try:
-            for process in self._processes():
-                _move(process, group)
-            yield
+            with part_of_a_core(f"{self.lan}-{self.name}", cpu_share, self.inside):
+                yield
         finally:
-            for process in self._processes():
-                _move(process, group.parent)
-            group.rmdir()
             for end, device in zip(ends, devices, strict=True):
-                _sh("tc", *end, "del", "dev", device, "root")
-
-    def _processes(self) -> list[str]:
-        """Return the ids, as seen from outside, of what runs inside."""
-        assert self.init is not None
-        (first,) = Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split()
-        inside = os.readlink(f"/proc/{first}/ns/pid")
-        return [path.name for path in Path("/proc").glob("[0-9]*") if _namespace_of(path) == inside]
+                sh("tc", *end, "del", "dev", device, "root")
 
     def kill(self) -> None:
         """Switch it off: every process inside ends at once, as when the power goes."""
@@ -246,11 +223,11 @@ def lan_of(folder: Path, *, num_workers: int) -> Iterator[Lan]:
         Host(host, f"{NETWORK}.{10 + i}", folder / host, name, folder / "shared", serves_ssh=host != "client")
         for i, host in enumerate(names)
     ]
-    _sh("ip", "netns", "add", name)
+    sh("ip", "netns", "add", name)
     try:
-        _sh("ip", "-n", name, "link", "add", "bridge", "type", "bridge")
-        _sh("ip", "-n", name, "link", "set", "bridge", "up")
-        image = _make_image(folder)
+        sh("ip", "-n", name, "link", "add", "bridge", "type", "bridge")
+        sh("ip", "-n", name, "link", "set", "bridge", "up")
+        image = make_image(folder, HOME / "t5ray-env")
         for host in hosts:
             _furnish(host, hosts, keys, image)
             host.start()
@@ -265,7 +242,7 @@ def _make_keys(folder: Path) -> Path:
     keys = folder / "keys"
     keys.mkdir()
     for name in ("user", "host"):
-        _sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name))
+        sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / name))
     return keys
 
 
@@ -278,7 +255,7 @@ def _furnish(host: Host, hosts: Sequence[Host], keys: Path, image: Path) -> None
         shutil.copy(keys / "user", ssh / "cluster.pem")
         (ssh / "cluster.pem").chmod(0o600)
     (host.home / ".bashrc").touch()
-    _sh("cp", "-al", str(image), str(host.home / "t5ray-env"))
+    copy_tree(image, host.home / "t5ray-env")
     etc = host.folder / "etc"
     etc.mkdir()
     passwd = Path("/etc/passwd").read_text()
@@ -294,56 +271,27 @@ def _furnish(host: Host, hosts: Sequence[Host], keys: Path, image: Path) -> None
     )
 
 
-def _make_image(folder: Path) -> Path:
-    """Copy this virtual environment (by hard links) to where cluster.yaml wants it, without t5ray itself.
+def sh(*command: str) -> str:
+    """Run a command of this machine and return what it printed.
 
-    It stands for a machine image that has Python and the libraries: the hosts have no way to a package registry.
+    Raises:
+        RuntimeError: it failed, with what it said.
     """
-    image = folder / "image"
-    _sh(sys.executable, "-m", "venv", "--without-pip", str(image))
-    here, there = Path(sysconfig.get_paths()["purelib"]), next((image / "lib").glob("python*/site-packages"))
-    there.rmdir()
-    _sh("cp", "-al", str(here), str(there))
-    for path in [*there.glob("*t5ray*"), *there.glob("__editable__*t5ray*")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    env = f"{HOME}/t5ray-env"
-    for script in Path(sys.executable).parent.iterdir():
-        if script.is_file() and not script.is_symlink() and script.name not in ("t5ray",):
-            text = script.read_bytes().replace(str(Path(sys.prefix)).encode(), env.encode())
-            text = re.sub(rb"\A#!\S*/python\S*", f"#!{env}/bin/python".encode(), text)  # whatever a link was called
-            (image / "bin" / script.name).write_bytes(text)
-            (image / "bin" / script.name).chmod(0o755)
-    return image
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
-def _namespace_of(process: Path) -> str:
-    try:
-        return os.readlink(process / "ns/pid")
-    except OSError:  # it has ended
-        return ""
+def until(done: Callable[[], T], timeout_s: float, what: str) -> T:
+    """Wait for something to become true, and return it.
 
-
-def _cpu_group(name: str, share: float) -> Path:
-    """Make a control group whose processes get a share of one core; version 1 or 2, whichever the machine has."""
-    first = Path("/sys/fs/cgroup/cpu")
-    group = (first if first.is_dir() else Path("/sys/fs/cgroup")) / name
-    group.mkdir()
-    if first.is_dir():
-        (group / "cpu.cfs_quota_us").write_text(str(int(share * 100_000)))
-    else:
-        (group / "cpu.max").write_text(f"{int(share * 100_000)} 100000")
-    return group
-
-
-def _move(process: str, group: Path) -> None:
-    with suppress(ProcessLookupError):  # it has ended
-        (group / "cgroup.procs").write_text(process)
-
-
-def until(done: Callable[[], object], timeout_s: float, what: str) -> None:
-    """Wait for something to become true."""
+    Raises:
+        TimeoutError: it did not in time.
+    """
     deadline = time.monotonic() + timeout_s
-    while not done():
+    while not (found := done()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout_s:g} s for {what}")
         time.sleep(0.5)
+    return found

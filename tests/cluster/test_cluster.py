@@ -5,23 +5,29 @@ The tests run in the order of this file, on one cluster, and each leaves three h
 """
 
 import json
+import re
 import statistics
+import time
+from itertools import pairwise
 from typing import Any
 
 import pyarrow.parquet
 import pytest
 
 from tests.cluster.cluster import TOKEN, Cluster, start_mlflow
+from tests.cluster.faults import FOUND, another_machine
 from tests.cluster.hosts import ROOT, SHARED, until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 RUNS = f"{SHARED}/runs"
 ROWS = 50_000
 TRAINER, SCORER = r"ray::RayTrainWorker", r"ray::MapWorker"
+SHARD = ".submit"
+"""In the name of a task that scores a shard."""
 HOSTS = {"head", "worker1", "worker2"}
 
 
-def tune(name: str, *more: str, trials: int = 6, rows: int = 2000) -> str:
+def tune(name: str, *more: str, trials: int = 6, rows: int = 1000) -> str:
     """Return a search of two workers per trial, three at a time, that ends within minutes."""
     words = ["python -m t5ray.tune --address auto", f"--storage {RUNS} --name {name}"]
     words += ["--tracking-uri http://127.0.0.1:5000 --search-space demo --metric validation_loss"]
@@ -36,7 +42,7 @@ def plain(cluster: Cluster) -> dict[str, Any]:
     """search.json of a search that nothing disturbed; its winner is what scores."""
     start_mlflow(cluster.lan.head)
     cluster.submit("search", tune("plain", "--confirm-seeds 1"))
-    until(lambda: cluster.at_work(TRAINER) == HOSTS, 240, "trainers on every host")
+    cluster.until_at_work(TRAINER, "search", HOSTS.issubset)
     cluster.wait("search")
     return check_trials(cluster, "plain")
 
@@ -90,7 +96,7 @@ def check_same(cluster: Cluster, output: str, whole: str) -> None:
 
 
 def test_ray_up_brings_up_every_host(cluster: Cluster) -> None:
-    assert cluster.num_nodes() == 3
+    assert len(cluster.nodes()) == 3
 
 
 def test_a_search_spreads_over_the_hosts_and_mlflow_receives_it(cluster: Cluster, plain: dict[str, Any]) -> None:
@@ -119,7 +125,7 @@ def whole(cluster: Cluster, rows: str) -> str:
 def score(cluster: Cluster, rows: str, hosts: int) -> str:
     name = f"scored-{hosts}"
     cluster.submit(name, predict(rows, name, workers=hosts))
-    until(lambda: len(cluster.at_work(SCORER)) == hosts, 240, f"scorers on {hosts} hosts")
+    cluster.until_at_work(SCORER, name, lambda seen: len(seen) == hosts)
     cluster.wait(name)
     check_rows(cluster, name)
     return name
@@ -140,6 +146,13 @@ def test_doctor_finds_no_fault_on_a_good_cluster(cluster: Cluster, rows: str) ->
     assert "All 20 checks passed." in shown
 
 
+def faults_of(shown: str) -> dict[str, tuple[str, str]]:
+    """Return check -> what doctor says of the nodes, and the mend, for those that fail."""
+    print(shown)
+    lines = pairwise(shown.split("The nodes:")[1].splitlines())
+    return {line.split()[1]: (line, below.strip()) for line, below in lines if line.startswith("FAIL")}
+
+
 def test_doctor_names_the_host_of_each_fault(cluster: Cluster, rows: str) -> None:
     worker = cluster.lan.workers[0]
     worker.run(f"mount -t tmpfs tmpfs {SHARED}")  # a folder of its own in place of the share
@@ -150,38 +163,55 @@ def test_doctor_names_the_host_of_each_fault(cluster: Cluster, rows: str) -> Non
         shown = cluster.lan.head.run(f"{TOKEN}; {DOCTOR} --data {rows} --tracking-uri {server}", check=False)
     finally:
         worker.run(f"umount {SHARED}; cp /tmp/tune.py {code}")
-    print(shown)
-    lines = shown.split("The nodes:")[1].splitlines()
-    faults = {line.split()[1]: line for line in lines if line.startswith("FAIL")}
+    faults = faults_of(shown)
     assert set(faults) == {"software", "storage", "tracking", "data", "model"}
-    assert all(worker.address in line for line in faults.values())
-    assert all(
-        (cluster.lan.head.address in line.replace(server, "")) == (n == "tracking") for n, line in faults.items()
-    )
+    for name, (line, mend) in faults.items():
+        assert worker.address in line
+        assert (cluster.lan.head.address in line.replace(server, "")) == (name == "tracking")
+        assert mend.startswith("-> ")
+
+
+def test_doctor_names_the_host_that_is_another_machine(cluster: Cluster, rows: str) -> None:
+    worker, addresses = cluster.lan.workers[0], set(cluster.nodes().values())
+    with another_machine(cluster, worker):
+        shown = cluster.lan.head.run(f"{TOKEN}; {DOCTOR} --data {rows} --tracking-uri none", check=False)
+    faults = faults_of(shown)
+    assert set(faults) == set(FOUND)
+    for name, (said, mend) in FOUND.items():
+        (blamed,) = [part for part in faults[name][0].split("; ") if worker.address in part]
+        assert re.search(said, blamed)
+        assert mend in faults[name][1]
+        named = {address for address in addresses if address in faults[name][0]}
+        assert named == (addresses if name == "bf16" else {worker.address})  # of two precisions neither is the fault
+    assert set(cluster.nodes().values()) == addresses
 
 
 def test_a_host_lost_in_mid_search_costs_no_trial_and_is_used_again_when_it_joins(cluster: Cluster) -> None:
+    """Trainers are held while the test looks at what must happen before the search ends, however fast it is."""
     runs, worker = num_runs(cluster), cluster.lan.workers[0]
-    cluster.submit("lost", tune("lost", "--confirm-seeds 0", trials=12, rows=8000))
-    cluster.until_epoch("lost", 1)
-    assert worker.name in cluster.at_work(TRAINER)
-    cluster.lose(worker)
-    worker.start()
-    until(lambda: worker.name in cluster.at_work(TRAINER), 240, "a trainer on the host that has joined")
-    assert cluster.status("lost") == "RUNNING"
-    cluster.wait("lost", 800)
-    check_trials(cluster, "lost", 12)
-    assert num_runs(cluster) == runs + 1 + 12
+    cluster.submit("lost", tune("lost", "--confirm-seeds 0", trials=8, rows=3000))
+    cluster.until_at_work(TRAINER, "lost", HOSTS.issubset)
+    cluster.until_reports("lost", 1)
+    with cluster.held(TRAINER):
+        cluster.lose(worker)
+        heard = cluster.num_reports("lost")
+    cluster.until_reports("lost", heard + 1)
+    with cluster.held(TRAINER):
+        worker.start()
+        cluster.until_at_work(TRAINER, "lost", {worker.name}.issubset)
+    cluster.wait("lost")
+    check_trials(cluster, "lost", 8)
+    assert num_runs(cluster) == runs + 1 + 8
 
 
 def test_a_host_lost_in_mid_scoring_costs_no_row(cluster: Cluster, rows: str, whole: str) -> None:
     cluster.wait_for_nodes(3)
     cluster.submit("score-lost", predict(rows, "scored-lost", workers=3))
-    until(lambda: "worker2" in cluster.at_work(SCORER), 240, "a scorer on the host that is to be lost")
+    cluster.until_at_work(SCORER, "score-lost", HOSTS.issubset)
     output = cluster.here(f"{SHARED}/scored-lost")
-    until(lambda: len(list(output.glob("part-*"))) >= 5, 240, "five parts")
+    cluster.until(lambda: len(list(output.glob("part-*"))) >= 5, 300, "five parts", "score-lost")
     cluster.lose(cluster.lan.workers[1])
-    cluster.wait("score-lost", 800)
+    cluster.wait("score-lost")
     check_rows(cluster, "scored-lost")
     check_same(cluster, "scored-lost", whole)
     cluster.lan.workers[1].start()
@@ -191,16 +221,18 @@ def test_a_host_lost_in_mid_scoring_costs_no_row(cluster: Cluster, rows: str, wh
 def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str) -> None:
     """While it takes its time for one shard, the others commit theirs."""
     worker = cluster.lan.workers[0]
+    before = cluster.num_tasks(worker, SHARD)
     cluster.submit("score-slow", predict(rows, "scored-slow", workers=3, shard_rows=250, num_beams=4))
-    until(lambda: cluster.at_work(SCORER) == HOSTS, 240, "scorers on every host")
+    cluster.until(lambda: cluster.num_tasks(worker, SHARD) > before, 300, "a shard scored there", "score-slow")
+    began = time.time()
     with worker.slowed_down(delay_ms=200, rate_mbit=1, cpu_share=0.1):
-        cluster.wait("score-slow", 800)
+        cluster.wait("score-slow")
     check_rows(cluster, "scored-slow")
     entries = list((cluster.here(f"{SHARED}/scored-slow") / "_ledger").glob("part-*.json"))
-    took = {entry: json.loads(entry.read_text())["seconds"] for entry in entries}
-    slowest = max(entries, key=took.__getitem__)
-    ended = slowest.stat().st_mtime
-    meanwhile = [e for e in entries if e != slowest and ended - took[slowest] < e.stat().st_mtime < ended]
+    ended = {entry: entry.stat().st_mtime for entry in entries}
+    took = {entry: json.loads(entry.read_text())["seconds"] for entry in entries if ended[entry] > began}
+    slowest = max(took, key=took.__getitem__)
+    meanwhile = [e for e in took if e != slowest and ended[slowest] - took[slowest] < ended[e] < ended[slowest]]
     usual = statistics.median(took.values())
     print(f"\nslowest shard {took[slowest]:.1f} s, usually {usual:.1f} s; {len(meanwhile)} others meanwhile")
     assert took[slowest] > 3 * usual
@@ -209,7 +241,7 @@ def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str) ->
 
 def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
     cluster.submit("headless", tune("headless", "--confirm-seeds 0"))
-    cluster.until_epoch("headless", 1)
+    cluster.until_reports("headless", 1)
     before = cluster.read_json(f"{RUNS}/headless/state/ledger.json")
     cluster.lan.head.kill()
     cluster.lan.head.start()
@@ -219,13 +251,14 @@ def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
     cluster.wait("headless-2")
     found = check_trials(cluster, "headless")
     runs = {trial["trial"]: trial["mlflow_run_id"] for trial in found["trials"]}
+    assert any(trial["mlflow_run_id"] for trial in before["trials"])
     for trial in before["trials"]:
-        assert runs[trial["trial"]] == trial["mlflow_run_id"]
+        assert trial["mlflow_run_id"] in (None, runs[trial["trial"]])  # none: it was about to begin
         known = [report["value"] for report in trial["reports"]]
         assert found["trials"][trial["trial"]]["values"][: len(known)] == known
 
 
 def test_ray_down_leaves_no_ray_behind(cluster: Cluster) -> None:
     cluster.lan.client.run(f"cd t5ray && {TOKEN} && ray down -y cluster.yaml", timeout_s=180)
-    hosts = (cluster.lan.head, *cluster.lan.workers)
-    until(lambda: not any("raylet" in host.run("ps ax -o comm") for host in hosts), 60, "Ray to end on every host")
+    hosts = (cluster.lan.head, *cluster.lan.workers)  # of which workers end by themselves, a minute after the head
+    until(lambda: not any("raylet" in host.run("ps ax -o comm") for host in hosts), 300, "Ray to end on every host")

@@ -20,7 +20,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 from tests.search.commands import SPACE, arguments, result
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.cluster]
 NUM_CONCURRENT = 2
 """Trials at a time; of two workers each, so that each fills a node of two CPUs."""
 COMMANDS = (
@@ -88,7 +88,7 @@ def num_nodes() -> int:
 
 
 def connect(address: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while "Ray runtime started" not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(1)
@@ -124,7 +124,7 @@ def test_a_search_takes_the_nodes_it_needs_and_gives_them_back(
     assert process.returncode == 0, printed.read_text()
     assert max(seen) == NUM_CONCURRENT
     assert {trial["state"] for trial in result(tmp_path)["trials"]} <= {"COMPLETE", "PRUNED"}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while num_nodes():
         assert time.monotonic() < deadline, f"{num_nodes()} nodes were not given back"
         time.sleep(1)
