@@ -16,6 +16,7 @@
     mailbox.py     how a driver and a running group of workers talk
     worker.py      the function that Ray Train runs on every worker
     probe.py       a few timed steps, for an estimate
+    rendezvous.py  how the workers of a group find each other
     slot.py        a worker group that lives on and runs job after job
 
 Comes in: a model, tokenised data, a TrainingConfig. Goes out: epoch reports and a directory with the best weights.

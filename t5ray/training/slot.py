@@ -15,6 +15,7 @@ import ray.train.torch
 from t5ray.errors import ClusterError
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
 from t5ray.training.plan import RunPlan, Tick
+from t5ray.training.rendezvous import GroupConfig
 from t5ray.training.worker import WAIT_S, WorkerSetup, serve
 
 TICK_WAIT_S = 0.5
@@ -88,6 +89,7 @@ class Slot:
                 use_gpu=spec.gpus_per_worker > 0,
                 resources_per_worker=None if spec.in_process else {k: v for k, v in resources.items() if v},
             ),
+            torch_config=GroupConfig(),
             # Ray Train counts the deaths of a group's whole life; a slot counts those of each job
             run_config=ray.train.RunConfig(
                 storage_path=spec.scratch, failure_config=ray.train.FailureConfig(max_failures=0)
