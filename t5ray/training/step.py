@@ -104,8 +104,9 @@ def accumulate(
         if isinstance(forward, DistributedDataParallel):  # reduce over workers with the last one only
             forward.require_backward_grad_sync = i == len(groups) - 1
         batch = batch.to(group.device)
-        with autocast(precision, group.device), packed(model):
-            loss = summed_loss(forward, batch.input_ids, batch.attention_mask, batch.labels, config.label_smoothing)
+        with packed(model):
+            with autocast(precision, group.device):
+                loss = summed_loss(forward, batch.input_ids, batch.attention_mask, batch.labels, config.label_smoothing)
             (loss * weight).backward()  # type: ignore[no-untyped-call]
         total += loss.detach() * (weight > 0)
     sums.real_tokens += real

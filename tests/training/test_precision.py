@@ -23,13 +23,15 @@ from tests.training.conftest import plan_in
 from tests.training.running import go_on, run
 from tests.training.running import kept as kept_in
 
-TOLERANCE = 0.05
-"""Relative difference of mean losses. The tiny model is harsh: random weights, gradients of norm 30."""
+TOLERANCE = 0.03
+"""Relative difference of mean losses, three times that of runs in fp32 whose weights begin 2^-9 of their value apart."""
+GENTLE: dict[str, Any] = {"dropout": 0.0, "learning_rate": 5e-4}
+"""The tiny model is harsh (random weights, gradients of norm 30): at 3e-3 such runs end 10 % apart."""
 
 
 @pytest.fixture(scope="module")
 def fp32(tiny_t5: Path, data: TokenisedData, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    plan = plan_in(tmp_path_factory.mktemp("fp32"), dropout=0.0, max_epochs=2)
+    plan = plan_in(tmp_path_factory.mktemp("fp32"), **GENTLE)
     return run(tiny_t5, data, plan)[0]
 
 
@@ -37,12 +39,12 @@ def fp32(tiny_t5: Path, data: TokenisedData, tmp_path_factory: pytest.TempPathFa
 def test_losses_are_those_of_fp32(
     tiny_t5: Path, data: TokenisedData, tmp_path: Path, fp32: list[dict[str, Any]], precision: str
 ) -> None:
-    reports, weights = run(tiny_t5, data, plan_in(tmp_path, dropout=0.0, max_epochs=2, precision=precision))
+    reports, weights = run(tiny_t5, data, plan_in(tmp_path, **GENTLE, precision=precision))
     for one, expected in zip(reports, fp32, strict=True):
         assert one["train_loss"] == pytest.approx(expected["train_loss"], rel=TOLERANCE)
         assert one["train_loss"] != expected["train_loss"]
         assert one["validation_loss"] == pytest.approx(expected["validation_loss"], rel=TOLERANCE)
-    assert fp32[-1]["train_loss"] < fp32[0]["train_loss"] / 2  # there is something to hold
+    assert fp32[-1]["train_loss"] < 0.6 * fp32[0]["train_loss"]  # there is something to hold
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 

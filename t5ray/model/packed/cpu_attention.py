@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from t5ray.model.packed.cpu import keep_mask
+from t5ray.model.packed.cpu import as_given, keep_mask
 from t5ray.model.packed.layout import Layout
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
+    @as_given
     def forward(
         ctx: Any,
         q: torch.Tensor,
@@ -40,13 +41,18 @@ class _Attention(torch.autograd.Function):
         grad = queries.pad(grad, clean=True)  # a padded query must not reach keys and values
         dv = _times(dropped.mT, grad, ctx.scale)
         dscores = _scores_gradient(grad, v, weights, mask, ctx.scale)
-        dbias = dscores.view(queries.rows, queries.heads, *dscores.shape[1:]).sum(0) if ctx.has_bias else None
+        dbias = (
+            dscores.view(queries.rows, queries.heads, *dscores.shape[1:]).sum(0, dtype=torch.float32)
+            if ctx.has_bias
+            else None
+        )
         dq, dk = torch.bmm(dscores, k), torch.bmm(dscores.mT, q)
         return queries.pack(dq), keys.pack(dk), keys.pack(dv), dbias, None, None, None, None
 
 
 class _Unprojected(torch.autograd.Function):
     @staticmethod
+    @as_given
     def forward(
         ctx: Any,
         q: torch.Tensor,
@@ -84,6 +90,7 @@ class _Unprojected(torch.autograd.Function):
 
 class _Padded(torch.autograd.Function):
     @staticmethod
+    @as_given
     def forward(ctx: Any, x: torch.Tensor, layout: Layout) -> torch.Tensor:
         ctx.layout = layout
         return x.index_select(0, layout.token_at).view(layout.rows, layout.width, -1)

@@ -101,7 +101,7 @@ def _decode(stack: Any, x: torch.Tensor, encoded: torch.Tensor, targets: Layout,
             Scores(None, None if seen is None else seen[:, 0], None),
         )
     else:
-        cross = scores_of(None, seen, targets, sources)
+        cross = scores_of(None, seen, targets, sources, ops.product_dtype(encoded))
     return _run(stack, x, targets, mask, (encoded,), {"sources": sources, "cross": cross})
 
 
@@ -112,6 +112,8 @@ def _goes_unprojected(stack: Any, encoded: torch.Tensor, targets: Layout, source
     return (
         all(type(projection) is nn.Linear and ops.by_hand(projection.weight) for projection in projections)
         and ops.by_hand(encoded)
+        and ops.product_dtype(encoded)
+        == torch.float32  # bf16 makes products cheap, and this way passes over more memory
         and cpu_attention.is_cheaper_unprojected(targets, sources, *projections[0].weight.shape)
     )
 
@@ -168,7 +170,7 @@ def _run_block(
     own, attention = Scores(bias, scores.mask, scores.total), block.layer[0].SelfAttention
     if attention.has_relative_attention_bias:  # T5: the first block's holds for all; umT5: each has its own
         bias = attention.compute_bias(layout.width, layout.width, device=x.device)[0]
-        own = scores_of(bias, scores.mask, layout, layout)
+        own = scores_of(bias, scores.mask, layout, layout, ops.product_dtype(x))
     x = _attend(block.layer[0], attention, x, None, own, layout, layout)
     if encoded is not None and sources is not None and cross is not None:
         x = _attend(block.layer[1], block.layer[1].EncDecAttention, x, encoded, cross, layout, sources)

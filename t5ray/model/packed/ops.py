@@ -1,6 +1,6 @@
 """What lies between T5's linear layers, over packed tokens, in PyTorch's own operations.
 
-fp32 on a CPU takes the hand-written versions in `cpu.py`, which give the same values in fewer passes over memory.
+A CPU takes the hand-written versions in `cpu.py`, which give the same values in fewer passes over memory.
 """
 
 from collections.abc import Callable
@@ -25,27 +25,33 @@ class Scores:
     """Both together [B*H, S, K], without gradient: made once for all layers; None where there is neither"""
 
 
-def scores_of(bias: torch.Tensor | None, mask: torch.Tensor | None, queries: Layout, keys: Layout) -> Scores:
-    """Add up bias and mask once for all layers that share them."""
+def scores_of(
+    bias: torch.Tensor | None, mask: torch.Tensor | None, queries: Layout, keys: Layout, dtype: torch.dtype
+) -> Scores:
+    """Add up bias and mask once for all layers that share them, and round them to the dtype of dot products."""
     if bias is None and mask is None:
         return Scores(None, None, None)
     parts = [part for part in (None if bias is None else bias.detach()[None], mask) if part is not None]
-    whole = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    whole = (parts[0] if len(parts) == 1 else parts[0] + parts[1]).to(dtype)
     shape = (queries.rows, queries.heads, queries.width, keys.width)
     return Scores(bias, mask, whole.expand(shape).reshape(-1, queries.width, keys.width))
 
 
 def by_hand(*tensors: torch.Tensor) -> bool:
-    """Say whether the fp32 CPU versions hold for these."""
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and not (
-        torch.is_autocast_enabled("cpu")
-    )
+    """Say whether the CPU versions hold for these."""
+    return all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.bfloat16) for t in tensors)
+
+
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """Return what matrix products of a tensor are computed in here: autocast's dtype, where that is on, or its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Scale each token [D] to a root mean square of 1, in fp32, then by the weight (Zhang & Sennrich 2019)."""
     if by_hand(x, weight):
-        return cpu.rms_norm(x, weight, epsilon)
+        return cpu.rms_norm(x, weight, epsilon, product_dtype(weight))
     normed = functional.rms_norm(x.float(), x.shape[-1:], eps=epsilon)
     return weight * (normed.to(weight.dtype) if weight.dtype == torch.bfloat16 else normed)
 

@@ -1,6 +1,7 @@
 """The hand-written operations against PyTorch's automatic gradients, and the dropout masks against their rate."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn.functional import cross_entropy, gelu, relu
 
 from t5ray.model.packed import cpu, cpu_attention, loss
 from t5ray.model.packed.layout import layout_of
+from t5ray.model.packed.ops import scores_of
 
 
 def test_layout_example() -> None:
@@ -27,9 +29,41 @@ def test_rms_norm_s_gradient() -> None:
     expected = torch.nn.functional.rms_norm(x, (16,), weight, 1e-6)
     grad = torch.randn(5, 16)
     wanted = torch.autograd.grad(expected, (x, weight), grad)
-    got = cpu.rms_norm(x, weight, 1e-6)
+    got = cpu.rms_norm(x, weight, 1e-6, torch.float32)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(torch.autograd.grad(got, (x, weight), grad), wanted, rtol=1e-4, atol=1e-5)
+
+
+BF16: dict[str, Any] = {"rtol": 2**-7, "atol": 2**-7}
+"""bf16 keeps 8 bits: half a unit in the last place is 2^-9 of a value, and some results are rounded more than once."""
+
+
+def test_rms_norm_rounds_to_bf16_at_its_end_only() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 16, requires_grad=True), torch.randn(16, requires_grad=True)
+    exact = torch.nn.functional.rms_norm(x, (16,), weight, 1e-6)
+    grad = torch.randn(5, 16).bfloat16()
+    wanted = torch.autograd.grad(exact, (x, weight), grad.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = cpu.rms_norm(x, weight, 1e-6, torch.bfloat16)
+    assert torch.equal(got, cpu.rms_norm(x, weight, 1e-6, torch.float32).bfloat16())
+    torch.testing.assert_close(torch.autograd.grad(got, (x, weight), grad), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", [torch.float32, torch.bfloat16])
+def test_adding_what_is_bf16(residual: torch.dtype) -> None:
+    torch.manual_seed(0)
+    before, x = torch.randn(5, 16).to(residual).requires_grad_(), torch.randn(5, 16).bfloat16().requires_grad_()
+    torch.manual_seed(1)
+    got = cpu.add_dropped(before, x, 0.25)
+    torch.manual_seed(1)
+    mask, scale = cpu.keep_mask(x.shape, 0.25)
+    assert got.dtype == residual
+    torch.testing.assert_close(got, (before.float() + x.float() * mask * scale).to(residual), rtol=2**-8, atol=2**-8)
+    grad = torch.randn(5, 16).to(residual)
+    through, by_x = torch.autograd.grad(got, (before, x), grad)
+    assert torch.equal(through, grad)
+    torch.testing.assert_close(by_x.float(), grad.float() * mask * scale, **BF16)
 
 
 @pytest.mark.parametrize("kind", cpu.ACTIVATIONS)
@@ -48,6 +82,33 @@ def test_activations_with_dropout(kind: str, gated: bool) -> None:
     torch.testing.assert_close(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(expected.sum(), inputs))
 
 
+@pytest.mark.parametrize("kind", cpu.ACTIVATIONS)
+def test_activations_in_bf16_are_rounded_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "CHUNK_ROWS", 4)
+    torch.manual_seed(0)
+    low = hidden, gate = [(3 * torch.randn(6, 8)).bfloat16().requires_grad_() for _ in range(2)]
+    wide = [x.detach().float().requires_grad_() for x in low]
+    got, exact = cpu.activate(kind, hidden, gate, 0.0), cpu.activate(kind, wide[0], wide[1], 0.0)
+    assert torch.equal(got, exact.bfloat16())
+    grad = torch.randn(6, 8).bfloat16()
+    for one, wanted in zip(
+        torch.autograd.grad(got, low, grad), torch.autograd.grad(exact, wide, grad.float()), strict=True
+    ):
+        torch.testing.assert_close(one.float(), wanted, **BF16)
+
+
+@pytest.mark.parametrize("kind", cpu.ACTIVATIONS)
+def test_slopes_far_out(kind: str) -> None:
+    """Against PyTorch's in fp64, where nothing cancels and nothing overflows."""
+    x = torch.linspace(-40, 40, 801)
+    exact = x.double().requires_grad_()
+    active = relu(exact) if kind == "relu" else gelu(exact, approximate="tanh" if kind == "gelu_new" else "none")
+    (slope,) = torch.autograd.grad(active.sum(), exact)
+    got = cpu.active_and_slope(kind, x)
+    torch.testing.assert_close(got[0].double(), active.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got[1].double(), slope, rtol=1e-5, atol=1e-6)
+
+
 def test_attention_with_dropout() -> None:
     torch.manual_seed(0)
     layout = layout_of(torch.tensor([[True] * 3, [True, True, False]]), heads=2)
@@ -64,6 +125,28 @@ def test_attention_with_dropout() -> None:
     grad = torch.randn(5, 8)
     wanted = torch.autograd.grad(expected, (q, k, v), grad)
     torch.testing.assert_close(torch.autograd.grad(got, (q, k, v), grad), wanted)
+
+
+def test_attention_in_bf16() -> None:
+    torch.manual_seed(0)
+    layout = layout_of(torch.tensor([[True] * 3, [True, True, False]]), heads=2)
+    low = [torch.randn(5, 8).bfloat16().requires_grad_() for _ in range(3)]
+    wide = [x.detach().float().requires_grad_() for x in low]
+    bias = torch.randn(2, 3, 3, requires_grad=True)
+    scores = scores_of(bias, None, layout, layout, torch.bfloat16)
+    assert scores.total is not None
+
+    def attend(x: list[torch.Tensor], total: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return cpu_attention.attention(x[0], x[1], x[2], bias, total, layout, layout, 0.25)
+
+    got, exact = attend(low, scores.total), attend(wide, scores.total.float())
+    torch.testing.assert_close(got.float(), exact, **BF16)
+    grad = torch.randn(5, 8).bfloat16()
+    gradients = torch.autograd.grad(got, [*low, bias], grad)
+    assert [gradient.dtype for gradient in gradients] == [torch.bfloat16] * 3 + [torch.float32]
+    for one, wanted in zip(gradients, torch.autograd.grad(exact, [*wide, bias], grad.float()), strict=True):
+        torch.testing.assert_close(one.float(), wanted, rtol=0.02, atol=0.02)
 
 
 def test_what_is_cheaper_unprojected() -> None:
@@ -107,3 +190,29 @@ def test_chunks_give_the_loss_of_the_whole(smoothing: float, monkeypatch: pytest
     got = loss.summed_cross_entropy(hidden, head, labels, smoothing)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(torch.autograd.grad(got * 0.5, (hidden, head.weight)), wanted)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("tokens", [4, 512])
+def test_the_loss_in_bf16_is_that_of_rounded_logits(
+    smoothing: float, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One word is all but certain for its token: the small difference of its probability and 1 must survive."""
+    monkeypatch.setattr(loss, "CHUNK_TOKENS", tokens)
+    monkeypatch.setattr(loss, "SLICE_WORDS", 8)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 20, bias=False)
+    hidden, labels = torch.randn(10, 8).bfloat16().float().requires_grad_(), torch.randint(20, (10,))
+    with torch.no_grad():
+        head.weight.copy_(head.weight.bfloat16())
+        hidden[3] = (30 * head.weight[labels[3]]).bfloat16()
+    logits = head(hidden)
+    rounded = logits + (logits.detach().bfloat16() - logits.detach())  # bf16 values, gradients straight through
+    expected = cross_entropy(rounded, labels, reduction="sum", label_smoothing=smoothing)
+    wanted = torch.autograd.grad(expected * 0.5, (hidden, head.weight))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = loss.summed_cross_entropy(hidden, head, labels, smoothing)
+    torch.testing.assert_close(got, expected)
+    found = torch.autograd.grad(got * 0.5, (hidden, head.weight))
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.005)
+    torch.testing.assert_close(found[0][3], wanted[0][3], rtol=0.02, atol=1e-5)
