@@ -24,7 +24,7 @@ from tests.training.running import go_on, run
 from tests.training.running import kept as kept_in
 
 TOLERANCE = 0.03
-"""Relative difference of mean losses, three times that of runs in fp32 whose weights begin 2^-9 of their value apart."""
+"""Relative difference of mean losses: three times that of runs in fp32 whose weights begin 2^-9 of a value apart."""
 GENTLE: dict[str, Any] = {"dropout": 0.0, "learning_rate": 5e-4}
 """The tiny model is harsh (random weights, gradients of norm 30): at 3e-3 such runs end 10 % apart."""
 

@@ -24,6 +24,13 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 
     0.5 x (1 + tanh(y)) = x sigmoid(2 y), with y = sqrt(2 / pi) (x + 0.044715 x^3).
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if x.device.type != "cpu":
         return functional.gelu(x, approximate="tanh")
-    return torch.addcmul(torch.tensor(GELU_LINEAR), x, x, value=GELU_CUBIC).mul_(x).sigmoid_().mul_(x)
+    wide = x.float()  # in bf16 too: rounded once, at the end
+    return (
+        torch.addcmul(torch.tensor(GELU_LINEAR), wide, wide, value=GELU_CUBIC)
+        .mul_(wide)
+        .sigmoid_()
+        .mul_(wide)
+        .to(x.dtype)
+    )
