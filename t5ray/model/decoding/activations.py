@@ -26,7 +26,7 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     """
     if x.device.type != "cpu":
         return functional.gelu(x, approximate="tanh")
-    wide = x.float()  # in bf16 too: rounded once, at the end
+    wide = x.float() if x.dtype == torch.bfloat16 else x  # rounded once, at the end
     return (
         torch.addcmul(torch.tensor(GELU_LINEAR), wide, wide, value=GELU_CUBIC)
         .mul_(wide)

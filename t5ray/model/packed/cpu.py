@@ -1,7 +1,7 @@
 """Operations for CPUs, each with its own backward pass: fewer passes over memory, cheap random numbers.
 
-In bf16 what lies between blocks, statistics and sums stay fp32, and what matrix products take and give is bf16, rounded
-once. Passes over memory count there all the more, since the products take a fifth of their time.
+In bf16 what products take and give is bf16, rounded once, and what is worked out between them fp32; so is what lies
+between blocks, unless weights are bf16 themselves. Passes over memory count there all the more, as products are faster.
 
 Dropout masks come from numpy's SFC64, a byte an element, seeded from torch's generator: `bernoulli_` takes ten times as
 long. A checkpointed recomputation draws the same masks, since torch restores its generator for it.
@@ -9,6 +9,7 @@ long. A checkpointed recomputation draws the same masks, since torch restores it
 
 import math
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -23,7 +24,13 @@ Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 def as_given(forward: Forward) -> Forward:
     """Keep autocast out of a forward pass that chooses its dtypes itself."""
-    return cast(Forward, torch.autocast("cpu", enabled=False)(forward))
+
+    @wraps(forward)
+    def without(*args: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):  # one for each call: it is no thread's but its own
+            return forward(*args)
+
+    return cast(Forward, without)
 
 
 def keep_mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
@@ -129,30 +136,32 @@ class _Activate(torch.autograd.Function):
 
     @staticmethod
     @as_given
-    def forward(ctx: Any, kind: str, hidden: torch.Tensor, gate: torch.Tensor | None, rate: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, kind: str, hidden: torch.Tensor, gate: torch.Tensor | None, rate: float, wants_gradients: bool
+    ) -> torch.Tensor:
         mask, scale = keep_mask(hidden.shape, rate) if rate > 0 else (None, 1.0)
-        out, by_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
-        by_gate = None if gate is None else torch.empty_like(gate)
+        out = torch.empty_like(hidden)
+        by_hidden = torch.empty_like(hidden) if wants_gradients else None
+        by_gate = torch.empty_like(gate) if gate is not None and wants_gradients else None
         rows = CHUNK_ROWS * torch.get_num_threads()
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             active, slope = active_and_slope(kind, hidden[part].float(), scale)
             factor = None if mask is None else mask[part].float()
-            if gate is not None and by_gate is not None:
-                by_gate[part] = active if factor is None else active.mul_(factor)
+            if by_gate is not None:
+                torch.mul(active, 1.0 if factor is None else factor, out=by_gate[part])
+            if gate is not None:
                 factor = gate[part].float() if factor is None else factor.mul_(gate[part])
-            if factor is None:
-                out[part], by_hidden[part] = active, slope
-            else:
-                torch.mul(active, factor, out=out[part])
-                torch.mul(slope, factor, out=by_hidden[part])
+            for made, kept in ((active, out), (slope, by_hidden)):
+                if kept is not None:
+                    torch.mul(made, 1.0 if factor is None else factor, out=kept[part])
         ctx.save_for_backward(by_hidden, by_gate)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, torch.Tensor | None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         by_hidden, by_gate = ctx.saved_tensors
-        return None, grad * by_hidden, None if by_gate is None else grad * by_gate, None
+        return None, grad * by_hidden, None if by_gate is None else grad * by_gate, None, None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, dtype: torch.dtype) -> torch.Tensor:
@@ -175,5 +184,5 @@ def add_dropped(residual: torch.Tensor, x: torch.Tensor, rate: float) -> torch.T
 
 def activate(kind: str, hidden: torch.Tensor, gate: torch.Tensor | None, rate: float) -> torch.Tensor:
     """Return dropout(act(hidden) * gate), saving only its gradients by both inputs."""
-    result: torch.Tensor = _Activate.apply(kind, hidden, gate, rate)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Activate.apply(kind, hidden, gate, rate, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return result

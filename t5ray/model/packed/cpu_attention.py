@@ -1,4 +1,4 @@
-"""Attention in fp32 on CPUs, with a backward pass of its own, in two orders of multiplication that give the same.
+"""Attention on CPUs, with a backward pass of its own, in two orders of multiplication that give the same.
 
 `attention` takes keys and values as T5 projects them. `unprojected` never makes them: with e the encoder's output, a
 head's scores are q (e Wk^T)^T = (q Wk) e^T and its output a (e Wv^T) = (a e) Wv^T, so projecting queries and what they

@@ -170,7 +170,7 @@ def _run_block(
     own, attention = Scores(bias, scores.mask, scores.total), block.layer[0].SelfAttention
     if attention.has_relative_attention_bias:  # T5: the first block's holds for all; umT5: each has its own
         bias = attention.compute_bias(layout.width, layout.width, device=x.device)[0]
-        own = scores_of(bias, scores.mask, layout, layout, ops.product_dtype(x))
+        own = scores_of(bias, scores.mask, layout, layout, ops.product_dtype(block.layer[0].layer_norm.weight))
     x = _attend(block.layer[0], attention, x, None, own, layout, layout)
     if encoded is not None and sources is not None and cross is not None:
         x = _attend(block.layer[1], block.layer[1].EncDecAttention, x, encoded, cross, layout, sources)

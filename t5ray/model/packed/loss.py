@@ -35,9 +35,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels: torch.Tensor,
         smoothing: float,
         dtype: torch.dtype,
+        wants_gradients: bool,
     ) -> torch.Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        # without gradients, as in validation, autograd says that it wants them all the same
+        wants_hidden, wants_weight = (wants_gradients and wants for wants in ctx.needs_input_grad[:2])
         low = weight.to(dtype)
         dhidden = torch.empty_like(hidden) if wants_hidden else None
         dweight: torch.Tensor | None = None
@@ -49,29 +51,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss, odds, sums = _loss_and_odds(torch.mm(low, h.T), labels[part], smoothing)
             total += loss
             if dhidden is not None:
-                dhidden[part] = (odds.T @ low)[:count].float().div_(sums[:count, None])
-                if even:
-                    dhidden[part] -= even * low.sum(0, dtype=torch.float32)
+                of_part = (odds.T @ low)[:count].float().div_(sums[:count, None])
+                dhidden[part] = of_part.sub_(even * low.sum(0, dtype=torch.float32)) if even else of_part
             if wants_weight:
-                of_part = odds @ (h.float() / sums[:, None]).to(dtype)
+                dweight = _added(dweight, odds, (h.float() / sums[:, None]).to(dtype))
                 if even:
-                    of_part -= even * h.sum(0, dtype=torch.float32)
-                dweight = of_part if dweight is None else dweight.to(weight.dtype).add_(of_part)
+                    dweight = dweight.float().sub_(even * h.sum(0, dtype=torch.float32))
         ctx.save_for_backward(dhidden, dweight)
         ctx.dtype = weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         dhidden, dweight = ctx.saved_tensors
         # both are this call's own and used once: scaled in place
         return (
             None if dhidden is None else dhidden.mul_(grad),
             None if dweight is None else dweight.to(ctx.dtype).mul_(grad),
-            None,
-            None,
-            None,
+            *(None, None, None, None),
         )
+
+
+def _added(so_far: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the sum of products: of several in fp32, of one as it comes."""
+    if so_far is None:
+        return a @ b
+    return so_far.addmm_(a, b) if a.dtype == so_far.dtype == torch.float32 else so_far.float().add_(a @ b)
 
 
 def _loss_and_odds(
@@ -119,9 +124,14 @@ def summed_cross_entropy(
         labels: int64 [M].
         smoothing: share of the target probability spread over the vocabulary.
     """
-    if type(head) is nn.Linear and ops.by_hand(hidden, head.weight):
-        dtype = ops.product_dtype(head.weight)
-        loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, head.weight, labels, smoothing, dtype)  # type: ignore[no-untyped-call]
+    if type(head) is nn.Linear and (ops.by_hand(hidden, head.weight) or _is_fp32(hidden, head.weight)):
+        more = smoothing, ops.product_dtype(head.weight), torch.is_grad_enabled()
+        loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, head.weight, labels, *more)  # type: ignore[no-untyped-call]
         return loss
     logits = head(hidden).float()
     return functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+
+
+def _is_fp32(*tensors: torch.Tensor) -> bool:
+    """Say whether products of these are computed in fp32, on whatever device."""
+    return all(tensor.dtype == ops.product_dtype(tensor) == torch.float32 for tensor in tensors)

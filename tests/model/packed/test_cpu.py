@@ -194,25 +194,45 @@ def test_chunks_give_the_loss_of_the_whole(smoothing: float, monkeypatch: pytest
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("tokens", [4, 512])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_loss_in_bf16_is_that_of_rounded_logits(
-    smoothing: float, tokens: int, monkeypatch: pytest.MonkeyPatch
+    smoothing: float, tokens: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One word is all but certain for its token: the small difference of its probability and 1 must survive."""
     monkeypatch.setattr(loss, "CHUNK_TOKENS", tokens)
     monkeypatch.setattr(loss, "SLICE_WORDS", 8)
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 20, bias=False)
-    hidden, labels = torch.randn(10, 8).bfloat16().float().requires_grad_(), torch.randint(20, (10,))
+    hidden, labels = torch.randn(10, 8).bfloat16().float(), torch.randint(20, (10,))
     with torch.no_grad():
         head.weight.copy_(head.weight.bfloat16())
-        hidden[3] = (30 * head.weight[labels[3]]).bfloat16()
+        hidden[3] = (130 * head.weight[labels[3]]).bfloat16()
+    hidden.requires_grad_()
     logits = head(hidden)
+    assert 0.999 < float(logits[3].detach().softmax(-1)[labels[3]]) < 0.99999
     rounded = logits + (logits.detach().bfloat16() - logits.detach())  # bf16 values, gradients straight through
     expected = cross_entropy(rounded, labels, reduction="sum", label_smoothing=smoothing)
     wanted = torch.autograd.grad(expected * 0.5, (hidden, head.weight))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = loss.summed_cross_entropy(hidden, head, labels, smoothing)
+    given = hidden.detach().bfloat16().requires_grad_()
+    head.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.float32):
+        got = loss.summed_cross_entropy(given, head, labels, smoothing)
     torch.testing.assert_close(got, expected)
-    found = torch.autograd.grad(got * 0.5, (hidden, head.weight))
-    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.005)
-    torch.testing.assert_close(found[0][3], wanted[0][3], rtol=0.02, atol=1e-5)
+    found = [gradient.float() for gradient in torch.autograd.grad(got * 0.5, (given, head.weight))]
+    torch.testing.assert_close(found, list(wanted), rtol=0.02, atol=0.005)
+    torch.testing.assert_close(found[0][3], wanted[0][3], rtol=0.02, atol=2e-5)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_dropout_in_bf16(gated: bool) -> None:
+    torch.manual_seed(0)
+    x, gate = torch.randn(6, 8).bfloat16().requires_grad_(), torch.randn(6, 8).bfloat16() if gated else None
+    torch.manual_seed(1)
+    dropped, active = cpu.dropout(x, 0.25), cpu.activate("relu", x, gate, 0.25)
+    torch.manual_seed(1)
+    (first, scale), (second, _) = cpu.keep_mask(x.shape, 0.25), cpu.keep_mask(x.shape, 0.25)
+    torch.testing.assert_close(dropped.float(), x.float() * first * scale, **BF16)
+    by_x = (1.0 if gate is None else gate.float()) * second * scale
+    torch.testing.assert_close(active.float(), x.float().relu() * by_x, **BF16)
+    torch.testing.assert_close(torch.autograd.grad(dropped.sum(), x)[0].float(), first * scale, **BF16)
+    torch.testing.assert_close(torch.autograd.grad(active.sum(), x)[0].float(), (x > 0) * by_x, **BF16)
