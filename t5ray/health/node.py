@@ -22,6 +22,8 @@ LIBRARIES = ("ray", "torch", "transformers")
 FROM_DRIVER = "driver"
 """Name of the file by which nodes know the driver's storage."""
 SHARED_MEMORY = Path("/dev/shm")
+MOST_FILES = 32
+"""Files of rows that are opened: on object stores each takes a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +169,26 @@ def _reach(tracking: TrackingConfig | None) -> None:
 
 
 def _open_data(path: str | None) -> None:
-    """Read the first byte of the first file of rows."""
+    """Read the first byte of files of rows: of all, or of some from the first to the last."""
     if path is None:
         return
     from t5ray.data.sources import find_sources
 
-    with find_sources(path)[0][0].open() as file:
-        file.read(1)
+    sources = find_sources(path)[0]
+    for source in sources[:: -(-len(sources) // MOST_FILES)] + sources[-1:]:
+        with source.open() as file:
+            file.read(1)
 
 
 def _open_model(source: str | None) -> None:
+    """Read a model's config and tokenizer and, where it is a folder, the headers of its weights."""
     if source is not None:
         from t5ray.cluster import is_uri
-        from t5ray.model.loading import load_config, load_tokenizer
+        from t5ray.model.loading import check_weights, load_config, load_tokenizer
         from t5ray.scoring.fetching import fetch_uri
 
         here = str(fetch_uri(source)) if is_uri(source) else source
         load_config(here)
         load_tokenizer(here)
+        if Path(here).is_dir():  # a hub's would have to be downloaded
+            check_weights(Path(here))

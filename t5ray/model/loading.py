@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -141,6 +141,25 @@ def _check_weight_files(folder: Path) -> None:
         raise ModelError(f"{index}: must be an index of weights, but could not be read: {exc}.") from exc
     if outside := sorted(str(name) for name in names if Path(str(name)).name != name):
         raise ModelError(f"{index}: all weight files must lie in the model's folder, but one is {outside[0]!r}.")
+
+
+def check_weights(folder: Path) -> None:
+    """Open every weight file of a directory, which reads its header and finds it whole; no tensor is read.
+
+    Raises:
+        ModelError: there is none, or one is missing, cut off or broken.
+    """
+    _check_weight_files(folder)
+    single, index = (folder / name for name in WEIGHT_FILES)
+    names = {single.name}
+    if not single.is_file() and index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    for name in sorted(names):
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as exc:
+            raise ModelError(_unloadable(str(folder), f"weights {name}", exc)) from exc
 
 
 def is_bare(source: str) -> bool:

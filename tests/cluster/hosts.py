@@ -153,10 +153,6 @@ class Host:
         """Take the cable out: packets are lost, processes go on."""
         sh("ip", "-n", self.lan, "link", "set", self.link, "down")
 
-    def plug_in(self) -> None:
-        """Put the cable back."""
-        sh("ip", "-n", self.lan, "link", "set", self.link, "up")
-
     @contextmanager
     def slowed_down(self, *, delay_ms: int, rate_mbit: int, cpu_share: float) -> Iterator[None]:
         """Make its network slow in both directions, and its processes, old and new, compute for a part of the time.

@@ -107,6 +107,16 @@ def test_a_search_spreads_over_the_hosts_and_mlflow_receives_it(cluster: Cluster
     assert all(best[t["mlflow_run_id"]] == pytest.approx(t["best_value"]) for t in plain["trials"])
 
 
+def test_the_workers_of_a_trial_may_be_on_two_hosts(cluster: Cluster, plain: dict[str, Any]) -> None:
+    """Each fills a host, so that gradients cross the network; the run is that of two workers anywhere."""
+    wide = tune("wide", "--confirm-seeds 0 --max-concurrent 1 --set resources.cpus_per_worker=2", trials=1)
+    cluster.submit("wide", wide)
+    cluster.until(lambda: len(cluster.at_work(TRAINER)) == 2, 300, "trainers on two hosts at once", "wide")
+    cluster.wait("wide")
+    found = check_trials(cluster, "wide", 1)
+    assert found["trials"][0]["best_value"] == pytest.approx(plain["trials"][0]["best_value"], rel=0.02)
+
+
 def ask_mlflow(cluster: Cluster, query: str) -> str:
     """Return the rows that MLflow's database gives."""
     return cluster.lan.head.run(f'psql -h 127.0.0.1 -U postgres -At -c "{query}" mlflow')
@@ -204,18 +214,23 @@ def test_a_host_lost_in_mid_search_costs_no_trial_and_is_used_again_when_it_join
     assert num_runs(cluster) == runs + 1 + 8
 
 
-def test_a_host_lost_in_mid_scoring_costs_no_row(cluster: Cluster, rows: str, whole: str) -> None:
+def test_a_host_lost_in_mid_scoring_costs_no_row_and_is_used_again(cluster: Cluster, rows: str, whole: str) -> None:
+    """Scorers are held while the test looks, so that only one that comes later can score meanwhile."""
     cluster.wait_for_nodes(3)
     cluster.submit("score-lost", predict(rows, "scored-lost", workers=3))
     cluster.until_at_work(SCORER, "score-lost", HOSTS.issubset)
     output = cluster.here(f"{SHARED}/scored-lost")
     cluster.until(lambda: len(list(output.glob("part-*"))) >= 5, 300, "five parts", "score-lost")
-    cluster.lose(cluster.lan.workers[1])
+    worker = cluster.lan.workers[1]
+    with cluster.held(SCORER):
+        cluster.lose(worker)
+        worker.start()
+        cluster.until(
+            lambda: cluster.num_tasks(worker, SHARD) > 0, 300, "a shard scored where it is back", "score-lost"
+        )
     cluster.wait("score-lost")
     check_rows(cluster, "scored-lost")
     check_same(cluster, "scored-lost", whole)
-    cluster.lan.workers[1].start()
-    cluster.wait_for_nodes(3)
 
 
 def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str) -> None:
@@ -240,6 +255,7 @@ def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str) ->
 
 
 def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
+    number = num_runs(cluster)
     cluster.submit("headless", tune("headless", "--confirm-seeds 0"))
     cluster.until_reports("headless", 1)
     before = cluster.read_json(f"{RUNS}/headless/state/ledger.json")
@@ -250,6 +266,7 @@ def test_a_search_goes_on_when_the_head_was_lost(cluster: Cluster) -> None:
     cluster.submit("headless-2", tune("headless", "--confirm-seeds 0", "--resume"))
     cluster.wait("headless-2")
     found = check_trials(cluster, "headless")
+    assert num_runs(cluster) == number + 1 + 6
     runs = {trial["trial"]: trial["mlflow_run_id"] for trial in found["trials"]}
     assert any(trial["mlflow_run_id"] for trial in before["trials"])
     for trial in before["trials"]:

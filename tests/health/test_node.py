@@ -1,6 +1,7 @@
 """A node's own look at itself, in this process: what does not work is a sentence."""
 
 import importlib.metadata
+import json
 import platform
 import shutil
 from dataclasses import replace
@@ -67,6 +68,33 @@ def test_a_model_at_a_uri_is_fetched(
         assert "holds no config.json" in examine(replace(questions, model="memory://doctor/other")).model
     finally:
         remove_dir("memory://doctor")
+
+
+def test_weights_that_are_cut_off_or_gone_are_told(questions: Questions, tiny_t5: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_t5, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert "its weights model.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
+    weights.rename(folder / "model-1.safetensors")
+    assert "its weights model.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model-1.safetensors").write_bytes(whole)
+    assert "its weights model-2.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
+    (folder / "model-2.safetensors").write_bytes(whole)
+    assert examine(replace(questions, model=str(folder))).model == ""
+
+
+def test_the_last_of_many_files_is_opened_too(questions: Questions, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for number in range(100):
+        (folder / f"{number:03}.jsonl").write_text('{"text": "a"}\n')
+    assert examine(replace(questions, data=str(folder))).data == ""
+    (folder / "099.jsonl").unlink()
+    (folder / "099.jsonl").symlink_to(tmp_path / "gone")
+    assert examine(replace(questions, data=f"{folder}/*.jsonl")).data.startswith("099.jsonl: ")
 
 
 class Refused(Exception):
