@@ -117,6 +117,32 @@ def test_the_workers_of_a_trial_may_be_on_two_hosts(cluster: Cluster, plain: dic
     assert found["trials"][0]["best_value"] == pytest.approx(plain["trials"][0]["best_value"], rel=0.02)
 
 
+def test_dashboard_and_mlflow_stay_on_loopback_and_ask_for_the_token(cluster: Cluster, plain: dict[str, Any]) -> None:
+    head = cluster.lan.head
+    listening = [line.split()[3].rsplit(":", 1) for line in head.run("ss -Hltn").splitlines()]
+    for port in ("8265", "5000", "5432"):
+        assert {address for address, at in listening if at == port} == {"127.0.0.1"}, port
+    ask = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8265/api/jobs/"
+    assert head.run(f'{ask} -H "Authorization: Bearer $(cat ~/.ray/auth_token)"') == "200"
+    assert head.run(ask) in ("401", "403")
+    assert head.run(f"{ask} -H 'Authorization: Bearer {'0' * 64}'") in ("401", "403")
+
+
+def test_the_token_is_written_nowhere(cluster: Cluster, plain: dict[str, Any]) -> None:
+    """Logs of Ray and of jobs, runs on the share, MLflow's tables."""
+    look = "grep -rlF -f ~/.ray/auth_token"
+    for host in (cluster.lan.head, *cluster.lan.workers):
+        assert int(host.run("wc -c < ~/.ray/auth_token")) > 20  # an empty pattern would match every file
+        assert host.run(f"{look} /tmp {SHARED}", check=False) == ""
+    head = cluster.lan.head
+    assert (
+        int(head.run("pg_dump -h 127.0.0.1 -U postgres mlflow | grep -cF experiment")) > 0
+    )  # there is something to find
+    assert (
+        head.run("pg_dump -h 127.0.0.1 -U postgres mlflow | grep -cF -f ~/.ray/auth_token", check=False).strip() == "0"
+    )
+
+
 def ask_mlflow(cluster: Cluster, query: str) -> str:
     """Return the rows that MLflow's database gives."""
     return cluster.lan.head.run(f'psql -h 127.0.0.1 -U postgres -At -c "{query}" mlflow')
