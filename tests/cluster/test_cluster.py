@@ -135,12 +135,9 @@ def test_the_token_is_written_nowhere(cluster: Cluster, plain: dict[str, Any]) -
         assert int(host.run("wc -c < ~/.ray/auth_token")) > 20  # an empty pattern would match every file
         assert host.run(f"{look} /tmp {SHARED}", check=False) == ""
     head = cluster.lan.head
-    assert (
-        int(head.run("pg_dump -h 127.0.0.1 -U postgres mlflow | grep -cF experiment")) > 0
-    )  # there is something to find
-    assert (
-        head.run("pg_dump -h 127.0.0.1 -U postgres mlflow | grep -cF -f ~/.ray/auth_token", check=False).strip() == "0"
-    )
+    tables = "pg_dump -h 127.0.0.1 -U postgres mlflow"
+    assert int(head.run(f"{tables} | grep -cF experiment")) > 0  # there is something to find
+    assert head.run(f"{tables} | grep -cF -f ~/.ray/auth_token", check=False).strip() == "0"
 
 
 def ask_mlflow(cluster: Cluster, query: str) -> str:

@@ -15,6 +15,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 
+from t5ray.model.decoding.activations import GELU_CUBIC, GELU_LINEAR
+
 ACTIVATIONS = ("relu", "gelu_new", "gelu")
 """Activations that `activate` knows, by their names in transformers."""
 
@@ -112,17 +114,15 @@ class _AddDropped(torch.autograd.Function):
 
 CHUNK_ROWS = 64
 """Tokens whose activations a thread works out together: what lies between stays in its cache."""
-TANH_1, TANH_3 = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715
-"""GELU's tanh form is x sigmoid(TANH_1 x + TANH_3 x^3): vectorised, where torch's own takes several times as long"""
 
 
 def active_and_slope(kind: str, x: torch.Tensor, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return act(x) and its derivative, both fp32 and times a scale. Source: Hendrycks & Gimpel 2016."""
     if kind == "relu":
         return x.relu().mul_(scale), (x > 0).float().mul_(scale)
-    if kind == "gelu_new":
-        share = torch.addcmul(x.new_tensor(TANH_1), x, x, value=TANH_3).mul_(x).sigmoid_()
-        active, rise = x * share, torch.addcmul(x.new_tensor(TANH_1), x, x, value=3 * TANH_3)
+    if kind == "gelu_new":  # in the form of `gelu_tanh`
+        share = torch.addcmul(x.new_tensor(GELU_LINEAR), x, x, value=GELU_CUBIC).mul_(x).sigmoid_()
+        active, rise = x * share, torch.addcmul(x.new_tensor(GELU_LINEAR), x, x, value=3 * GELU_CUBIC)
         slope = torch.addcmul(active, active, share, value=-1).mul_(rise).add_(share)
     else:
         share = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5)

@@ -112,8 +112,8 @@ def _goes_unprojected(stack: Any, encoded: torch.Tensor, targets: Layout, source
     return (
         all(type(projection) is nn.Linear and ops.by_hand(projection.weight) for projection in projections)
         and ops.by_hand(encoded)
-        and ops.product_dtype(encoded)
-        == torch.float32  # bf16 makes products cheap, and this way passes over more memory
+        # bf16 makes products cheap, and this way passes over more memory
+        and ops.product_dtype(encoded) == torch.float32
         and cpu_attention.is_cheaper_unprojected(targets, sources, *projections[0].weight.shape)
     )
 

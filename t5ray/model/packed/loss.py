@@ -17,8 +17,6 @@ CHUNK_TOKENS = 512
 """Target tokens whose logits exist at once: 64 MB in fp32 at T5's 32,128 words."""
 SLICE_WORDS = 2048
 """Words of the vocabulary whose exponentials are worked out together: what lies between stays in cache."""
-
-
 ALIGNED = 32
 """Tokens are padded to a multiple, as products of bf16 and sums over words take up to four times as long between."""
 
@@ -84,8 +82,8 @@ def _loss_and_odds(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the summed loss, and its gradient in the memory of the logits, each token's yet to be divided by its sum.
 
-    So exponentials are made once. A label's own entry is worked out in fp32: near a probability of 1 it
-    is the small difference of two large numbers.
+    So exponentials are made once. A label's own entry is worked out in fp32: near a probability of 1 it is the small
+    difference of two large numbers.
 
     Args:
         logits: [V, M].
