@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 @pytest.fixture
 def one_gpu() -> Iterator[None]:
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

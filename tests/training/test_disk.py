@@ -13,11 +13,17 @@ from t5ray.training.plan import RunPlan
 from tests.disk import HighWater
 from tests.tiny import character_tokenizer, tiny_config
 from tests.training.running import kept, run
+from tests.training.test_best import judging
 
 
-@pytest.mark.parametrize("every", [None, 3])
-def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
-    tmp_path: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, every: int | None
+@pytest.mark.parametrize(("every", "seconds"), [(None, 0.001), (3, None), (3, 0.001)])
+def test_a_run_has_its_best_weights_and_two_states_on_disk_at_most(
+    tmp_path: Path,
+    data: TokenisedData,
+    plan: RunPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int | None,
+    seconds: float | None,
 ) -> None:
     T5ForConditionalGeneration(tiny_config(d_model=256)).save_pretrained(tmp_path / "wide")
     character_tokenizer().save_pretrained(tmp_path / "wide")
@@ -28,13 +34,14 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
         found.look(plan.folder)
 
     monkeypatch.setattr(os, "fsync", look)
-    config = plan.config.model_copy(update={"evaluate_every_steps": every})
-    falling = replace(plan, objective="validation_loss", mode="min", config=config)  # each epoch is the best so far
+    judging(monkeypatch, *(1 - 0.1 * number for number in range(9)))  # each evaluation is the best so far
+    config = plan.config.model_copy(update={"evaluate_every_steps": every, "checkpoint_every_s": seconds})
+    falling = replace(plan, objective="validation_loss", mode="min", config=config)
     reports, _ = run(tmp_path / "wide", data, falling)
     assert [report["best_epoch"] for report in reports] == [1, 2, 3]
-    assert (found.weights, found.states) == (2, 2)
+    assert (found.weights, found.states) == (2, 2)  # but not all at once
     size = (tmp_path / "wide/model.safetensors").stat().st_size
-    assert found.size_bytes <= 1.02 * weights_on_disk(plan.config) * size  # numbers beside the tensors
+    assert found.size_bytes <= 1.02 * weights_on_disk(config) * size  # numbers beside the tensors
     assert [path.name for path in plan.folder.iterdir()] == ["best-24"]
 
 
