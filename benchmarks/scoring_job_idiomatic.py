@@ -39,7 +39,7 @@ class Predict:
 
 
 def main(model: str, task: str, rows: str, max_new_tokens: int, output: str, workers: int, batch_rows: int) -> None:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.checkpoint_config = CheckpointConfig(id_column="id", checkpoint_path=f"{output}-checkpoint")

@@ -203,7 +203,7 @@ def follow(slot: Slot, plan: RunPlan) -> float:
 
 @contextmanager
 def own_ray(dashboard: bool) -> Iterator[None]:
-    ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
     try:
         yield
         left = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]

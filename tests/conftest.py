@@ -36,7 +36,7 @@ def local_ray() -> Iterator[None]:
     """A Ray with two CPUs that the tests of a module share; commands run in this process join it."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
