@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
-from t5ray.model.batching import CPU_PLACES, MOST_ROWS, batches_by_tokens, num_places, runs_by_places
+from t5ray.model.batching import BF16_CPU_PLACES, CPU_PLACES, MOST_ROWS, batches_by_tokens, num_places, runs_by_places
 from t5ray.model.decoding import labels as label_tree
 from t5ray.model.decoding.beam import BeamRules, beam_search
 from t5ray.model.decoding.decoder import Decoder
@@ -92,7 +92,8 @@ class Predictor:
         self._model = prepare(model, torch.bfloat16 if precision == "bf16" else torch.float32)
         self._vocabulary = Vocabulary(self._model)
         fills_a_cpu = self._model.device.type == "cpu" and self._model.step_numbers >= LEAST_NUMBERS
-        self._places = CPU_PLACES if fills_a_cpu else MOST_ROWS
+        on_cpu = BF16_CPU_PLACES if self._model.dtype == torch.bfloat16 else CPU_PLACES
+        self._places = on_cpu if fills_a_cpu else MOST_ROWS
         self._processor = make_processor(decode, self._model.eos_id)
         self._tree = self._make_tree() if self._labels else None
         self.tally = Tally()

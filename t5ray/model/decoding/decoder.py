@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from t5ray.model.decoding.encoder import Encoded
-from t5ray.model.decoding.layers import add_product, feed_forward, norm
+from t5ray.model.decoding.layers import feed_forward, norm
 from t5ray.model.decoding.weights import DecoderLayer, T5Weights
 
 FIRST_TOKENS = 32
@@ -167,24 +167,24 @@ class Decoder:
         self, states: torch.Tensor, layer: DecoderLayer, cache: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         model, texts = self.model, torch.arange(len(states), device=states.device)
-        qkv = (norm(states, layer.norm, model) @ layer.qkv).view(len(states), 3, model.num_heads, model.head_size)
+        qkv = layer.qkv(norm(states, layer.norm, model)).view(len(states), 3, model.num_heads, model.head_size)
         keys, values = cache
         keys[texts, :, self.ages] = qkv[:, 1]
         values[texts, :, self.ages] = qkv[:, 2]
         width = bias.shape[-1]
         inner = _attention(qkv[:, 0], keys[:, :, :width], values[:, :, :width], bias)
-        return add_product(states, inner, layer.out)
+        return layer.out.add_to(states, inner)
 
     def _attend_cross(self, states: torch.Tensor, layer: DecoderLayer, mask: torch.Tensor) -> torch.Tensor:
         model, many = self.model, len(states)
-        query = (norm(states, layer.cross_norm, model) @ layer.cross_q).view(many, model.num_heads, model.head_size)
+        query = layer.cross_q(norm(states, layer.cross_norm, model)).view(many, model.num_heads, model.head_size)
         turned = torch.bmm(query.transpose(0, 1), layer.cross_k).transpose(0, 1)
         turned = turned.reshape(self.places, 1, self.width * model.num_heads, model.width)
         memory = self._states[:, None, : self._reach]
         means = functional.scaled_dot_product_attention(turned, memory, memory, attn_mask=mask, scale=1.0)
         means = means.reshape(many, model.num_heads, model.width).transpose(0, 1)
         inner = torch.bmm(means, layer.cross_v).transpose(0, 1).reshape(many, -1)
-        return add_product(states, inner, layer.cross_out)
+        return layer.cross_out.add_to(states, inner)
 
 
 def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -198,6 +198,10 @@ def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bi
         [B, H d].
     """
     texts, heads, size = query.shape
+    if values.device.type == "cpu" and values.dtype == torch.bfloat16:  # whose products of one row are slow there
+        query = query.unsqueeze(2)
+        found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+        return found.view(texts, heads * size)
     products = torch.bmm(query.reshape(texts * heads, 1, size), keys.flatten(0, 1).transpose(1, 2))
     weights = torch.softmax(products.view_as(bias) + bias, dim=-1, dtype=torch.float32).to(values.dtype)
     return torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view(texts, heads * size)

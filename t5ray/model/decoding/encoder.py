@@ -12,13 +12,13 @@ from itertools import groupby
 import torch
 from torch.nn import functional
 
-from t5ray.model.decoding.layers import add_product, feed_forward, norm
+from t5ray.model.decoding.layers import feed_forward, norm
 from t5ray.model.decoding.weights import EncoderLayer, T5Weights
 
 CHUNK_TOKENS = 4096
 """Tokens encoded at once on a CPU: their inner states stay in its caches, and the allocator reuses their pages."""
 MANUAL_ATTENTION_TOKENS = 256
-"""Longest rows whose attention is spelled out on a CPU; beyond, torch's blocked kernel is faster."""
+"""Longest rows whose attention is spelled out on a CPU in fp32; beyond, torch's blocked kernel is faster."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _lay_out(model: T5Weights, rows: Sequence[Sequence[int]]) -> tuple[torch.Ten
 
 
 def _attend(states: torch.Tensor, groups: Sequence[Group], layer: EncoderLayer, model: T5Weights) -> torch.Tensor:
-    qkv = norm(states, layer.norm, model) @ layer.qkv
+    qkv = layer.qkv(norm(states, layer.norm, model))
     inner = qkv.new_empty(len(qkv), model.num_heads * model.head_size)
     for group in groups:
         tokens = slice(group.start, group.start + group.rows * group.length)
@@ -121,18 +121,20 @@ def _attend(states: torch.Tensor, groups: Sequence[Group], layer: EncoderLayer, 
         query, key, value = qkv[tokens].view(shape).permute(2, 0, 3, 1, 4)
         bias = layer.bias.square(group.length)
         bias = bias.expand(1, -1, -1, -1) if group.mask is None else bias + group.mask
-        found = _attention(query, key, value, bias.to(model.dtype))
+        found = _attention(query, key, value, bias)
         inner[tokens].view(group.rows, group.length, model.num_heads, -1).copy_(found.transpose(1, 2))
-    return add_product(states, inner, layer.out)
+    return layer.out.add_to(states, inner)
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Return attention [rows, heads, length, d] without scaling, as T5 has none.
 
     Args:
-        bias: [1 or rows, heads, length, length].
+        bias: fp32, [1 or rows, heads, length, length].
     """
-    if query.device.type == "cpu" and query.shape[2] <= MANUAL_ATTENTION_TOKENS:
+    is_cpu = query.device.type == "cpu"
+    if is_cpu and query.dtype == torch.float32 and query.shape[2] <= MANUAL_ATTENTION_TOKENS:
         weights = (query @ key.transpose(2, 3)).add_(bias)
         return torch.softmax(weights, dim=-1) @ value
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+    mask = bias if is_cpu else bias.to(query.dtype)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)

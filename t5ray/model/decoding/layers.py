@@ -29,17 +29,10 @@ def feed_forward(states: torch.Tensor, part: FeedForward, model: T5Weights) -> t
 
 
 def _feed_forward(states: torch.Tensor, part: FeedForward, model: T5Weights) -> torch.Tensor:
-    inner = norm(states, part.norm, model) @ part.wi
+    inner = part.wi(norm(states, part.norm, model))
     if part.gated:
         active, linear = inner.chunk(2, dim=-1)
         inner = model.activation(active).mul_(linear)
     else:
         inner = model.activation(inner)
-    return add_product(states, inner, part.wo)
-
-
-def add_product(states: torch.Tensor, inner: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Add a product to the residual stream, in place."""
-    if states.dtype == weight.dtype:
-        return states.addmm_(inner, weight)
-    return states.add_(inner @ weight)
+    return part.wo.add_to(states, inner)

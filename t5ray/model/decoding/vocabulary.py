@@ -1,7 +1,8 @@
 """Decoder states to words: logits over the vocabulary, the best token, log-probabilities.
 
 The head is the largest matrix of a small T5 and its product the largest tensor of a step. On a CPU it is computed in
-slices of the vocabulary, whose maxima are taken while they are still in cache.
+slices of the vocabulary, whose maxima are taken while they are still in cache. In bf16 the states are what the head is
+multiplied with, [S, D] @ [D, B]: oneDNN lays out the second factor anew for each product, and that is the small one.
 """
 
 import threading
@@ -12,6 +13,8 @@ from t5ray.model.decoding.weights import T5Weights
 
 SLICE = 2048
 """Tokens of one slice."""
+BLOCK = 64
+"""Tokens of one block, of which SLICE is a multiple: the best token is looked for in the best block."""
 
 
 class Vocabulary:
@@ -22,7 +25,9 @@ class Vocabulary:
         self._head = model.head
         self.size = len(model.head)
         is_sliced = model.device.type == "cpu" and self.size > SLICE
-        self._slices = [part.t().contiguous() for part in torch.split(model.head, SLICE)] if is_sliced else []
+        self._by_words = is_sliced and model.dtype == torch.bfloat16
+        parts = torch.split(model.head, SLICE) if is_sliced else ()
+        self._slices = [part if self._by_words else part.t().contiguous() for part in parts]
         self._local = threading.local()
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
@@ -30,8 +35,8 @@ class Vocabulary:
         if not self._slices:
             return (states @ self._head.t()).float()
         out = self._room(states)
-        for number, weight in enumerate(self._slices):
-            _product(states, weight, out[:, number * SLICE : number * SLICE + weight.shape[1]])
+        for number in range(len(self._slices)):
+            self._fill(number, states, out)
         return out
 
     def normalised(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,36 +49,52 @@ class Vocabulary:
             return logits, torch.logsumexp(logits, dim=-1, keepdim=True)
         out = self._room(states)
         sums = out.new_empty(len(states), len(self._slices))
-        for number, weight in enumerate(self._slices):
-            part = out[:, number * SLICE : number * SLICE + weight.shape[1]]
-            _product(states, weight, part)
-            torch.logsumexp(part, dim=-1, out=sums[:, number])
+        for number in range(len(self._slices)):
+            torch.logsumexp(self._fill(number, states, out), dim=-1, out=sums[:, number])
         return out, torch.logsumexp(sums, dim=-1, keepdim=True)
 
     def best(self, states: torch.Tensor) -> torch.Tensor:
         """Return the token of the highest logit, int64 [B]; of equals the first."""
         if not self._slices:
             return (states @ self._head.t()).argmax(dim=-1)
+        if self._by_words:
+            return self._best_by_words(states)
         out, rows = self._room(states), torch.arange(len(states))
         highest = out.new_empty(len(states), len(self._slices))
-        for number, weight in enumerate(self._slices):
-            logits = out[:, number * SLICE : number * SLICE + weight.shape[1]]
-            _product(states, weight, logits)
-            torch.amax(logits, dim=-1, out=highest[:, number])
+        for number in range(len(self._slices)):
+            torch.amax(self._fill(number, states, out), dim=-1, out=highest[:, number])
         start = highest.argmax(dim=-1) * SLICE
         window = start[:, None] + torch.arange(SLICE)
         inside = out[rows[:, None], window.clamp_max(self.size - 1)]  # past the end the last token repeats: never first
         return (start + inside.argmax(dim=-1)).clamp_max(self.size - 1)
+
+    def _best_by_words(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the best tokens from products [S, B], whose blocks of words are compared as whole rows."""
+        turned, many = states.t(), len(states)
+        num_blocks = -(-self.size // BLOCK)
+        out = states.new_empty(num_blocks * BLOCK, many)
+        out[self.size :] = -torch.inf
+        highest = states.new_empty(num_blocks, many)
+        for number, words in enumerate(self._slices):
+            start = number * SLICE
+            torch.mm(words, turned, out=out[start : start + len(words)])
+            blocks = out[start : start + SLICE].view(-1, BLOCK, many)
+            torch.amax(blocks, dim=1, out=highest[start // BLOCK : start // BLOCK + len(blocks)])
+        block = highest.argmax(dim=0)
+        inside = out.view(num_blocks, BLOCK, many)[block, :, torch.arange(many)]
+        return block * BLOCK + inside.argmax(dim=-1)
+
+    def _fill(self, number: int, states: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Compute a slice's logits into their place of [B, V], and return that place."""
+        weight = self._slices[number]
+        size = len(weight) if self._by_words else weight.shape[1]
+        place = out[:, number * SLICE : number * SLICE + size]
+        if self._by_words:
+            return place.copy_((weight @ states.t()).t())
+        return torch.mm(states, weight, out=place)
 
     def _room(self, states: torch.Tensor) -> torch.Tensor:
         buffer: torch.Tensor | None = getattr(self._local, "buffer", None)
         if buffer is None or len(buffer) < len(states):
             buffer = self._local.buffer = torch.empty(len(states), self.size, device=states.device)
         return buffer[: len(states)]
-
-
-def _product(states: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-    if states.dtype == out.dtype:
-        torch.mm(states, weight, out=out)
-    else:
-        out.copy_(states @ weight)

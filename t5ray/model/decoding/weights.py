@@ -1,4 +1,4 @@
-"""A T5's matrices as scoring wants them: query, key and value in one product, both gates in one, input-major."""
+"""A T5's matrices as scoring wants them: query, key and value in one product, both gates in one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from t5ray.model.decoding.activations import Activation, activation
+from t5ray.model.decoding.linear import Linear
 from t5ray.model.decoding.positions import PositionBias
 
 
@@ -16,9 +17,9 @@ class FeedForward:
     """Weights of one feed-forward part. K = 2 where it is gated, else 1."""
 
     norm: torch.Tensor
-    wi: torch.Tensor
+    wi: Linear
     """[D, K F]: the gate that is activated comes first."""
-    wo: torch.Tensor
+    wo: Linear
     """[F, D]"""
     gated: bool
 
@@ -28,9 +29,9 @@ class EncoderLayer:
     """Weights of one encoder layer; H heads of d numbers each."""
 
     norm: torch.Tensor
-    qkv: torch.Tensor
+    qkv: Linear
     """[D, 3 H d]"""
-    out: torch.Tensor
+    out: Linear
     """[H d, D]"""
     bias: PositionBias
     feed_forward: FeedForward
@@ -41,17 +42,17 @@ class DecoderLayer:
     """Weights of one decoder layer: self-attention, attention over the encoder's states, feed-forward."""
 
     norm: torch.Tensor
-    qkv: torch.Tensor
-    out: torch.Tensor
+    qkv: Linear
+    out: Linear
     bias: PositionBias
     cross_norm: torch.Tensor
-    cross_q: torch.Tensor
+    cross_q: Linear
     """[D, H d]"""
     cross_k: torch.Tensor
     """Each head's keys, turned to be multiplied with its query instead of with the encoder's states, [H, d, D]."""
     cross_v: torch.Tensor
     """Each head's values, to be multiplied with its weighted mean of the encoder's states, [H, D, d]."""
-    cross_out: torch.Tensor
+    cross_out: Linear
     feed_forward: FeedForward
 
 
@@ -92,7 +93,7 @@ class T5Weights:
         """Numbers in the matrices that a decoder's step multiplies with."""
         layer = self.decoder[0]
         matrices = (layer.qkv, layer.out, layer.cross_q, layer.cross_out, layer.feed_forward.wi, layer.feed_forward.wo)
-        return self.head.numel() + len(self.decoder) * sum(matrix.numel() for matrix in matrices)
+        return self.head.numel() + len(self.decoder) * sum(matrix.num_weights for matrix in matrices)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -136,9 +137,9 @@ def scales_head(config: Any) -> bool:
     return config.model_type == "umt5" and bool(config.tie_word_embeddings)
 
 
-def _joined(dtype: torch.dtype, *linears: Any) -> torch.Tensor:
-    """Return the products of several linear layers as one matrix [in, all outs]."""
-    return torch.cat([_weight(linear) for linear in linears]).to(dtype).t().contiguous()
+def _joined(dtype: torch.dtype, *linears: Any) -> Linear:
+    """Return several linear layers of the same inputs as one, [in, all outs]."""
+    return Linear(torch.cat([_weight(linear) for linear in linears]).to(dtype))
 
 
 def _weight(linear: Any) -> torch.Tensor:

@@ -101,17 +101,22 @@ def test_log_probabilities_equal_generates_own_scores() -> None:
         assert value == pytest.approx(steps.sum().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [7, 2048, 2049, 5000])
-def test_the_best_token_of_a_large_vocabulary_is_the_highest_logit_and_of_equals_the_first(size: int) -> None:
+def test_the_best_token_of_a_large_vocabulary_is_the_highest_logit_and_of_equals_the_first(
+    size: int, dtype: torch.dtype
+) -> None:
     torch.manual_seed(size)
-    weights = prepare(make("t5"))
-    object.__setattr__(weights, "head", torch.randn(size, 32))
+    weights = prepare(make("t5"), dtype)
+    object.__setattr__(weights, "head", torch.randn(size, 32).to(dtype))
     weights.head[size // 2] = 3 * weights.head[0]
     weights.head[size // 2 + 1] = weights.head[size // 2]
-    vocabulary, states = Vocabulary(weights), torch.cat((weights.head[:1], torch.randn(9, 32), 0.1 * weights.head[-1:]))
-    logits = states @ weights.head.t()
+    vocabulary = Vocabulary(weights)
+    states = torch.cat((weights.head[:1], torch.randn(9, 32).to(dtype), 0.1 * weights.head[-1:]))
+    logits = (states.double() @ weights.head.double().t()).to(dtype).float()
     assert vocabulary.best(states).tolist() == logits.argmax(dim=-1).tolist()
     assert vocabulary.best(states)[0] == size // 2
-    torch.testing.assert_close(vocabulary.logits(states), logits)
+    close = {"rtol": 0.01, "atol": 0.01} if dtype == torch.bfloat16 else {"rtol": 1.3e-6, "atol": 1e-5}
+    torch.testing.assert_close(vocabulary.logits(states), logits, **close)
     found, log_sum = vocabulary.normalised(states)
-    torch.testing.assert_close(found - log_sum, logits.log_softmax(dim=-1))
+    torch.testing.assert_close(found - log_sum, logits.log_softmax(dim=-1), **close)
