@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks.names import names_of
+
 CAP = 32
 CONTENDERS = ("generate", "generate-64", "generate-bf16", "ct2-int8", "ct2-float32", "t5ray", "t5ray-bf16")
 
@@ -32,7 +34,7 @@ def main() -> None:
     if args.worker:
         _work(args)
         return
-    peers = [name for name in args.peers.split(",") if "ct2" not in name or importlib.util.find_spec("ctranslate2")]
+    peers = [name for name in args.peers if "ct2" not in name or importlib.util.find_spec("ctranslate2")]
     for workload in args.data:
         _compare(args, workload, peers)
 
@@ -44,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peers", default=",".join(CONTENDERS))
+    parser.add_argument("--peers", type=names_of(CONTENDERS), default=",".join(CONTENDERS))
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.flops import machine_flops, training_flops
-from benchmarks.training_contenders import CONTENDERS, WORKERS, Outcome, prepared, run
+from benchmarks.names import names_of
+from benchmarks.training_contenders import CONTENDERS, T5RAY, TRAINER, WORKERS, Outcome, prepared, run
 from benchmarks.training_curve import drawing
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         work = _work(args, Path(cache))
         ceiling = max(_machine(args).values())
-        found: dict[str, list[Outcome]] = {name: [] for name in args.contenders.split(",")}
+        found: dict[str, list[Outcome]] = {name: [] for name in args.contenders}
         for turn in range(args.rounds):
             _round(args, cache, turn, found)
             ceiling = max(ceiling, *_speeds(args).values())  # a machine that others use too is slow at times
@@ -61,7 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--contenders", type=names_of((*TRAINER, *T5RAY, *WORKERS)), default=",".join(CONTENDERS))
     parser.add_argument("--curve", default="", help="SVG file for the loss curves of t5ray and the best trainer")
     for hidden, kind in {"--worker": str, "--cache": str, "--seed": int}.items():
         parser.add_argument(hidden, type=kind, default=kind(), help=argparse.SUPPRESS)

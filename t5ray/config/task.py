@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -131,7 +131,7 @@ class TaskConfig(Settings):
         """Columns that `targets` needs besides those: for training and evaluation only."""
         return tuple(n for n in template_fields(self.targets) if n not in LANGUAGES)
 
-    @property
+    @cached_property
     def augmentable_columns(self) -> tuple[str, ...]:
         """Input columns that augmentation may change."""
         return (
