@@ -147,8 +147,8 @@ def _num_to_come(ledger: Ledger) -> int:
 def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
     """Return what a search may have on disk at once.
 
-    A running trial has its best weights and its last two states, in whose place better weights may be; the best trial
-    so far keeps its weights. All of them are in fp32, whatever the model came in.
+    A running trial has its best weights, beside them the better ones that are being written, and its last two states;
+    the best trial so far keeps its weights. All of them are in fp32, whatever the model came in.
     """
     return (weights_on_disk(training) * slots + 1) * FP32_BYTES * num_parameters(model)
 

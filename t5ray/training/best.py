@@ -2,11 +2,9 @@
 
     FOLDER/best-STEP/    Hugging Face directory of the weights after that optimizer step
 
-A report names its best step, and the weights that it names stay until a later report has been answered. So what was
-heard last of a run can be published, at whatever moment the run was cut off: better weights, of which nobody has heard,
-lie beside it. A run that goes on from a state whose best weights have gone comes to the better ones again.
-
-Only worker 0 writes.
+A report names its best step, and the weights that it names stay until a later report has been answered and the state
+after it is saved. So what was heard last of a run can be published, at whatever moment the run was cut off: better
+weights, of which nobody has heard, lie beside it. Only worker 0 writes.
 """
 
 import math

@@ -5,9 +5,8 @@
     FOLDER/last-but-one.pt   the state before
 
 Each appears whole or not at all, and states are checked against their checksums when they are read: a damaged one falls
-back to the one before. While a state is written, or better weights that take its room until then, the last state is
-the only other: at most two are on disk, and one of them is always whole. They are read with `weights_only`, so that
-nothing in them is executed.
+back to the one before. While a state is written, the last one is the only other: at most two are on disk, and
+one of them is always whole. They are read with `weights_only`, so that nothing in them is executed.
 """
 
 import logging
@@ -74,7 +73,7 @@ def save_last(folder: Path, state: dict[str, Any], progress: Progress) -> None:
     """Write everything that the rest of the run depends on; the state before stays beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{LAST}.tmp"
-    drop_before_last(folder)
+    (folder / BEFORE_LAST).unlink(missing_ok=True)
     with temporary.open("wb") as file:
         torch.save({**state, "progress": vars(progress)}, file)
         os.fsync(file.fileno())
@@ -138,11 +137,6 @@ def _newest(folder: Path, remote: str) -> int:
     return max(here, there)
 
 
-def drop_before_last(folder: Path) -> None:
-    """Make room for what is about to be written: until then the last state has none to fall back to."""
-    (folder / BEFORE_LAST).unlink(missing_ok=True)
-
-
 def drop_last(folder: Path, remote: str | None = None) -> None:
     """Delete the states of a run that has ended, here and at its URI."""
     for name in (LAST, BEFORE_LAST, f".{LAST}.tmp"):
@@ -153,14 +147,9 @@ def drop_last(folder: Path, remote: str | None = None) -> None:
 
 
 def weights_on_disk(config: TrainingConfig) -> int:
-    """Return how many times the weights a run may have on disk at once: its best, and two states.
-
-    Better weights take the room of a state that is yet to be written; only where states are saved within an epoch
-    that is judged within may there be both.
-    """
+    """Return how many times the weights a run may have on disk at once: two best, two states."""
     state = 1 + MOMENTS[config.optimizer] + (config.ema_decay > 0)
-    both = config.evaluate_every_steps is not None and config.checkpoint_every_s is not None
-    return 1 + both + 2 * state
+    return 2 + 2 * state
 
 
 def random_state() -> dict[str, torch.Tensor | None]:

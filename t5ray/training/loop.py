@@ -21,7 +21,6 @@ from t5ray.training.best import BestWeights
 from t5ray.training.checkpoint import (
     LAST,
     Progress,
-    drop_before_last,
     drop_last,
     load_last,
     random_state,
@@ -101,8 +100,8 @@ class _Run:
             outcome = self._epoch(self.progress.epoch + 1)
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
-                self._keep_best(until=self.progress.step)  # first, so that the state has the room of what goes
                 self.save_s = self._save(None)
+                self._keep_best(until=self.progress.step)
         if answer is not None and self.group.rank == 0:
             drop_last(self.plan.folder, self.plan.remote if self.plan.remote_states else None)
         if answer is not None:
@@ -186,7 +185,6 @@ class _Run:
                 self.progress.best_value = found.value
                 weights = self.trainee.full_weights()
                 if self.group.rank == 0:
-                    drop_before_last(self.plan.folder)  # the next state would take its place: better weights do now
                     self.best.save(loaded, found.step, weights)
         course.evaluations.append(asdict(found))
         course.validate_s += judged - started
@@ -249,7 +247,7 @@ class _Run:
         state, progress = found
         self.trainee.load_state(state)
         if progress.best_step and not self.group.broadcast(self.group.rank > 0 or self.best.hold(progress.best_step)):
-            progress.forget_best()  # better ones, which the steps from here come to again, had taken their place
+            progress.forget_best()  # better ones had taken their place before the run fell back to this state
         if len(state["random"]) == self.group.size:  # with another number of workers, their seeds must do
             set_random_state(state["random"][self.group.rank])
         return progress

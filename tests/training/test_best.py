@@ -15,7 +15,7 @@ from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
 from t5ray.training import loop
 from t5ray.training.best import BestWeights, best_name
-from t5ray.training.checkpoint import BEFORE_LAST, LAST, Progress
+from t5ray.training.checkpoint import BEFORE_LAST, LAST
 from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
 from t5ray.training.validation import Validation
@@ -107,29 +107,6 @@ def test_a_state_whose_best_weights_are_gone_takes_the_next_for_the_best(
     *_, (last, _) = train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
     assert (last["best_epoch"], last["best_step"], last["best_value"]) == (2, 16, 0.55)
     assert steps(plan) == ["best-16"]
-
-
-def test_a_run_cut_off_while_its_state_is_written_comes_to_the_better_weights_again(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved = loop.save_last
-
-    def full(folder: Path, state: dict[str, Any], progress: Progress) -> None:
-        if progress.epoch == 2:
-            raise OSError("No space left on device")
-        saved(folder, state, progress)
-
-    judging(monkeypatch, 0.5, 0.4)
-    monkeypatch.setattr(loop, "save_last", full)
-    with pytest.raises(OSError, match="No space"):
-        train(tiny_t5, data, plan, {1: True, 2: True})
-    assert steps(plan) == ["best-16"]  # the weights of epoch 1 made room for the state
-    monkeypatch.setattr(loop, "save_last", saved)
-    judging(monkeypatch, 0.4, 0.45)
-    told = train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
-    assert [found["best_step"] for found, _ in told] == [8, 16, 16]
-    assert steps(plan) == ["best-16"]
-    assert hold(plan, 16, told[1][1])
 
 
 def test_at_a_uri_there_is_what_is_here(
