@@ -198,7 +198,7 @@ def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bi
         [B, H d].
     """
     texts, heads, size = query.shape
-    if values.device.type == "cpu" and values.dtype == torch.bfloat16:  # whose products of one row are slow there
+    if values.device.type == "cpu" and values.dtype == torch.bfloat16:  # a CPU's bmm of bf16 is slow for single rows
         query = query.unsqueeze(2)
         found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
         return found.view(texts, heads * size)

@@ -1,8 +1,8 @@
 """A linear layer's matrix, laid out once for the products of scoring.
 
-On a CPU oneDNN multiplies bf16 in blocks. A plain matrix it lays out in blocks anew for each product, which for the few
-rows of a decoder's step takes a third of the time; so the matrix is kept in blocks from the start. That is what
-torch.compile does for CPUs, by the same operations of torch; where they are missing, matrices stay plain.
+On a CPU oneDNN multiplies bf16 in blocks. A plain matrix it lays out in blocks anew for each product, which counts
+where the other factor has the few rows of a decoder's step; so the matrix is kept in blocks from the start.
+torch.compile does so for CPUs, by the same operations of torch; where they are missing, matrices stay plain.
 """
 
 from contextlib import suppress
@@ -14,7 +14,10 @@ ROWS = 64
 
 
 class Linear:
-    """A matrix for products [N, in] -> [N, out], without bias as all of T5's."""
+    """A matrix for products [N, in] -> [N, out], without bias as all of T5's.
+
+    In blocks it can be neither copied nor pickled.
+    """
 
     def __init__(self, weight: torch.Tensor) -> None:
         """Lay out a layer's matrix, [out, in], in the type of its products."""
@@ -31,13 +34,13 @@ class Linear:
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Add the product with x to the residual stream, [N, out], in place."""
-        if states.dtype == self.dtype:
+        if states.dtype == self.dtype and not self._in_blocks:
             return states.addmm_(x, self._matrix)
         return states.add_(self(x))
 
 
 def takes_blocks(weight: torch.Tensor) -> bool:
-    """Say whether products with a matrix are faster in blocks, and this torch on this machine can make them."""
+    """Say whether a matrix is one that oneDNN takes in blocks, and this torch and this CPU can make them."""
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return False
     with suppress(AttributeError, RuntimeError):  # operations that are torch's own affair

@@ -69,20 +69,18 @@ class Vocabulary:
         return (start + inside.argmax(dim=-1)).clamp_max(self.size - 1)
 
     def _best_by_words(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the best tokens from products [S, B], whose blocks of words are compared as whole rows."""
+        """Return the best tokens from products [S, B]: first each column's best block of words, then its best word."""
         turned, many = states.t(), len(states)
-        num_blocks = -(-self.size // BLOCK)
-        out = states.new_empty(num_blocks * BLOCK, many)
+        num_blocks, per_slice = -(-self.size // BLOCK), SLICE // BLOCK
+        blocks = self._buffer("words", num_blocks * BLOCK * many, states).view(num_blocks, BLOCK, many)
+        out, highest = blocks.view(-1, many), states.new_empty(num_blocks, many)
         out[self.size :] = -torch.inf
-        highest = states.new_empty(num_blocks, many)
         for number, words in enumerate(self._slices):
-            start = number * SLICE
-            torch.mm(words, turned, out=out[start : start + len(words)])
-            blocks = out[start : start + SLICE].view(-1, BLOCK, many)
-            torch.amax(blocks, dim=1, out=highest[start // BLOCK : start // BLOCK + len(blocks)])
-        block = highest.argmax(dim=0)
-        inside = out.view(num_blocks, BLOCK, many)[block, :, torch.arange(many)]
-        return block * BLOCK + inside.argmax(dim=-1)
+            torch.mm(words, turned, out=out[number * SLICE : number * SLICE + len(words)])
+            of_slice = slice(number * per_slice, (number + 1) * per_slice)
+            torch.amax(blocks[of_slice], dim=1, out=highest[of_slice])
+        best = highest.argmax(dim=0)
+        return best * BLOCK + blocks[best, :, torch.arange(many)].argmax(dim=-1)
 
     def _fill(self, number: int, states: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Compute a slice's logits into their place of [B, V], and return that place."""
@@ -94,7 +92,15 @@ class Vocabulary:
         return torch.mm(states, weight, out=place)
 
     def _room(self, states: torch.Tensor) -> torch.Tensor:
-        buffer: torch.Tensor | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < len(states):
-            buffer = self._local.buffer = torch.empty(len(states), self.size, device=states.device)
-        return buffer[: len(states)]
+        """Return room for logits, fp32 [B, V]."""
+        return self._buffer("logits", len(states) * self.size, states.new_empty(0, dtype=torch.float32)).view(
+            len(states), self.size
+        )
+
+    def _buffer(self, name: str, size: int, like: torch.Tensor) -> torch.Tensor:
+        """Return room for so many numbers, of this thread alone: pages that are in use already cost no time."""
+        buffer: torch.Tensor | None = getattr(self._local, name, None)
+        if buffer is None or len(buffer) < size:
+            buffer = like.new_empty(size)
+            setattr(self._local, name, buffer)
+        return buffer[:size]

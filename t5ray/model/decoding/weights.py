@@ -18,9 +18,9 @@ class FeedForward:
 
     norm: torch.Tensor
     wi: Linear
-    """[D, K F]: the gate that is activated comes first."""
+    """D to K F: the gate that is activated comes first."""
     wo: Linear
-    """[F, D]"""
+    """F to D."""
     gated: bool
 
 
@@ -30,9 +30,9 @@ class EncoderLayer:
 
     norm: torch.Tensor
     qkv: Linear
-    """[D, 3 H d]"""
+    """D to 3 H d."""
     out: Linear
-    """[H d, D]"""
+    """H d to D."""
     bias: PositionBias
     feed_forward: FeedForward
 
@@ -47,7 +47,7 @@ class DecoderLayer:
     bias: PositionBias
     cross_norm: torch.Tensor
     cross_q: Linear
-    """[D, H d]"""
+    """D to H d."""
     cross_k: torch.Tensor
     """Each head's keys, turned to be multiplied with its query instead of with the encoder's states, [H, d, D]."""
     cross_v: torch.Tensor
@@ -138,7 +138,7 @@ def scales_head(config: Any) -> bool:
 
 
 def _joined(dtype: torch.dtype, *linears: Any) -> Linear:
-    """Return several linear layers of the same inputs as one, [in, all outs]."""
+    """Return several linear layers of the same inputs as one, whose outputs stand side by side."""
     return Linear(torch.cat([_weight(linear) for linear in linears]).to(dtype))
 
 
