@@ -17,7 +17,7 @@ from t5ray.model.engine import Engine
 from t5ray.text.tasks import render_input
 
 KINDS = {
-    "products with weights": ("mm", "addmm_"),
+    "products with weights": ("mm", "addmm_", "_linear_pointwise"),
     "attention": ("bmm", "_scaled_dot_product_flash_attention_for_cpu", "_softmax"),
     "copies and caches": ("copy_", "index", "_index_put_impl_", "cat", "fill_", "zero_", "index_copy_", "embedding"),
     "between the products": (
@@ -26,16 +26,16 @@ KINDS = {
     ),
     "the best words": ("amax", "argmax", "logsumexp", "gather", "exp", "exp_", "sum"),
 }
-"""What a line counts -> operations of ATen."""
+"""What a line counts -> operations of ATen, and of oneDNN."""
 REST = "the rest: views, allocation, small operations"
 
 
 def shares(times: Sequence[tuple[str, float]]) -> dict[str, float]:
     """Return each kind's share of the time of operations, given as (name, seconds)."""
     found = dict.fromkeys([*KINDS, REST], 0.0)
-    kind_of = {f"aten::{name}": kind for kind, names in KINDS.items() for name in names}
+    kind_of = {name: kind for kind, names in KINDS.items() for name in names}
     for name, seconds in times:
-        found[kind_of.get(name, REST)] += seconds
+        found[kind_of.get(name.rpartition("::")[2], REST)] += seconds
     whole = sum(found.values())
     return {kind: seconds / whole for kind, seconds in found.items()}
 
@@ -45,16 +45,17 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, metavar="TASK=FILE")
     parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     given = parser.parse_args()
     torch.set_num_threads(1)
     task, rows, labels = read_workload(given.data, given.rows)
     texts = [render_input(task, row) for row in rows]
-    engine = Engine(given.model, decode=DecodeConfig(max_new_tokens=CAP), labels=labels)
+    engine = Engine(given.model, decode=DecodeConfig(max_new_tokens=CAP), labels=labels, precision=given.precision)
     engine.predict(texts)
     with torch.profiler.profile() as profile:
         engine.predict(texts)
     times = [(event.key, event.self_cpu_time_total / 1e6) for event in profile.key_averages()]
-    print(f"{task.name}: {len(rows)} rows, {sum(seconds for _, seconds in times):.2f} s in operations")
+    print(f"{task.name} in {given.precision}: {len(rows)} rows, {sum(seconds for _, seconds in times):.2f} s in operations")
     for kind, share in shares(times).items():
         print(f"{kind:48}{share:7.1%}")
 
