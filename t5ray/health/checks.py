@@ -143,11 +143,11 @@ def check_data(found: Survey) -> Finding:
 
 
 def check_model(found: Survey) -> Finding:
-    """Nodes must be able to load the model."""
+    """Nodes must be able to open the model: its configuration, its tokenizer, and what its weights say they hold."""
     if found.model is None:
         return Finding(True, "the demo's, which comes with t5ray (--model names another)")
     mend = "Put it on the share at this path, or name a model of the hub that every node can fetch."
-    return _finding(f"{found.model} loads on every node", _problems(found, "model"), mend, ModelError.exit_code)
+    return _finding(f"{found.model} opens on every node", _problems(found, "model"), mend, ModelError.exit_code)
 
 
 CHECKS: Mapping[str, Callable[[Survey], Finding]] = {

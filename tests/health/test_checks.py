@@ -61,7 +61,7 @@ def test_a_cluster_without_fault_passes_and_says_what_it_has() -> None:
         "objects": "9.0 GiB or more on every node",
         "disk": "100.0 GiB or more free for Ray's files on every node",
         "data": "/shared/rows.jsonl opens on every node",
-        "model": "google/flan-t5-base loads on every node",
+        "model": "google/flan-t5-base opens on every node",
     }
 
 
