@@ -50,12 +50,15 @@ def main() -> None:
     torch.set_num_threads(1)
     task, rows, labels = read_workload(given.data, given.rows)
     texts = [render_input(task, row) for row in rows]
-    engine = Engine(given.model, decode=DecodeConfig(max_new_tokens=CAP), labels=labels, precision=given.precision)
+    decode = DecodeConfig(max_new_tokens=CAP)
+    engine = Engine(given.model, decode=decode, labels=labels, precision=given.precision)
     engine.predict(texts)
     with torch.profiler.profile() as profile:
         engine.predict(texts)
     times = [(event.key, event.self_cpu_time_total / 1e6) for event in profile.key_averages()]
-    print(f"{task.name} in {given.precision}: {len(rows)} rows, {sum(seconds for _, seconds in times):.2f} s in operations")
+    print(
+        f"{task.name} in {given.precision}: {len(rows)} rows, {sum(seconds for _, seconds in times):.2f} s in operations"
+    )
     for kind, share in shares(times).items():
         print(f"{kind:48}{share:7.1%}")
 
