@@ -56,9 +56,8 @@ def main() -> None:
     with torch.profiler.profile() as profile:
         engine.predict(texts)
     times = [(event.key, event.self_cpu_time_total / 1e6) for event in profile.key_averages()]
-    print(
-        f"{task.name} in {given.precision}: {len(rows)} rows, {sum(seconds for _, seconds in times):.2f} s in operations"
-    )
+    whole = sum(seconds for _, seconds in times)
+    print(f"{task.name} in {given.precision}: {len(rows)} rows, {whole:.2f} s in operations")
     for kind, share in shares(times).items():
         print(f"{kind:48}{share:7.1%}")
 
