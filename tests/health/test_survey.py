@@ -12,7 +12,8 @@ from t5ray import doctor
 from t5ray.config import TrackingConfig
 from t5ray.doctor import main
 from t5ray.health import checks
-from t5ray.health.survey import _data_of, must_reach, read_clock
+from t5ray.health.node import FROM_DRIVER, NodeReport, Questions, examine
+from t5ray.health.survey import _data_of, _read_back, must_reach, read_clock
 
 
 def test_a_clock_is_compared_with_the_middle_of_the_shortest_round_trip() -> None:
@@ -20,6 +21,21 @@ def test_a_clock_is_compared_with_the_middle_of_the_shortest_round_trip() -> Non
     there = iter([112.0, 210.25, 311.0, 312.0, 313.0])  # ten seconds ahead
     clock = read_clock(lambda: next(there), lambda: next(here))
     assert (clock.ahead_s, clock.uncertainty_s) == (10.0, 0.25)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> NodeReport:
+    """What a node says that reached the storage, or what it took for it."""
+    (tmp_path / FROM_DRIVER).write_text("nonce")
+    return examine(Questions("here", "id0", str(tmp_path), str(tmp_path), "nonce"))
+
+
+def test_what_a_node_wrote_must_be_what_the_driver_reads(report: NodeReport, tmp_path: Path) -> None:
+    assert _read_back(report, str(tmp_path), "nonce") == report
+    (tmp_path / "id0").write_text("nonce of another")
+    assert "other bytes than the node wrote" in _read_back(report, str(tmp_path), "nonce").storage
+    (tmp_path / "id0").unlink()
+    assert "the driver does not find what the node wrote" in _read_back(report, str(tmp_path), "nonce").storage
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,18 @@ def test_a_registered_model_has_a_folder_per_content(cache: Path, monkeypatch: p
     assert asked[0] == ("models:/topics@champion", "http://host")
 
 
+@pytest.mark.parametrize("name", ["../../topics", "a/b", "..", "/etc/passwd", "x" * 300])
+def test_whatever_its_name_a_registered_model_lies_in_the_cache(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def download(uri: str, tracking_uri: str, folder: Path) -> Path:
+        (folder / "config.json").write_text("a")
+        return folder
+
+    monkeypatch.setattr(fetching, "resolve_model", download)
+    assert fetch_registered(f"models:/{name}@champion", "http://host").resolve().parent == cache.resolve()
+
+
 def test_a_worker_on_another_node_fetches_the_very_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = fetch_uri(URI)
     spec = EngineSpec(str(here), None, "fp32", 64, URI)
