@@ -273,11 +273,10 @@ def sequence_log_probabilities(
     """Return the log-probability [B] of given texts [B, T], EOS included, over a fresh decoder."""
     start = torch.full_like(tokens[:, :1], decoder.model.start_id)
     fed, total = torch.cat((start, tokens), dim=1), torch.zeros(len(tokens), device=tokens.device)
-    ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    ended, rows = torch.zeros_like(tokens[:, 0], dtype=torch.bool), torch.arange(len(tokens), device=tokens.device)
     for position in range(tokens.shape[1]):
-        logits, log_sum = vocabulary.normalised(decoder.step(fed[:, position]))
         chosen = tokens[:, position]
-        found = (logits.gather(1, chosen[:, None]) - log_sum)[:, 0]
+        found = vocabulary.log_probabilities(decoder.step(fed[:, position]), rows, chosen)
         total += found.masked_fill(ended, 0.0)
         ended |= chosen == eos_id
     return total

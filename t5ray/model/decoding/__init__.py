@@ -3,6 +3,7 @@
     weights.py     matrices, fused and laid out for scoring      positions.py   relative position bias
     encoder.py     token ids -> states, without padding          decoder.py     one step for a batch whose rows change
     vocabulary.py  states -> logits, best token                  layers.py      what encoder and decoder share
+    words.py       the same in bf16 on a CPU, word by word       linear.py      a matrix laid out for its products
     waiting.py     encoded rows that wait for a place            activations.py GELU and its like
     greedy.py      one token after another                       beam.py        beam search
     processors.py  penalties, bans, sampling                     labels.py      closed answers as a prefix tree

@@ -135,10 +135,9 @@ class _Walk:
     def visit(self, decoder: Decoder, tokens: torch.Tensor, branches: _Branches) -> None:
         """Feed the branches' last tokens, finish the answers that end there, and go down the rest."""
         tree = self._tree
-        logits, log_sum = self._vocabulary.normalised(decoder.step(tokens))
         where, edges = _spread(tree.starts[branches.nodes], tree.starts[branches.nodes + 1])
-        found = logits[where, tree.tokens[edges]] - log_sum[where, 0] + branches.scores[where]
-        steps = _Steps(where, edges, found)
+        found = self._vocabulary.log_probabilities(decoder.step(tokens), where, tree.tokens[edges])
+        steps = _Steps(where, edges, found + branches.scores[where])
         is_inner = tree.children[edges] >= 0
         self._finish(branches, steps[~is_inner])
         inner = steps[is_inner]

@@ -122,3 +122,5 @@ def test_the_best_token_of_a_large_vocabulary_is_the_highest_logit_and_of_equals
     close(vocabulary.logits(states), logits)
     found, log_sum = vocabulary.normalised(states)
     close(found - log_sum, logits.log_softmax(dim=-1))
+    rows, tokens = torch.tensor([10, 0, 0]), torch.tensor([0, size - 1, size // 2])
+    close(vocabulary.log_probabilities(states, rows, tokens), logits.log_softmax(dim=-1)[rows, tokens])

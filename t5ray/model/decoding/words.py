@@ -1,0 +1,72 @@
+"""Logits in bf16 on a CPU, a row for each word: the head [V, D] times the states, [V, B].
+
+oneDNN lays out the second factor of a product anew each time, and these are the few states instead of the whole head.
+"""
+
+import threading
+from collections.abc import Iterator
+
+import torch
+
+SLICE = 2048
+"""Words of one product: its logits are looked at while they are still in cache."""
+BLOCK = 64
+"""Words of one block, of which SLICE is a multiple: the best word is looked for in the best block."""
+
+
+class Room:
+    """Room for the logits of one step in each thread, kept: pages that are in use already cost no time."""
+
+    def __init__(self) -> None:
+        """Take none yet."""
+        self._local = threading.local()
+
+    def take(self, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Return room for so many numbers, which the thread's next call overwrites."""
+        buffer: torch.Tensor | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = self._local.buffer = torch.empty(size, dtype=dtype, device=device)
+        return buffer[:size]
+
+
+class Words:
+    """The head of a T5, as rows of words."""
+
+    def __init__(self, head: torch.Tensor) -> None:
+        """Take the head, [V, D]."""
+        self._head, self._room = head, Room()
+        self._num_blocks = -(-len(head) // BLOCK)
+
+    def best(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the word of the highest logit, int64 [B]; of equals the first."""
+        blocks = self._blocks(states)
+        blocks.view(-1, len(states))[len(self._head) :] = -torch.inf
+        highest = states.new_empty(self._num_blocks, len(states))
+        for start, _ in self._products(states, blocks):
+            of_slice = slice(start // BLOCK, (start + SLICE) // BLOCK)
+            torch.amax(blocks[of_slice], dim=1, out=highest[of_slice])
+        best = highest.argmax(dim=0)
+        return best * BLOCK + blocks[best, :, torch.arange(len(states))].argmax(dim=-1)
+
+    def log_probabilities(self, states: torch.Tensor, rows: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities of words after the states of rows, both int64 [Q], fp32 [Q]."""
+        blocks = self._blocks(states)
+        sums = torch.stack([torch.logsumexp(part.float(), dim=0) for _, part in self._products(states, blocks)])
+        return blocks.view(-1, len(states))[words, rows].float() - torch.logsumexp(sums, dim=0)[rows]
+
+    def fill(self, states: torch.Tensor, out: torch.Tensor) -> None:
+        """Write the logits into room for them with a row for each of the states, fp32 [B, V]."""
+        for start, part in self._products(states, self._blocks(states)):
+            out[:, start : start + len(part)] = part.t()
+
+    def _blocks(self, states: torch.Tensor) -> torch.Tensor:
+        """Return room for the logits, [V / BLOCK, BLOCK, B]; beyond the last word lies anything."""
+        size = self._num_blocks * BLOCK * len(states)
+        return self._room.take(size, states.dtype, states.device).view(self._num_blocks, BLOCK, len(states))
+
+    def _products(self, states: torch.Tensor, blocks: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """Compute the logits slice by slice, and yield each slice's first word and logits, [S, B]."""
+        out, turned = blocks.view(-1, len(states)), states.t()
+        for start in range(0, len(self._head), SLICE):
+            weights = self._head[start : start + SLICE]
+            yield start, torch.mm(weights, turned, out=out[start : start + len(weights)])
