@@ -74,6 +74,8 @@ class Board:
         self.better = max if mode == "max" else min
         self.trials: dict[Key, Trial] = {}
         self.is_live = False
+        self._reached: dict[Key, tuple[str, int]] = {}
+        """State and epochs that the last line about a trial told."""
         self._started = time.monotonic()
         self._epochs_before = 0
         """Epochs that an earlier session had run of the trials that go on now."""
@@ -81,17 +83,22 @@ class Board:
     def update(self, trial: Trial) -> None:
         """Show a change of a trial."""
         key = (trial.seed is not None, trial.trial, trial.seed or 0)
-        if key not in self.trials:
+        is_new = key not in self.trials
+        if is_new:
             self._epochs_before += len(trial.values)
         self.trials[key] = trial
-        if not self.is_live:
-            self._line(trial)
+        reached = trial.state, len(trial.values)
+        if not self.is_live and self._reached.get(key) != reached:  # else an epoch of before is told again
+            self._reached[key] = reached
+            self._line(trial, goes_on=is_new)
 
-    def _line(self, trial: Trial) -> None:
+    def _line(self, trial: Trial, *, goes_on: bool) -> None:
         name = f"trial {trial.trial:<3}" if trial.seed is None else f"trial {trial.trial:<3} again on seed {trial.seed}"
         if trial.state != "RUNNING":
             best = "no value" if trial.best_value is None else f"{self.objective} {trial.best_value:.4f}"
-            say(f"{name} {trial.state:<9} after {len(trial.values)} epochs, {best}")
+            say(f"{name} {trial.state:<9} after {len(trial.values)} epoch{'s' * (len(trial.values) != 1)}, {best}")
+        elif trial.values and goes_on:
+            say(f"{name} goes on after epoch {len(trial.values)}/{self.max_epochs}")
         elif trial.values:
             say(f"{name} epoch {len(trial.values)}/{self.max_epochs}  {trial.values[-1]:.4f}")
 

@@ -254,15 +254,32 @@ def run(command: Callable[..., int], prog: str, argv: Sequence[str] | None = Non
 
 
 class _Command(typer.core.TyperCommand):
-    """A command that answers an unknown option with the nearest one alone."""
+    """A command that answers an unknown option with the setting of that name, or with the nearest option alone."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         try:
             return super().parse_args(ctx, args)
         except Exception as exc:  # typer keeps the class of it to itself
-            if near := getattr(exc, "possibilities", None):
+            if setting := _setting(getattr(exc, "option_name", "")):
+                exc.message, exc.possibilities = f"{exc}. It is a setting: --set {setting}=VALUE", []  # type: ignore[attr-defined]
+            elif near := getattr(exc, "possibilities", None):
                 exc.possibilities = near[:1]  # type: ignore[attr-defined]
             raise
+
+
+def _setting(flag: str) -> str | None:
+    """Return the setting that a flag which does not exist may have meant.
+
+    Example:
+        _setting("--learning-rate") -> "training.learning_rate"
+    """
+    from t5ray.config import RunConfig
+
+    name = flag.lstrip("-").replace("-", "_")
+    for section, field in RunConfig.model_fields.items():
+        if name in getattr(field.annotation, "model_fields", {}):
+            return f"{section}.{name}"
+    return None
 
 
 def _guarded(command: Callable[..., int]) -> Callable[..., None]:

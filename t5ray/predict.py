@@ -86,22 +86,35 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
     failed = f", {summary.num_errors} with an error" if summary.num_errors else ""
     cut = f", {summary.capped_share:.1%} of outputs cut at decode.max_new_tokens" if summary.capped_share else ""
     if summary.cut_input_share:
-        cut = f", {summary.cut_input_share:.1%} of inputs cut as longer than the model takes{cut}"
+        cut = f", {summary.cut_input_share:.1%} of inputs cut as longer than it was trained to take{cut}"
     commands = {}
     if summary.num_errors:
-        commands["score the rest"] = cli.again("predict", retry_errors=True)
+        _tell_first_error(settings.output)
+        commands["try those again"] = cli.again("predict", retry_errors=True)
     if summary.capped_share:
         longer = cli.again("predict", output=f"{settings.output.rstrip('/')}-longer")
         commands["let outputs be longer"] = f"{longer} --set decode.max_new_tokens={2 * (summary.max_new_tokens or 64)}"
     if summary.has_references:
-        output = shlex.quote(settings.output)
-        commands["judge it"] = f"python -m t5ray.evaluate --predictions {output} --output evaluation"
+        output = shlex.quote(settings.output.rstrip("/"))
+        commands["judge it"] = f"python -m t5ray.evaluate --predictions {output} --output {output}-evaluation"
     terminal.close(
         f"{summary.num_rows} rows in {summary.seconds:.1f} s ({summary.rows_per_s:g} rows/s while scoring)"
         f"{failed}{cut}: {settings.output}",
         commands,
     )
     return cli.ROW_ERRORS if summary.num_errors else 0
+
+
+def _tell_first_error(output: str) -> None:
+    from t5ray.scoring.labelled import first_error
+
+    found = first_error(output)
+    if found is not None:
+        place, error = found
+        terminal.say(
+            f"The first error, in {place}: {error.rstrip('.')}. Where the row itself is wrong, mend it in the input and "
+            "score into another --output."
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

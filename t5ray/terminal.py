@@ -133,14 +133,23 @@ def quiet_libraries() -> None:
 
 def to_judge(bundle: str, data: str) -> str:
     """Return the command that judges a bundle on the test split of the data it was made from."""
-    words = ["--model", bundle, "--data", data, "--split", "test", "--output", "evaluation"]
+    words = ["--model", bundle, "--data", data, "--split", "test", "--output", f"{_run_of(bundle)}-evaluation"]
     return shlex.join(["python", "-m", "t5ray.evaluate", *words])
 
 
 def to_score(bundle: str) -> str:
     """Return the command that scores rows with a bundle."""
-    words = ["--model", bundle, "--input", "ROWS.jsonl", "--output", "predictions"]
+    words = ["--model", bundle, "--input", "ROWS.jsonl", "--output", f"{_run_of(bundle)}-predictions"]
     return shlex.join(["python", "-m", "t5ray.predict", *words])
+
+
+def _run_of(bundle: str) -> str:
+    """Return the name of a bundle's run: results of several runs lie side by side under it.
+
+    Example:
+        _run_of("t5ray_runs/reviews/best") -> "reviews"
+    """
+    return bundle.rstrip("/").removesuffix("/best").rpartition("/")[2]
 
 
 def typed(command: str) -> str:

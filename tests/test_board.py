@@ -45,10 +45,15 @@ def test_one_line_per_epoch_and_per_end_when_piped(capsys: pytest.CaptureFixture
         for trial in (
             record(0, []),
             record(0, [0.25]),
+            record(0, [0.25]),  # told again after its process died
+            record(1, []),
             record(1, [0.5, 0.125]),
             record(1, [0.5, 0.125], "PRUNED"),
             record(2, [], "FAIL"),
             record(0, [0.25, 0.75, 0.5, 0.5], "COMPLETE"),
+            record(3, [0.5]),  # of an earlier session
+            record(3, [0.5, 0.25]),
+            record(3, [0.5, 0.25], "PRUNED"),
         ):
             found.update(trial)
     assert capsys.readouterr().out.splitlines() == [
@@ -57,6 +62,9 @@ def test_one_line_per_epoch_and_per_end_when_piped(capsys: pytest.CaptureFixture
         "trial 1   PRUNED    after 2 epochs, accuracy 0.5000",
         "trial 2   FAIL      after 0 epochs, no value",
         "trial 0   COMPLETE  after 4 epochs, accuracy 0.7500",
+        "trial 3   goes on after epoch 1/4",
+        "trial 3   epoch 2/4  0.2500",
+        "trial 3   PRUNED    after 2 epochs, accuracy 0.5000",
     ]
 
 

@@ -207,6 +207,12 @@ def test_an_unknown_flag_is_refused_with_its_neighbour(capsys: pytest.CaptureFix
     assert "No such option: --num-trails (Possible options: --num-trials)" in capsys.readouterr().err
 
 
+def test_a_setting_given_as_a_flag_is_answered_with_how_to_set_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--learning-rate", "1e-3"]) == 2
+    shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+    assert "No such option: --learning-rate. It is a setting: --set training.learning_rate=VALUE" in shown
+
+
 def test_every_problem_of_the_settings_is_shown_at_once(
     no_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,8 @@ def test_rows_with_errors_give_exit_code_8_and_are_retried_alone(
     assert "5 rows in" in shown
     assert ", 3 with an error" in shown
     assert "--retry-errors" in shown
+    first = "The first error, in part-00000.parquet row 2: `text` must hold text, but is null. Where the row itself"
+    assert first in " ".join(shown.split())
     before = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
     assert [row["error"] for row in before][:4] == [
         None,

@@ -206,7 +206,7 @@ def test_judging_is_suggested_where_the_rows_have_references(
 ) -> None:
     out = predict(tiny_t5, tmp_path, "--set", "decode.max_new_tokens=3", beside=beside)
     shown = " ".join(capsys.readouterr().out.split())
-    command = f"judge it python -m t5ray.evaluate --predictions {out} --output evaluation"
+    command = f"judge it python -m t5ray.evaluate --predictions {out} --output {out}-evaluation"
     assert ("judge it" in shown, command in shown) == (is_shown, is_shown)
 
 

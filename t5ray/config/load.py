@@ -19,7 +19,7 @@ from t5ray.config.explain import explain, in_file
 from t5ray.config.origins import Origins
 from t5ray.config.space import SearchSpace
 from t5ray.config.task import TaskConfig
-from t5ray.errors import ConfigError, did_you_mean
+from t5ray.errors import ConfigError, did_you_mean, nearest
 
 MAX_YAML_BYTES = 1_000_000
 S = TypeVar("S", bound=Settings)
@@ -79,6 +79,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_YAML_BYTES + 1)
+    except FileNotFoundError as exc:
+        near = nearest(path.name, [other.name for other in path.parent.glob("*.y*ml")])
+        hint = f"Did you mean {path.parent / near}?" if near else "Check the path."
+        raise ConfigError(f"{path}: the file must exist, but does not. {hint}") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: the file must exist and hold UTF-8 text, but reading it failed: {exc}.") from exc
     value = parse_yaml(text, str(path))

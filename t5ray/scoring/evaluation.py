@@ -150,7 +150,6 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
             title=f"Evaluation: {rows.task.name}",
             meta={
                 **rows.about,
-                "rows": len(rows.records),
                 "rows with an error": num_errors or None,
                 "rows left out": len(rows.skipped) or None,
                 "calibration error": scored.calibration,

@@ -38,7 +38,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
     lines = [
         f"trials       {num_trials}{f', {ended} of them ended' if ended else ''} "
         f"({slots} at a time: {_room(prepared, cluster)}), "
-        f"up to {training.max_epochs} epochs each",
+        f"up to {_count(training.max_epochs, 'epoch')} each",
         f"objective    {prepared.objective} ({prepared.mode}) on {_sample(prepared)} validation rows",
         *describe_run(prepared),
         f"per trial    {steps * training.max_epochs:,} steps and {tokens * training.max_epochs:,} tokens, "
@@ -48,7 +48,8 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
         *(f"note         {note}" for note in idle_parameters(space, training)),
     ]
     for epoch, arrive in expected_rungs(space, num_trials, training.max_epochs):
-        lines.append(f"rung         after epoch {epoch}: about {arrive} trials arrive")
+        arrives = "arrives" if arrive == 1 else "arrive"
+        lines.append(f"rung         after epoch {epoch}: about {_count(arrive, 'trial')} {arrives}")
     if config.search.confirm_seeds:
         seeds = _count(config.search.confirm_seeds, "fresh seed")
         lines.append(
@@ -192,7 +193,8 @@ def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Le
     return [
         f"probe        {probe.step_s:.3g} s a step, {probe.validate_row_s:.2g} s a validation row, "
         f"{probe.load_s:.1f} s to load the model; {together} at a time",
-        f"estimate     about {seconds(found.search_s + found.confirm_s)}: {seconds(found.epoch_s)} an epoch; "
+        f"estimate     about {seconds(found.search_s + found.confirm_s)} of training and judging, start-up and the end "
+        f"apart: {seconds(found.epoch_s)} an epoch; "
         f"{seconds(found.search_s)} for some {epochs} of {num_trials * config.training.max_epochs} epochs"
         f"{confirming}",
     ]

@@ -82,7 +82,7 @@ def test_problems_of_all_sources_are_shown_at_once(file: Path) -> None:
 
 def test_unreadable_file_does_not_hide_other_problems(tmp_path: Path) -> None:
     problems = problems_of(tmp_path / "none.yaml", sets=["nam=x"])
-    assert "none.yaml: the file must exist and hold UTF-8 text" in problems[0]
+    assert "none.yaml: the file must exist, but does not." in problems[0]
     assert "nam: no such setting. Did you mean `name`?" in problems[1]
 
 
