@@ -112,8 +112,8 @@ def _tell_first_error(output: str) -> None:
     if found is not None:
         place, error = found
         terminal.say(
-            f"The first error, in {place}: {error.rstrip('.')}. Where the row itself is wrong, mend it in the input and "
-            "score into another --output."
+            f"The first error, in {place}: {error.rstrip('.')}. Where the row itself is wrong, mend it in the input "
+            "and score into another --output."
         )
 
 
