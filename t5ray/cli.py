@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 
@@ -260,24 +260,33 @@ class _Command(typer.core.TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as exc:  # typer keeps the class of it to itself
-            if setting := _setting(getattr(exc, "option_name", "")):
+            if not hasattr(exc, "possibilities"):  # it is no unknown option
+                raise
+            if setting := _setting(str(ctx.info_name), getattr(exc, "option_name", "")):
                 exc.message, exc.possibilities = f"{exc}. It is a setting: --set {setting}=VALUE", []  # type: ignore[attr-defined]
-            elif near := getattr(exc, "possibilities", None):
-                exc.possibilities = near[:1]  # type: ignore[attr-defined]
+            elif exc.possibilities:
+                exc.possibilities = exc.possibilities[:1]
             raise
 
 
-def _setting(flag: str) -> str | None:
-    """Return the setting that a flag which does not exist may have meant.
+def _setting(command: str, flag: str) -> str | None:
+    """Return the command's setting that a flag which does not exist may have meant.
 
     Example:
-        _setting("--learning-rate") -> "training.learning_rate"
+        _setting("python -m t5ray.train", "--learning-rate") -> "training.learning_rate"
     """
-    from t5ray.config import RunConfig
+    from pydantic import BaseModel
 
-    name = flag.lstrip("-").replace("-", "_")
-    for section, field in RunConfig.model_fields.items():
-        if name in getattr(field.annotation, "model_fields", {}):
+    from t5ray.config import EvaluateConfig, PredictConfig, RunConfig
+
+    own = command.rpartition(".")[2].rpartition(" ")[2]
+    configs: dict[str, type[BaseModel]] = {"predict": PredictConfig, "evaluate": EvaluateConfig}
+    name, fields = flag.lstrip("-").replace("-", "_"), configs.get(own, RunConfig).model_fields
+    if name in fields:
+        return name
+    for section, field in fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))  # a section may be missing: `DecodeConfig | None`
+        if (own, section) != ("train", "search") and any(name in getattr(kind, "model_fields", {}) for kind in kinds):
             return f"{section}.{name}"
     return None
 

@@ -86,7 +86,7 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
     failed = f", {summary.num_errors} with an error" if summary.num_errors else ""
     cut = f", {summary.capped_share:.1%} of outputs cut at decode.max_new_tokens" if summary.capped_share else ""
     if summary.cut_input_share:
-        cut = f", {summary.cut_input_share:.1%} of inputs cut as longer than it was trained to take{cut}"
+        cut = f", {summary.cut_input_share:.1%} of inputs cut as longer than the model was trained to take{cut}"
     commands = {}
     if summary.num_errors:
         _tell_first_error(settings.output)
@@ -106,7 +106,7 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
 
 
 def _tell_first_error(output: str) -> None:
-    from t5ray.scoring.labelled import first_error
+    from t5ray.scoring.failures import first_error
 
     found = first_error(output)
     if found is not None:

@@ -21,8 +21,8 @@ from rich.text import Text
 from t5ray.errors import T5RayError
 from t5ray.redaction import hide_secrets
 
-console = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def show_error(exc: T5RayError) -> None:

@@ -117,7 +117,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
             if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
                 _keep(prepared, ledger, workspace, tracker)
                 confirming = sum(run.state == "RUNNING" for run in ledger.confirm_runs)
-                also = f", and {confirming} runs that confirm the best" if confirming else ""
+                also = f"; of the runs that confirm the best, {confirming}" if confirming else ""
                 terminal.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running{also}.")
                 terminal.say(f"Go on with: {_again(settings, workspace)}")
             if isinstance(exc, KeyboardInterrupt):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -207,10 +208,28 @@ def test_an_unknown_flag_is_refused_with_its_neighbour(capsys: pytest.CaptureFix
     assert "No such option: --num-trails (Possible options: --num-trials)" in capsys.readouterr().err
 
 
-def test_a_setting_given_as_a_flag_is_answered_with_how_to_set_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["--learning-rate", "1e-3"]) == 2
-    shown = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
-    assert "No such option: --learning-rate. It is a setting: --set training.learning_rate=VALUE" in shown
+@pytest.mark.parametrize(
+    ("command", "given", "shown"),
+    [
+        (train, "--learning-rate", "--learning-rate. It is a setting: --set training.learning_rate=VALUE"),
+        (tune, "--confirm-seed", "--confirm-seed (Possible options: --confirm-seeds)"),
+        (predict, "--engine-dtype", "--engine-dtype. It is a setting: --set engine_dtype=VALUE"),
+        (predict, "--num-beams", "--num-beams. It is a setting: --set decode.num_beams=VALUE"),
+        (predict, "--learning-rate", "--learning-rate"),
+    ],
+)
+def test_a_setting_given_as_a_flag_is_answered_with_how_to_set_it(
+    command: ModuleType, given: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([given, "1"]) == 2
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+    assert words.endswith(f"No such option: {shown}")
+
+
+def test_a_flag_without_its_value_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--max-epochs"]) == 2
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+    assert words.endswith("Option '--max-epochs' requires an argument.")
 
 
 def test_every_problem_of_the_settings_is_shown_at_once(

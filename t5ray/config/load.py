@@ -80,7 +80,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError as exc:
-        near = nearest(path.name, [other.name for other in path.parent.glob("*.y*ml")])
+        near = nearest(path.name, [other.name for other in path.parent.glob("*.y*ml") if other.is_file()])
         hint = f"Did you mean {path.parent / near}?" if near else "Check the path."
         raise ConfigError(f"{path}: the file must exist, but does not. {hint}") from exc
     except (OSError, UnicodeDecodeError) as exc:

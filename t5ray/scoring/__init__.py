@@ -13,7 +13,7 @@
     opening.py    a model's name -> what scoring must know of it
     plan.py       settings -> a job, checked before Ray starts
     sameness.py   what makes two jobs the same
-    job.py        a job on Ray Data
+    job.py        a job on Ray Data                        failures.py  what the first failed row of a job says
     labelled.py   rows with references                      evaluation.py   predictions against them
 
 The only home of ray.data. Must know neither training nor search.

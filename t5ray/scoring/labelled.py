@@ -4,7 +4,6 @@ Comes in: settings. Goes out: `Labelled`, and what was predicted where that is k
 """
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -197,19 +196,6 @@ def _task_of_predictions(config: EvaluateConfig, job: Mapping[str, Any]) -> Task
     if not job:
         raise ConfigError(f"task: must be given (--task), as {config.predictions} holds no `_job.json` that says it.")
     return TaskConfig.model_validate(job["fingerprint"]["task"])
-
-
-def first_error(folder: str) -> tuple[str, str] | None:
-    """Return place and error of the first row with an error in a finished job's output; None where there is none."""
-    root = local_path(folder)
-    for counts in sorted((root / "_ledger").glob("part-*.json")):
-        if not json.loads(counts.read_bytes())["errors"]:
-            continue
-        for part in root.glob(f"{counts.stem}.*"):
-            for place, row in read_parts(str(part)):
-                if row["error"]:
-                    return place, str(row["error"])
-    return None
 
 
 def read_parts(folder: str, *, only_parts: bool = True) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -212,6 +212,13 @@ def test_empty_file_holds_no_settings(file: Path) -> None:
     assert load(file) == RunConfig()
 
 
+def test_a_file_that_is_not_there_is_told_with_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text("name: a")
+    (tmp_path / "tusk.yaml").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"tusk\.yaml: .*, but does not\. Did you mean .*/task\.yaml\?"):
+        read_yaml(tmp_path / "tusk.yaml")
+
+
 def test_undecodable_file_is_refused(file: Path) -> None:
     file.write_bytes(b"name: \xff")
     with pytest.raises(ConfigError, match="the file must exist and hold UTF-8 text"):

@@ -41,6 +41,9 @@ class Vocabulary:
 
         Log-probabilities are the difference.
         """
+        if self._words is not None:
+            out = self._place(states)
+            return out, self._words.normalised(states, out)
         if not self._slices:
             logits = self.logits(states)
             return logits, torch.logsumexp(logits, dim=-1, keepdim=True)

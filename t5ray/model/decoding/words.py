@@ -59,6 +59,14 @@ class Words:
         for start, part in self._products(states, self._blocks(states)):
             out[:, start : start + len(part)] = part.t()
 
+    def normalised(self, states: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Write the logits as `fill` does, and return the logarithm of the sum of their exponentials, fp32 [B, 1]."""
+        sums = []
+        for start, part in self._products(states, self._blocks(states)):
+            out[:, start : start + len(part)] = part.t()
+            sums.append(torch.logsumexp(part.float(), dim=0))
+        return torch.logsumexp(torch.stack(sums), dim=0)[:, None]
+
     def _blocks(self, states: torch.Tensor) -> torch.Tensor:
         """Return room for the logits, [V / BLOCK, BLOCK, B]; beyond the last word lies anything."""
         size = self._num_blocks * BLOCK * len(states)
