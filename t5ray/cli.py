@@ -282,11 +282,12 @@ def _setting(command: str, flag: str) -> str | None:
     own = command.rpartition(".")[2].rpartition(" ")[2]
     configs: dict[str, type[BaseModel]] = {"predict": PredictConfig, "evaluate": EvaluateConfig}
     name, fields = flag.lstrip("-").replace("-", "_"), configs.get(own, RunConfig).model_fields
-    if name in fields:
-        return name
     for section, field in fields.items():
         kinds = (field.annotation, *get_args(field.annotation))  # a section may be missing: `DecodeConfig | None`
-        if (own, section) != ("train", "search") and any(name in getattr(kind, "model_fields", {}) for kind in kinds):
+        within = [kind.model_fields for kind in kinds if hasattr(kind, "model_fields")]
+        if section == name and not within:
+            return name
+        if (own, section) != ("train", "search") and any(name in settings for settings in within):
             return f"{section}.{name}"
     return None
 

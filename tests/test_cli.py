@@ -226,6 +226,16 @@ def test_a_setting_given_as_a_flag_is_answered_with_how_to_set_it(
     assert words.endswith(f"No such option: {shown}")
 
 
+@pytest.mark.parametrize("given", ["--num-trials", "--training"])
+def test_neither_a_setting_of_searches_nor_a_section_is_one_of_train(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([given, "1"]) == 2
+    shown = capsys.readouterr().err
+    assert f"No such option: {given}" in shown
+    assert "It is a setting" not in shown
+
+
 def test_a_flag_without_its_value_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--max-epochs"]) == 2
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())

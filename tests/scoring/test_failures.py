@@ -45,6 +45,12 @@ def test_without_errors_or_an_output_there_is_none(tmp_path: Path) -> None:
     assert first_error(str(tmp_path)) is None
     finish(tmp_path / "out", "jsonl", [[None]])
     assert first_error(str(tmp_path / "out")) is None
-    finish(tmp_path / "gone", "jsonl", [["is null"]])
-    next((tmp_path / "gone").glob("part-*")).write_text("{")
-    assert first_error(str(tmp_path / "gone")) is None
+
+
+@pytest.mark.parametrize(("part_format", "content"), [("jsonl", b"{"), ("csv", b"other\nx\n")])
+def test_a_part_that_others_have_spoiled_takes_nothing_from_the_end_of_the_job(
+    tmp_path: Path, part_format: str, content: bytes
+) -> None:
+    finish(tmp_path, part_format, [["is null"]])
+    (tmp_path / f"part-00000.{part_format}").write_bytes(content)
+    assert first_error(str(tmp_path)) is None
