@@ -30,6 +30,7 @@ from benchmarks.flops import machine_flops, training_flops
 from benchmarks.names import names_of
 from benchmarks.training_contenders import CONTENDERS, T5RAY, TRAINER, WORKERS, Outcome, prepared, run
 from benchmarks.training_curve import drawing
+from t5ray import heap
 
 
 def main() -> None:
@@ -126,7 +127,8 @@ def _round(args: argparse.Namespace, cache: str, turn: int, found: Mapping[str, 
     for name, outcomes in found.items():
         command = [sys.executable, "-m", "benchmarks.training", *common, f"--cache={cache}"]
         command += [f"--seed={turn % args.seeds}", f"--worker={name}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        own = {} if name in TRAINER else heap.environment()  # what t5ray's workers are started with
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**environment, **own})
         outcomes.append(Outcome(**json.loads(done.stdout.splitlines()[-1])))
         print(f"  round {turn + 1} {name}: {outcomes[-1].seconds:.1f} s", file=sys.stderr, flush=True)
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -58,6 +58,7 @@ def connect(
     num_gpus: int | None = None,
     debug: bool = False,
     on_loss: Callable[[ClusterError], object] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """Join a running Ray, or start one that lives as long as the context.
 
@@ -69,6 +70,7 @@ def connect(
         debug: show Ray's log and the output of workers.
         on_loss: called in another thread when the Ray that this process depends on is lost. Ray's native code then ends
             this process with exit code 1 and no word, moments later; this is the chance to say more.
+        environment: variables of the processes of a Ray that is started here, but for those that are set already.
     Raises:
         ClusterError: nothing answers at the address, the token is refused, or Ray does not start.
     """
@@ -88,7 +90,8 @@ def connect(
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        context = _start(address, options)
+        with _environment(environment or {}):
+            context = _start(address, options)
         if on_sigterm is not None:  # Ray replaces the handler, and with it the tidy end of an interrupted command
             signal.signal(signal.SIGTERM, on_sigterm)
         with _watched(address, on_loss) if on_loss else nullcontext():
@@ -96,6 +99,18 @@ def connect(
     finally:
         with nullcontext() if debug else _hidden_stderr():  # where Ray reports each worker that goes down with it
             ray.shutdown()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have variables in the environment that child processes inherit, and their children after that."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _is_own() -> bool:

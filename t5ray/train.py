@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from t5ray import cli, terminal
+from t5ray import cli, heap, terminal
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig, TrainingConfig
@@ -49,6 +49,7 @@ def command(
         return _train(settings, preview=True, resume=resume)
     from t5ray.training.place import Place
 
+    heap.keep_freed_memory()  # a group of one trains in this process
     with Place.of(settings).held():
         return _train(settings, preview=False, resume=resume)
 
@@ -88,7 +89,11 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     if preview:
         return 0
     go_on = cli.again("train", name=settings.name, resume=True)
-    with connect(settings.address, on_loss=lambda exc: terminal.end_with(exc, go_on)) as cluster:
+    with connect(
+        settings.address,
+        on_loss=lambda exc: terminal.end_with(exc, go_on),
+        environment=heap.environment(),
+    ) as cluster:
         terminal.tell(require_room(settings, cluster))
         prepared = with_back_translations(prepared, cluster, place.cache)
         tracker = open_tracker(settings.tracking, outbox=place.outbox)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from t5ray import cli, terminal
+from t5ray import cli, heap, terminal
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 
 if TYPE_CHECKING:
@@ -93,7 +93,11 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         terminal.tell(look_up_warm_start(ledger, prepared, space))
     books = Ledger(workspace.ledger) if ledger is None else ledger  # a preview's are never saved
     wanted = books.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, books))
-    with connect(settings.address, on_loss=lambda exc: terminal.end_with(exc, _again(settings, workspace))) as cluster:
+    with connect(
+        settings.address,
+        on_loss=lambda exc: terminal.end_with(exc, _again(settings, workspace)),
+        environment=heap.environment(),
+    ) as cluster:
         terminal.tell(describe(prepared, space, cluster, books))
         if ledger is None:
             terminal.tell(foresee(prepared, space, cluster, books))

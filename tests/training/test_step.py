@@ -15,7 +15,7 @@ from t5ray.model.optim import build_optimizer
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.plan import RunFailed, RunPlan
-from t5ray.training.step import EpochSums, accumulate, update
+from t5ray.training.step import EpochSums, accumulate, total_norm, update
 from tests.training.running import go_on, run
 
 
@@ -37,6 +37,14 @@ def test_the_update_is_that_of_a_clipped_gradient(tiny_t5: Path, optimizer: str,
     assert "grad_scale" not in vars(built[0])
     for name, weight in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_the_norm_of_large_gradients() -> None:
+    """Held to numpy in fp64: of a head's size, where a plain fp32 sum loses digits, and of other layouts."""
+    torch.manual_seed(0)
+    gradients = [torch.randn(32_128, 512) * 1e-3, torch.randn(3, 5).T, torch.randn(7)]
+    expected = math.sqrt(sum(float((gradient.double().numpy() ** 2).sum()) for gradient in gradients))
+    assert float(total_norm(gradients)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_gradient_that_is_not_finite_is_named_at_its_own_step(

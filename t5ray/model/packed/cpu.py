@@ -3,11 +3,12 @@
 In bf16 what products take and give is bf16, rounded once, and what is worked out between them fp32; so is what lies
 between blocks, unless weights are bf16 themselves. Passes over memory count there all the more, as products are faster.
 
-Dropout masks come from numpy's SFC64, a byte an element, seeded from torch's generator: `bernoulli_` takes ten times as
-long. A checkpointed recomputation draws the same masks, since torch restores its generator for it.
+Dropout masks come from numpy's SFC64, a byte an element, begun anew for each from torch's generator: `bernoulli_` takes
+ten times as long. A checkpointed recomputation draws the same masks, since torch restores its generator for it.
 """
 
 import math
+import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -35,6 +36,25 @@ def as_given(forward: Forward) -> Forward:
     return cast(Forward, without)
 
 
+class _Draws(threading.local):
+    """numpy's generator, a thread's own. One made for each mask would take as long as small masks do."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.SFC64(0)
+        self._random = np.random.Generator(self._bits)
+
+    def begun(self) -> np.random.Generator:
+        """Return the generator at a state that torch's generator chooses."""
+        words = torch.randint(-(2**63), 2**63 - 1, (3,)).numpy().view(np.uint64)
+        state: Any = {"state": np.append(words, np.uint64(1))}  # the last is SFC64's counter
+        self._bits.state = {"bit_generator": "SFC64", "state": state, "has_uint32": 0, "uinteger": 0}
+        self._bits.random_raw(12)  # rounds after which every bit of the words has reached all of the state
+        return self._random
+
+
+_DRAWS = _Draws()
+
+
 def keep_mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
     """Draw which elements dropout keeps.
 
@@ -46,7 +66,7 @@ def keep_mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
         uint8 of that shape, 1 where kept; and what kept elements are multiplied by.
     """
     rate = min(rate, 255 / 256)
-    random = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+    random = _DRAWS.begun()
     rows = shape.numel() // max(1, shape[-1])
     thresholds = (random.random((rows, 1)) + 256 * rate).astype(np.uint8)
     drawn = random.bit_generator.random_raw(-(-shape.numel() // 8)).view(np.uint8)[: shape.numel()]
@@ -122,13 +142,12 @@ def active_and_slope(kind: str, x: torch.Tensor, scale: float = 1.0) -> tuple[to
         return x.relu().mul_(scale), (x > 0).float().mul_(scale)
     if kind == "gelu_new":  # in the form of `gelu_tanh`
         share = torch.addcmul(x.new_tensor(GELU_LINEAR), x, x, value=GELU_CUBIC).mul_(x).sigmoid_()
-        active, rise = x * share, torch.addcmul(x.new_tensor(GELU_LINEAR), x, x, value=3 * GELU_CUBIC)
-        slope = torch.addcmul(active, active, share, value=-1).mul_(rise).add_(share)
-    else:
-        share = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
-        active = x * share
-        slope = (x * x).mul_(-0.5).exp_().mul_(x).mul_(1 / math.sqrt(2 * math.pi)).add_(share)
-    return (active, slope) if scale == 1 else (active.mul_(scale), slope.mul_(scale))
+        rise = torch.addcmul(x.new_tensor(GELU_LINEAR), x, x, value=3 * GELU_CUBIC)
+        active = torch.addcmul(x.new_zeros(()), x, share, value=scale)
+        return active, torch.addcmul(active, active, share, value=-1).mul_(rise).add_(share, alpha=scale)
+    share = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5 * scale)
+    slope = (x * x).mul_(-0.5).exp_().mul_(x).mul_(scale / math.sqrt(2 * math.pi)).add_(share)
+    return x * share, slope
 
 
 class _Activate(torch.autograd.Function):

@@ -68,8 +68,12 @@ def _model_forward(
     """Go from token ids to the summed loss, or do as transformers does where there are no `packed_labels`."""
     if packed_labels is None or input_ids is None or attention_mask is None:
         return type(model).forward(model, *args, input_ids=input_ids, attention_mask=attention_mask, **named)
-    sources = layout_of(attention_mask.bool(), model.config.num_heads)
-    targets = layout_of(packed_labels >= 0, model.config.num_heads)
+    multiples = ops.shape_multiples(model.shared.weight)
+    input_ids = ops.widened(input_ids, multiples.width, model.config.pad_token_id)
+    attention_mask = ops.widened(attention_mask, multiples.width, 0)
+    packed_labels = ops.widened(packed_labels, multiples.width, -100)
+    sources = layout_of(attention_mask.bool(), model.config.num_heads, multiples.tokens)
+    targets = layout_of(packed_labels >= 0, model.config.num_heads, multiples.tokens)
     decoder_ids = model.prepare_decoder_input_ids_from_labels(packed_labels)
     ids = torch.cat([input_ids.flatten()[sources.places], decoder_ids.flatten()[targets.places]])
     # both stacks share one table: looked up once, its gradient is made once
@@ -78,7 +82,8 @@ def _model_forward(
     decoded = _decode(model.decoder, embedded[1], encoded, targets, sources)
     if _scales_outputs(model.config):
         decoded = decoded * model.model_dim**-0.5
-    return summed_cross_entropy(decoded, model.lm_head, packed_labels.flatten()[targets.places], smoothing)
+    real = slice(targets.num_real)
+    return summed_cross_entropy(decoded[real], model.lm_head, packed_labels.flatten()[targets.places[real]], smoothing)
 
 
 def _scales_outputs(config: Any) -> bool:

@@ -1,7 +1,8 @@
 """Where packed tokens lie in padded attention.
 
-Packed: the N real tokens of B rows, one row after the other, [N, D]. Padded: [B, H, S, d], S the longest row. Linear
-layers, norms and dropout see packed tokens; only attention needs the padded form, per head.
+Packed: the real tokens of B rows, one row after the other, and behind them as much padding as makes N even, [N, D].
+Padded: [B, H, S, d], S the longest row. Linear layers, norms and dropout see packed tokens; only attention needs the
+padded form, per head. Packed padding is attended by nobody, and its gradient is 0.
 """
 
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ class Layout:
     """H"""
     real: torch.Tensor
     """bool [B, S], True at tokens"""
+    num_real: int
+    """Packed tokens that are no padding: the first ones"""
     places: torch.Tensor
-    """int64 [N]: each token's place in B*S"""
+    """int64 [N]: each packed token's place in B*S"""
     token_at: torch.Tensor
-    """int64 [B*S]: which packed token stands there; 0 at padding"""
+    """int64 [B*S]: which packed token stands there; 0 at padding that is not packed"""
     to_padded: torch.Tensor
-    """int64 [B*H*S]: which of the packed N*H head vectors stands there; 0 at padding"""
+    """int64 [B*H*S]: which of the packed N*H head vectors stands there; 0 at padding that is not packed"""
     to_packed: torch.Tensor
     """int64 [N*H]: where in B*H*S each packed head vector stands"""
     holes: torch.Tensor | None
@@ -65,16 +68,21 @@ class Layout:
         return vectors.index_select(0, self.to_packed).view(len(self.places), -1)
 
 
-def layout_of(real: torch.Tensor, heads: int) -> Layout:
+def layout_of(real: torch.Tensor, heads: int, multiple: int = 1) -> Layout:
     """Work out the layout of one batch.
 
     Args:
         real: bool [B, S], True at tokens.
+        multiple: what N should be a multiple of; it is less where the padding of the batch does not suffice.
     Example:
         real [[1, 1], [1, 0]], one head -> places [0, 1, 2], to_padded [0, 1, 2, 0], holes [3]
+        the same, a multiple of 4 -> places [0, 1, 2, 3], to_padded [0, 1, 2, 3], holes [3]
     """
     rows, width = real.shape
     places = real.flatten().nonzero().flatten()
+    num_real = len(places)
+    if -num_real % multiple:
+        places = torch.cat([places, (~real).flatten().nonzero().flatten()[: -num_real % multiple]])
     token = torch.zeros(rows * width, dtype=torch.int64, device=real.device)
     token[places] = torch.arange(len(places), device=real.device)
     head = torch.arange(heads, device=real.device)
@@ -82,9 +90,9 @@ def layout_of(real: torch.Tensor, heads: int) -> Layout:
     row, position = places // width, places % width
     to_packed = ((row[:, None] * heads + head) * width + position[:, None]).flatten()
     holes = None
-    if len(places) < rows * width:
+    if num_real < rows * width:
         holes = (~real)[:, None].expand(rows, heads, width).flatten().nonzero().flatten()
-    return Layout(rows, width, heads, real, places, token, to_padded, to_packed, holes)
+    return Layout(rows, width, heads, real, num_real, places, token, to_padded, to_packed, holes)
 
 
 def key_mask(queries: Layout, keys: Layout, *, causal: bool) -> torch.Tensor | None:

@@ -48,6 +48,34 @@ def product_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
+@dataclass(frozen=True)
+class Multiples:
+    """What shapes are rounded up to multiples of, by padding."""
+
+    tokens: int = 1
+    """Packed tokens"""
+    width: int = 1
+    """Tokens of the longest row"""
+
+
+FEW_SHAPES = Multiples(tokens=64, width=32)
+
+
+def shape_multiples(weight: torch.Tensor) -> Multiples:
+    """Return what keeps the number of shapes of products with a weight small, where each new one takes time.
+
+    On a CPU oneDNN compiles a kernel for each shape of a bf16 product that it has not met, or has forgotten: 3 to 8 ms,
+    several times what the product takes. Nearly every step has a number of tokens that none before it had.
+    """
+    is_compiled = weight.device.type == "cpu" and product_dtype(weight) == torch.bfloat16
+    return FEW_SHAPES if is_compiled else Multiples()
+
+
+def widened(x: torch.Tensor, multiple: int, value: int) -> torch.Tensor:
+    """Pad [B, S] at its end, to the next multiple."""
+    return functional.pad(x, (0, -x.shape[1] % multiple), value=value)
+
+
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Scale each token [D] to a root mean square of 1, in fp32, then by the weight (Zhang & Sennrich 2019)."""
     if by_hand(x, weight):

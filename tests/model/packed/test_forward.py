@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from t5ray.model.numeric import set_dropout
-from t5ray.model.packed import cpu, cpu_attention, loss, packed, summed_loss
+from t5ray.model.packed import cpu, cpu_attention, loss, ops, packed, summed_loss
 
 KINDS = {
     "t5": (T5Config, T5ForConditionalGeneration),
@@ -177,6 +177,41 @@ def test_checkpointing_draws_the_same_dropout_again() -> None:
     model.activation_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(5)
     assert_equal(by_us(model), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", [LONG, SHORT])
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("tokens", [8, 64])
+def test_rounded_shapes_change_nothing(
+    kind: str, targets: tuple[int, ...], by_hand: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25 source tokens in 4 rows of 9: rounded to 32, or to all 48 places of rows of 12 where 64 are wished for."""
+    monkeypatch.setattr(ops, "shape_multiples", lambda weight: ops.Multiples(tokens, width=4))
+    if not by_hand:
+        monkeypatch.setattr(ops, "by_hand", lambda *tensors: False)
+    seen: set[int] = set()
+    model = untied(kind)
+    for layer in (model.encoder.block[0].layer[-1], model.decoder.block[0].layer[-1]):
+        layer.DenseReluDense.wo.register_forward_hook(lambda _, __, out: seen.add(len(out)))
+    assert_equal(by_us(model, 0.1, targets), by_transformers(model, 0.1, targets))
+    places = 4 * (8 if targets == LONG else 4)
+    assert seen >= {32 if tokens == 8 else 48, min(places, 16 if targets == LONG else 8) if tokens == 8 else places}
+
+
+def test_bf16_products_on_a_cpu_meet_few_shapes() -> None:
+    """Each new one is compiled, which takes longer than the product."""
+    model, shapes = model_of("t5"), set[tuple[int, ...]]()
+    model.encoder.block[0].layer[-1].DenseReluDense.wi_0.register_forward_hook(lambda _, __, out: shapes.add(out.shape))
+    for low, expected in ((False, 20), (True, 2)):
+        shapes.clear()
+        for tokens in range(50, 70):
+            ids = torch.full((2, 40), 5)
+            mask = (torch.arange(80) < tokens).view(2, 40).long()
+            mask[1, 0] = 1
+            with packed(model), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+                summed_loss(model, ids, mask, torch.tensor([[3], [4]]))
+        assert len(shapes) == expected
 
 
 Dropped = Counter[tuple[int, float]]

@@ -1,0 +1,72 @@
+"""Page faults, as the kernel counts them, of a thread that takes and frees what a training step does."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from t5ray import heap
+from t5ray.cluster import connect
+
+BYTES = 48 * 2**20
+"""Larger than what glibc serves from its heaps by itself (32 MiB)."""
+TAKE = f"""
+import ctypes, resource, sys, threading
+from t5ray import heap
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.memset.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
+
+def take():
+    for _ in range(2):  # beyond the first time
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = libc.malloc({BYTES})
+        libc.memset(block, 1, {BYTES})
+        libc.free(block)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+if sys.argv[1] == "kept":
+    heap.keep_freed_memory()
+thread = threading.Thread(target=take)
+thread.start()
+thread.join()
+"""
+PAGES = BYTES // resource.getpagesize()
+
+
+def faults(kept: str, environment: dict[str, str]) -> int:
+    """Return the faults of taking it for the second time."""
+    variables = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", TAKE, kept]
+    return int(subprocess.run(command, env=variables | environment, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps") or "glibc" not in str(os.confstr("CS_GNU_LIBC_VERSION")),
+                    reason="glibc's settings")  # fmt: skip
+def test_memory_that_was_freed_costs_no_page_faults_again() -> None:
+    assert faults("as it comes", {}) >= PAGES
+    assert faults("kept", {}) < PAGES / 100
+    assert faults("as it comes", heap.environment()) < PAGES / 100
+
+
+@pytest.mark.integration
+def test_workers_of_an_own_ray_begin_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that the user has set stays; ours is gone from this process."""
+    import ray
+
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("T5RAY_SET", "by the user")
+    ours = {**heap.environment(), "T5RAY_SET": "by us"}
+    with connect("local", num_cpus=1, environment=ours):
+        found = json.loads(ray.get(ray.remote(_environment).remote()))
+    assert found["GLIBC_TUNABLES"] == heap.environment()["GLIBC_TUNABLES"]
+    assert found["T5RAY_SET"] == "by the user"
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
+def _environment() -> str:
+    return json.dumps(dict(os.environ))
