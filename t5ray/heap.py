@@ -1,28 +1,38 @@
 """How processes that train take memory from the system: once.
 
-An optimizer step takes and frees gigabytes of tensors. glibc hands what is larger than 32 MiB back to the system each
-time, and so what lies in the heaps of a thread other than the first, where Ray's workers train; then the next step
-faults in every page of it again, tens of thousands a step. So what trains keeps what it has freed, and all its threads
-share one heap. Elsewhere than on Linux with glibc both functions do nothing.
+An optimizer step takes and frees gigabytes of tensors. glibc maps blocks of more than 32 MiB anew each time. What a thread
+takes beside the first, and Ray's workers train in such threads, lies in heaps of at most 64 MiB, which go back to the
+system when they are empty. Then the next step faults in every page again, tens of thousands of them. So what trains
+keeps what it has freed until the end of the run, and all its threads share one heap. Without glibc nothing changes.
 
-Source: mallopt(3) and the GNU C Library's manual, 41.3 (memory allocation tunables).
+Source: mallopt(3), malloc_trim(3); the GNU C Library's manual, "Memory Allocation Tunables".
 """
 
 import ctypes
+import os
 from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+VARIABLE = "GLIBC_TUNABLES"
 TUNABLES = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**60}
 
 
+def environment() -> dict[str, str]:
+    """Return the variable that has a process keep what it frees, from its start."""
+    return {VARIABLE: ":".join(f"glibc.malloc.{name}={value}" for name, value in TUNABLES.items())}
+
+
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees. Only threads that begin later share the first one's heap."""
+    """Let this process do so, unless its user has tuned it; to be called before it has another thread."""
+    if VARIABLE in os.environ:
+        return
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
             mallopt(parameter, value)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment variable by which a process does so from its start."""
-    return {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in TUNABLES.items())}
+def give_back() -> None:
+    """Give the system all free pages of this process, whatever it was told to keep."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -10,6 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from t5ray import heap
+
 # `make test` draws the same examples each time (--hypothesis-profile=ci); `make test-all` goes and looks for new ones.
 hypothesis.settings.register_profile("exploring", deadline=None, max_examples=500)
 # A shell that starts the tests in the background has them, and the commands they start, ignore Ctrl-C.
@@ -33,10 +35,13 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """A Ray with two CPUs that the tests of a module share; commands run in this process join it."""
+    """A Ray with two CPUs that the tests of a module share, begun as `tune` does; commands run in this process join it."""
     import ray
 
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in heap.environment().items():
+            patch.setenv(name, value)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 
+from t5ray import heap
 from t5ray.config import TrainingConfig
 from t5ray.data.augmented import Augmenter, TrainingTexts
 from t5ray.data.tokens import TokenisedData
@@ -64,6 +65,7 @@ def serve(setup: WorkerSetup) -> None:
         if isinstance(job, Job):
             config = job.plan.config
             _do(job, warm.pristine(config, group), data.data_for(config), group, setup.mailbox)
+            heap.give_back()  # the next one may need less
             done = job.number
 
 

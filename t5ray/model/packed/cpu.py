@@ -3,7 +3,7 @@
 In bf16 what products take and give is bf16, rounded once, and what is worked out between them fp32; so is what lies
 between blocks, unless weights are bf16 themselves. Passes over memory count there all the more, as products are faster.
 
-Dropout masks come from numpy's SFC64, a byte an element, begun anew for each from torch's generator: `bernoulli_` takes
+Dropout masks come from numpy's SFC64, a byte an element, reseeded for each from torch's generator: `bernoulli_` takes
 ten times as long. A checkpointed recomputation draws the same masks, since torch restores its generator for it.
 """
 
@@ -43,7 +43,7 @@ class _Draws(threading.local):
         self._bits = np.random.SFC64(0)
         self._random = np.random.Generator(self._bits)
 
-    def begun(self) -> np.random.Generator:
+    def reseeded(self) -> np.random.Generator:
         """Return the generator at a state that torch's generator chooses."""
         words = torch.randint(-(2**63), 2**63 - 1, (3,)).numpy().view(np.uint64)
         state: Any = {"state": np.append(words, np.uint64(1))}  # the last is SFC64's counter
@@ -66,7 +66,7 @@ def keep_mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
         uint8 of that shape, 1 where kept; and what kept elements are multiplied by.
     """
     rate = min(rate, 255 / 256)
-    random = _DRAWS.begun()
+    random = _DRAWS.reseeded()
     rows = shape.numel() // max(1, shape[-1])
     thresholds = (random.random((rows, 1)) + 256 * rate).astype(np.uint8)
     drawn = random.bit_generator.random_raw(-(-shape.numel() // 8)).view(np.uint8)[: shape.numel()]

@@ -5,7 +5,7 @@ gradient checkpointing and FSDP see the model that they know. Only where they ar
 values of cross-attention are reached by their weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import MethodType
@@ -68,12 +68,14 @@ def _model_forward(
     """Go from token ids to the summed loss, or do as transformers does where there are no `packed_labels`."""
     if packed_labels is None or input_ids is None or attention_mask is None:
         return type(model).forward(model, *args, input_ids=input_ids, attention_mask=attention_mask, **named)
-    multiples = ops.shape_multiples(model.shared.weight)
-    input_ids = ops.widened(input_ids, multiples.width, model.config.pad_token_id)
-    attention_mask = ops.widened(attention_mask, multiples.width, 0)
-    packed_labels = ops.widened(packed_labels, multiples.width, -100)
-    sources = layout_of(attention_mask.bool(), model.config.num_heads, multiples.tokens)
-    targets = layout_of(packed_labels >= 0, model.config.num_heads, multiples.tokens)
+    rounded: Callable[[int], int] = int
+    if ops.rounds_shapes(model.shared.weight):
+        rounded = ops.rounded_tokens
+        input_ids = ops.rounded_width(input_ids, model.config.pad_token_id)
+        attention_mask = ops.rounded_width(attention_mask, 0)
+        packed_labels = ops.rounded_width(packed_labels, -100)
+    sources = layout_of(attention_mask.bool(), model.config.num_heads, rounded)
+    targets = layout_of(packed_labels >= 0, model.config.num_heads, rounded)
     decoder_ids = model.prepare_decoder_input_ids_from_labels(packed_labels)
     ids = torch.cat([input_ids.flatten()[sources.places], decoder_ids.flatten()[targets.places]])
     # both stacks share one table: looked up once, its gradient is made once

@@ -1,10 +1,11 @@
 """Where packed tokens lie in padded attention.
 
-Packed: the real tokens of B rows, one row after the other, and behind them as much padding as makes N even, [N, D].
-Padded: [B, H, S, d], S the longest row. Linear layers, norms and dropout see packed tokens; only attention needs the
+Packed: the real tokens of B rows, one row after the other, and behind them as much padding as rounds N up, [N, D].
+Padded: [B, H, S, d], S the longest row, rounded up. Linear layers, norms and dropout see packed tokens; only attention needs the
 padded form, per head. Packed padding is attended by nobody, and its gradient is 0.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ class Layout:
 
     @property
     def has_padding(self) -> bool:
-        """Whether some row is shorter than the longest."""
+        """Whether some of the B*S places are padding."""
         return self.holes is not None
 
     def pad(self, packed: torch.Tensor, *, clean: bool = False) -> torch.Tensor:
@@ -63,26 +64,26 @@ class Layout:
         return padded.flatten(0, 1).index_select(0, places).view(self.heads, len(self.places), -1)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """Gather [B*H, S, d] to [N, H*d], leaving padding behind."""
+        """Gather [B*H, S, d] to [N, H*d], leaving behind what is not packed."""
         vectors = padded.reshape(len(self.to_padded), -1)
         return vectors.index_select(0, self.to_packed).view(len(self.places), -1)
 
 
-def layout_of(real: torch.Tensor, heads: int, multiple: int = 1) -> Layout:
+def layout_of(real: torch.Tensor, heads: int, rounded: Callable[[int], int] = int) -> Layout:
     """Work out the layout of one batch.
 
     Args:
         real: bool [B, S], True at tokens.
-        multiple: what N should be a multiple of; it is less where the padding of the batch does not suffice.
+        rounded: number of tokens -> what N should be; it is less where the padding of the batch does not suffice.
     Example:
         real [[1, 1], [1, 0]], one head -> places [0, 1, 2], to_padded [0, 1, 2, 0], holes [3]
-        the same, a multiple of 4 -> places [0, 1, 2, 3], to_padded [0, 1, 2, 3], holes [3]
+        the same, rounded to 4 -> places [0, 1, 2, 3], to_padded [0, 1, 2, 3], holes [3]
     """
     rows, width = real.shape
     places = real.flatten().nonzero().flatten()
     num_real = len(places)
-    if -num_real % multiple:
-        places = torch.cat([places, (~real).flatten().nonzero().flatten()[: -num_real % multiple]])
+    if spare := rounded(num_real) - num_real:
+        places = torch.cat([places, (~real).flatten().nonzero().flatten()[:spare]])
     token = torch.zeros(rows * width, dtype=torch.int64, device=real.device)
     token[places] = torch.arange(len(places), device=real.device)
     head = torch.arange(heads, device=real.device)

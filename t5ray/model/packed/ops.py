@@ -48,32 +48,29 @@ def product_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-@dataclass(frozen=True)
-class Multiples:
-    """What shapes are rounded up to multiples of, by padding."""
-
-    tokens: int = 1
-    """Packed tokens"""
-    width: int = 1
-    """Tokens of the longest row"""
-
-
-FEW_SHAPES = Multiples(tokens=64, width=32)
-
-
-def shape_multiples(weight: torch.Tensor) -> Multiples:
-    """Return what keeps the number of shapes of products with a weight small, where each new one takes time.
+def rounds_shapes(weight: torch.Tensor) -> bool:
+    """Say whether products with a weight should meet few shapes, because each new one takes time.
 
     On a CPU oneDNN compiles a kernel for each shape of a bf16 product that it has not met, or has forgotten: 3 to 8 ms,
     several times what the product takes. Nearly every step has a number of tokens that none before it had.
     """
-    is_compiled = weight.device.type == "cpu" and product_dtype(weight) == torch.bfloat16
-    return FEW_SHAPES if is_compiled else Multiples()
+    return weight.device.type == "cpu" and product_dtype(weight) == torch.bfloat16
 
 
-def widened(x: torch.Tensor, multiple: int, value: int) -> torch.Tensor:
-    """Pad [B, S] at its end, to the next multiple."""
-    return functional.pad(x, (0, -x.shape[1] % multiple), value=value)
+def rounded_tokens(count: int) -> int:
+    """Round a number of packed tokens up: there are 16 numbers below 1,024, and 16 from each power of 2 to the next.
+
+    Example:
+        100 -> 128, 1000 -> 1024, 1025 -> 1088, 9000 -> 9216
+    """
+    step = 64 << max(0, (count - 1).bit_length() - 11)
+    return -(-count // step) * step
+
+
+def rounded_width(x: torch.Tensor, value: int) -> torch.Tensor:
+    """Pad rows [B, S] at their end: S to a multiple of 8, beyond 32 of 32."""
+    width = x.shape[1]
+    return functional.pad(x, (0, -width % (8 if width <= 32 else 32)), value=value)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

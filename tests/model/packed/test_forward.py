@@ -180,38 +180,55 @@ def test_checkpointing_draws_the_same_dropout_again() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("targets", [LONG, SHORT])
 @pytest.mark.parametrize("by_hand", [True, False])
-@pytest.mark.parametrize("tokens", [8, 64])
+@pytest.mark.parametrize(
+    ("targets", "multiple", "source_tokens", "target_tokens"),
+    [(LONG, 10, 30, 20), (LONG, 1000, 64, 32), (SHORT, 8, 32, 8), (SHORT, 1000, 64, 32)],
+)
 def test_rounded_shapes_change_nothing(
-    kind: str, targets: tuple[int, ...], by_hand: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    by_hand: bool,
+    targets: tuple[int, ...],
+    multiple: int,
+    source_tokens: int,
+    target_tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """25 source tokens in 4 rows of 9: rounded to 32, or to all 48 places of rows of 12 where 64 are wished for."""
-    monkeypatch.setattr(ops, "shape_multiples", lambda weight: ops.Multiples(tokens, width=4))
+    """There are 25 source and 16 or 5 target tokens, in 4 rows that are padded to 16 and 8 places."""
+    monkeypatch.setattr(ops, "rounds_shapes", lambda weight: True)
+    monkeypatch.setattr(ops, "rounded_tokens", lambda count: count + -count % multiple)
     if not by_hand:
         monkeypatch.setattr(ops, "by_hand", lambda *tensors: False)
-    seen: set[int] = set()
+    found: list[int] = []
     model = untied(kind)
-    for layer in (model.encoder.block[0].layer[-1], model.decoder.block[0].layer[-1]):
-        layer.DenseReluDense.wo.register_forward_hook(lambda _, __, out: seen.add(len(out)))
-    assert_equal(by_us(model, 0.1, targets), by_transformers(model, 0.1, targets))
-    places = 4 * (8 if targets == LONG else 4)
-    assert seen >= {32 if tokens == 8 else 48, min(places, 16 if targets == LONG else 8) if tokens == 8 else places}
+    for stack in (model.encoder, model.decoder):
+        last = stack.block[-1].layer[-1].DenseReluDense.wo
+        last.register_forward_hook(lambda _, __, out: found.append(len(out.flatten(0, -2))))
+    ours = by_us(model, 0.1, targets)
+    assert found == [source_tokens, target_tokens]
+    assert_equal(ours, by_transformers(model, 0.1, targets))
 
 
-def test_bf16_products_on_a_cpu_meet_few_shapes() -> None:
-    """Each new one is compiled, which takes longer than the product."""
-    model, shapes = model_of("t5"), set[tuple[int, ...]]()
-    model.encoder.block[0].layer[-1].DenseReluDense.wi_0.register_forward_hook(lambda _, __, out: shapes.add(out.shape))
-    for low, expected in ((False, 20), (True, 2)):
-        shapes.clear()
-        for tokens in range(50, 70):
-            ids = torch.full((2, 40), 5)
-            mask = (torch.arange(80) < tokens).view(2, 40).long()
-            mask[1, 0] = 1
-            with packed(model), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-                summed_loss(model, ids, mask, torch.tensor([[3], [4]]))
-        assert len(shapes) == expected
+@pytest.mark.parametrize(("low", "expected"), [(False, set(range(51, 71))), (True, {64, 128})])
+def test_bf16_products_on_a_cpu_meet_few_shapes(low: bool, expected: set[int]) -> None:
+    """Each new one is compiled, which takes longer than the product. There are 51 to 70 tokens."""
+    model, found = model_of("t5"), set[int]()
+    model.encoder.block[0].layer[-1].DenseReluDense.wi_0.register_forward_hook(lambda _, __, out: found.add(len(out)))
+    for tokens in range(50, 70):
+        ids = torch.full((2, 40), 5)
+        mask = (torch.arange(40) < torch.tensor([[40], [tokens - 39]])).long()
+        with packed(model), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            summed_loss(model, ids, mask, torch.tensor([[3], [4]]))
+    assert found == expected
+
+
+def test_how_tokens_and_widths_are_rounded() -> None:
+    counts = [1, 64, 65, 1000, 1025, 2048, 2049, 9000]
+    assert [ops.rounded_tokens(count) for count in counts] == [64, 64, 128, 1024, 1088, 2048, 2176, 9216]
+    assert len({ops.rounded_tokens(count) for count in range(1, 16_385)}) == 80
+    widths = [ops.rounded_width(torch.zeros(1, width), 0).shape[1] for width in (1, 8, 9, 32, 33, 65)]
+    assert widths == [8, 8, 16, 32, 64, 96]
+    assert ops.rounded_width(torch.tensor([[7]]), -100).tolist() == [[7, *[-100] * 7]]
 
 
 Dropped = Counter[tuple[int, float]]
