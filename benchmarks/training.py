@@ -7,7 +7,7 @@ clipping and dropout, each run in a new process. Round r trains with seed r modu
 medians over rounds, losses means. `a CPU s` is source tokens by processor time of all threads, which other programs
 disturb less: with `--threads 1` it compares contenders on a busy machine. `ceiling` is the share of what the machine
 multiplies per second in its faster precision, measured at the start. `trainer` is Seq2SeqTrainer as it comes; its best
-setting is the fastest of the rest.
+setting is the fastest of the rest. t5ray's processes have the environment that its workers are started with.
 The table is printed after each round, over all rounds so far. `--contenders t5ray-1-worker,t5ray-2-workers` says what a
 second worker brings.
 """
@@ -194,9 +194,11 @@ def _efficiency(one: Sequence[Outcome], two: Sequence[Outcome]) -> str:
 def _ratios(what: str, name: str, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> str:
     speed = median(theirs, "seconds") / median(ours, "seconds")
     memory = median(ours, "peak_bytes") / median(theirs, "peak_bytes")
+    rounds = [their.seconds / our.seconds for our, their in zip(ours, theirs, strict=True)]
     train, validation = (mean(ours, loss) / mean(theirs, loss) - 1 for loss in ("train_loss", "validation_loss"))
     return (
-        f"t5ray to Seq2SeqTrainer {what} ({name}): {speed:.2f} times the speed, {memory:.2f} of its memory, "
+        f"t5ray to Seq2SeqTrainer {what} ({name}): {speed:.2f} times the speed (in each round "
+        f"{', '.join(f'{ratio:.2f}' for ratio in rounds)}), {memory:.2f} of its memory, "
         f"train loss {train:+.2%}, validation loss {validation:+.2%}"
     )
 

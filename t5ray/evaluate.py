@@ -57,14 +57,14 @@ def command(
 
 def _evaluate(settings: "EvaluateConfig") -> int:
     """Read, score, judge, log."""
-    from t5ray.scoring.evaluation import check_output, conclude, drop_work, open_evaluated_model
+    from t5ray.scoring.evaluation import check_output, conclude, drop_work, notes_on_output, open_evaluated_model
     from t5ray.scoring.labelled import read_labelled, read_predictions
     from t5ray.tracking import open_tracker
 
     check_output(settings)
     model = None if settings.predictions else open_evaluated_model(settings)
     rows, scored = read_predictions(settings) if model is None else (read_labelled(settings, model), None)
-    terminal.tell(rows.notes)
+    terminal.tell([*rows.notes, *notes_on_output(settings, rows)])
     tracker = open_tracker(settings.tracking)
     try:
         if model is not None:

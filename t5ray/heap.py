@@ -1,9 +1,10 @@
 """How processes that train take memory from the system: once.
 
-An optimizer step takes and frees gigabytes of tensors. glibc maps blocks of more than 32 MiB anew each time. What a thread
-takes beside the first, and Ray's workers train in such threads, lies in heaps of at most 64 MiB, which go back to the
-system when they are empty. Then the next step faults in every page again, tens of thousands of them. So what trains
-keeps what it has freed until the end of the run, and all its threads share one heap. Without glibc nothing changes.
+An optimizer step takes and frees gigabytes of tensors. glibc maps blocks of more than 32 MiB anew each time. What
+threads beside the first take, and Ray's workers train in such threads, lies in heaps of at most 64 MiB, which go back
+to the system when they are empty. Then the next step faults in every page again, tens of thousands of them. So what
+trains keeps what it has freed until the end of the run, and all its threads share one heap. Without glibc nothing
+changes; nor does it on a Ray that was joined, whose workers have the environment that it was started with.
 
 Source: mallopt(3), malloc_trim(3); the GNU C Library's manual, "Memory Allocation Tunables".
 """

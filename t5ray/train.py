@@ -49,7 +49,7 @@ def command(
         return _train(settings, preview=True, resume=resume)
     from t5ray.training.place import Place
 
-    if settings.workers_per_trial == 1 and not settings.address:  # then it trains in this process
+    if settings.resources.workers_per_trial == 1 and not settings.address:  # then it trains in this process
         heap.keep_freed_memory()
     with Place.of(settings).held():
         return _train(settings, preview=False, resume=resume)

@@ -35,7 +35,7 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """A Ray with two CPUs that the tests of a module share, begun as `tune` does; commands run in this process join it."""
+    """A Ray with two CPUs that the tests of a module share, begun as `tune` does; commands in this process join it."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:

@@ -168,6 +168,19 @@ def test_only_the_parts_of_a_job_are_judged(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"] == 1
 
 
+def test_an_evaluation_of_something_else_is_not_replaced_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": "t", "label": true, "prediction": found, "error": None} for true, found in WORKED]
+    first, second = (write_predictions(tmp_path / name, rows, "jsonl") for name in ("first", "second"))
+    said = []
+    for folder in (first, first, second):
+        assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+        said.append(" ".join(capsys.readouterr().out.split()))
+    assert [f"out holds another evaluation (predictions {first}" in text for text in said] == [False, False, True]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["predictions"] == str(second)
+
+
 def test_an_output_that_would_replace_what_is_judged_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

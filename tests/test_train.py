@@ -291,6 +291,18 @@ def test_a_model_that_says_no_label_at_all_is_told_with_what_to_do(
     assert (line in capsys.readouterr().out) == is_told
 
 
+@pytest.mark.parametrize(
+    ("more", "is_kept"), [([], True), (["--workers-per-trial", "2"], False), (["--address", "10.0.0.1:6379"], False)]
+)
+def test_freed_memory_is_kept_where_this_process_trains(
+    tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], is_kept: bool
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("t5ray.heap.keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr("t5ray.train._train", lambda *_, **__: len(calls))
+    assert main([*arguments(tmp_path, tiny_t5), *more]) == int(is_kept)
+
+
 def test_what_leads_nowhere_is_not_shown(shown_next: list[str]) -> None:
     assert [line.split()[0] for line in shown_next] == ["judge", "score"]  # no tracking, nothing to compare
 

@@ -69,6 +69,19 @@ def check_output(config: EvaluateConfig) -> None:
             )
 
 
+def notes_on_output(config: EvaluateConfig, rows: Labelled) -> list[str]:
+    """Say that the output holds the evaluation of something else, which this one will take the place of."""
+    try:
+        earlier = json.loads((local_path(config.output) / "metrics.json").read_text(encoding="utf-8"))
+        known = {name: str(earlier[name]) for name in rows.about if name in earlier}
+    except (OSError, ValueError, TypeError):
+        return []
+    if known == rows.about:
+        return []
+    what = ", ".join(f"{name} {value}" for name, value in known.items()) or "other predictions"
+    return [f"{config.output} holds another evaluation ({what}): its files are replaced when this one is done."]
+
+
 def open_evaluated_model(config: EvaluateConfig) -> ScoringModel:
     """Open the model that is judged."""
     return open_model(_scoring_settings(config, input_path="", output=""))

@@ -1,8 +1,8 @@
 """Where packed tokens lie in padded attention.
 
 Packed: the real tokens of B rows, one row after the other, and behind them as much padding as rounds N up, [N, D].
-Padded: [B, H, S, d], S the longest row, rounded up. Linear layers, norms and dropout see packed tokens; only attention needs the
-padded form, per head. Packed padding is attended by nobody, and its gradient is 0.
+Padded: [B, H, S, d], S the longest row, rounded up. Linear layers, norms and dropout see packed tokens; only attention
+needs the padded form, per head. Packed padding is attended by nobody, and its gradient is 0.
 """
 
 from collections.abc import Callable
