@@ -14,9 +14,9 @@ FAST = replace(
 )
 FOUND = {
     "trainer": [SLOW, replace(SLOW, seconds=44.0), replace(SLOW, seconds=30.0)],
-    "trainer-grouped": [replace(SLOW, seconds=20.0)],
-    "trainer-bf16": [replace(SLOW, seconds=25.0)],
-    "t5ray": [FAST],
+    "trainer-grouped": [replace(SLOW, seconds=20.0)] * 3,
+    "trainer-bf16": [replace(SLOW, seconds=25.0)] * 3,
+    "t5ray": [FAST, replace(FAST, seconds=8.0), replace(FAST, seconds=12.0)],
 }
 
 
@@ -51,14 +51,16 @@ def test_speed_is_the_median_and_ratios_follow_from_it() -> None:
         "512",
         "2.5500",
         "1.9900",
-        "400",
+        "333",
         "to",
-        "400",
+        "500",
     ]
     assert lines[5:] == [
-        "t5ray to Seq2SeqTrainer as it comes (trainer): 4.00 times the speed, 0.50 of its memory, "
+        "t5ray to Seq2SeqTrainer as it comes (trainer): 4.00 times the speed (in each round 4.00, 5.50, 2.50), "
+        "0.50 of its memory, "
         "train loss +2.00%, validation loss -0.50%",
-        "t5ray to Seq2SeqTrainer at its best (trainer-grouped): 2.00 times the speed, 0.50 of its memory, "
+        "t5ray to Seq2SeqTrainer at its best (trainer-grouped): 2.00 times the speed (in each round 2.00, 2.50, 1.67), "
+        "0.50 of its memory, "
         "train loss +2.00%, validation loss -0.50%",
     ]
 
