@@ -36,7 +36,8 @@ def test_their_losses_are_taken_at_the_precision_of_the_report(
 ) -> None:
     plan = replace(plan_in(tmp_path, precision=precision), objective="validation_loss", mode="min")
     report, found = judged(tiny_t5, data, plan)
-    assert sum(found.losses) / sum(found.tokens) == pytest.approx(report["best_value"], rel=1e-3)
+    rounding = 1e-5 if precision == "fp32" else 2**-8  # two ways through the model, which round logits to bf16
+    assert sum(found.losses) / sum(found.tokens) == pytest.approx(report["best_value"], rel=rounding)
     other = "bf16" if precision == "fp32" else "fp32"
     otherwise = replace(plan, config=plan.config.model_copy(update={"precision": other}))
     apart = judge_rows(otherwise, data, report["best_step"], torch.device("cpu"))
