@@ -136,17 +136,19 @@ CHUNK_ROWS = 64
 """Tokens whose activations a thread works out together: what lies between stays in its cache."""
 
 
-def active_and_slope(kind: str, x: torch.Tensor, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return act(x) and its derivative, both fp32 and times a scale. Source: Hendrycks & Gimpel 2016."""
+_LINEAR = torch.tensor(GELU_LINEAR)
+
+
+def active_and_slope(kind: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return act(x) and its derivative, of fp32. Source: Hendrycks & Gimpel 2016."""
     if kind == "relu":
-        return x.relu().mul_(scale), (x > 0).float().mul_(scale)
+        return x.relu(), (x > 0).float()
     if kind == "gelu_new":  # in the form of `gelu_tanh`
-        share = torch.addcmul(x.new_tensor(GELU_LINEAR), x, x, value=GELU_CUBIC).mul_(x).sigmoid_()
-        rise = torch.addcmul(x.new_tensor(GELU_LINEAR), x, x, value=3 * GELU_CUBIC)
-        active = torch.addcmul(x.new_zeros(()), x, share, value=scale)
-        return active, torch.addcmul(active, active, share, value=-1).mul_(rise).add_(share, alpha=scale)
-    share = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5 * scale)
-    slope = (x * x).mul_(-0.5).exp_().mul_(x).mul_(scale / math.sqrt(2 * math.pi)).add_(share)
+        share = torch.addcmul(_LINEAR, x, x, value=GELU_CUBIC).mul_(x).sigmoid_()
+        active, rise = x * share, torch.addcmul(_LINEAR, x, x, value=3 * GELU_CUBIC)
+        return active, torch.addcmul(active, active, share, value=-1).mul_(rise).add_(share)
+    share = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
+    slope = (x * x).mul_(-0.5).exp_().mul_(x).mul_(1 / math.sqrt(2 * math.pi)).add_(share)
     return x * share, slope
 
 
@@ -165,15 +167,15 @@ class _Activate(torch.autograd.Function):
         rows = CHUNK_ROWS * torch.get_num_threads()
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            active, slope = active_and_slope(kind, hidden[part].float(), scale)
-            factor = None if mask is None else mask[part].float()
+            active, slope = active_and_slope(kind, hidden[part].float())
+            factor = None if mask is None else mask[part] * scale
             if by_gate is not None:
                 torch.mul(active, 1.0 if factor is None else factor, out=by_gate[part])
             if gate is not None:
                 factor = gate[part].float() if factor is None else factor.mul_(gate[part])
-            for made, kept in ((active, out), (slope, by_hidden)):
-                if kept is not None:
-                    torch.mul(made, 1.0 if factor is None else factor, out=kept[part])
+            for made, place in ((active, out), (slope, by_hidden)):
+                if place is not None:
+                    torch.mul(made, 1.0 if factor is None else factor, out=place[part])
         ctx.save_for_backward(by_hidden, by_gate)
         return out
 

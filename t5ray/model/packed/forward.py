@@ -213,7 +213,7 @@ def _feed_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
         hidden, gate = dense.wi(normed), None
     active = ops.activate(dense.act, _kind(dense.act), hidden, gate, _rate(dense.dropout))
     if isinstance(dense.wo, nn.Linear):  # transformers keeps this one in fp32 in a bf16 model
-        active = active.to(dense.wo.weight.dtype)
+        active = active.to(ops.product_dtype(dense.wo.weight))
     return ops.add_dropped(x, dense.wo(active), _rate(layer.dropout))
 
 

@@ -65,9 +65,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # both are this call's own and used once: scaled in place
         return (
             None if dhidden is None else dhidden.mul_(grad),
-            None if dweight is None else dweight.to(ctx.dtype).mul_(grad),
+            None if dweight is None else _scaled(dweight, grad, ctx.dtype),
             *(None, None, None, None),
         )
+
+
+def _scaled(x: torch.Tensor, factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return x [V, D] times a number, in another dtype; both done to some rows while they are in cache."""
+    if x.dtype == dtype:
+        return x.mul_(factor)
+    scaled = torch.empty_like(x, dtype=dtype)
+    for ours, theirs in zip(scaled.split(SLICE_WORDS // 2), x.split(SLICE_WORDS // 2), strict=True):
+        ours.copy_(theirs).mul_(factor)
+    return scaled
 
 
 def _added(so_far: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -107,7 +117,8 @@ def _loss_and_odds(
         part.copy_(odds)
     loss += sums[:count].log().sum()
     own = picked.exp() - (1 - smoothing) * sums[:count]
-    logits[:, :count].scatter_(0, labels[None], own[None].to(logits.dtype))
+    # scatter_ into some of the columns would copy all of them
+    logits.index_put_((labels, torch.arange(count, device=labels.device)), own.to(logits.dtype))
     return loss, logits, sums
 
 
