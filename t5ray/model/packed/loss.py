@@ -75,8 +75,9 @@ def _scaled(x: torch.Tensor, factor: torch.Tensor, dtype: torch.dtype) -> torch.
     if x.dtype == dtype:
         return x.mul_(factor)
     scaled = torch.empty_like(x, dtype=dtype)
-    for ours, theirs in zip(scaled.split(SLICE_WORDS // 2), x.split(SLICE_WORDS // 2), strict=True):
-        ours.copy_(theirs).mul_(factor)
+    for start in range(0, len(x), SLICE_WORDS // 2):
+        part = slice(start, start + SLICE_WORDS // 2)
+        scaled[part].copy_(x[part]).mul_(factor)
     return scaled
 
 
