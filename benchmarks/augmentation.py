@@ -34,7 +34,7 @@ from t5ray.config import RunConfig, TrainingConfig
 from t5ray.data.augmented import Augmenter
 from t5ray.data.batches import num_steps
 from t5ray.data.tokens import TokenisedData
-from t5ray.model.numeric import default_device
+from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.plan import RunPlan
@@ -231,7 +231,9 @@ def techniques(given: argparse.Namespace) -> list[str]:
 def setup_of(given: argparse.Namespace) -> dict[str, Any]:
     """Return all that must be equal for runs to be compared; paths by their last part."""
     names = ("task", "train_rows", "test_rows", "copies", "rate", "learning_rate", "batch_size")
-    return {"data": Path(given.data).name, "model": Path(given.model).name, **{n: getattr(given, n) for n in names}}
+    precision = resolve_precision("auto", default_device())
+    files = {"data": Path(given.data).name, "model": Path(given.model).name}
+    return {**files, "precision": precision, **{name: getattr(given, name) for name in names}}
 
 
 def read_results(path: Path, setup: Mapping[str, Any]) -> dict[tuple[str, int, int], Outcome]:

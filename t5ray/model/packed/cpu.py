@@ -136,11 +136,12 @@ CHUNK_ROWS = 64
 """Tokens whose activations a thread works out together: what lies between stays in its cache."""
 
 
-_LINEAR = torch.tensor(GELU_LINEAR)
+_LINEAR = torch.tensor(GELU_LINEAR, dtype=torch.float32, device="cpu")
+"""A tensor, as `addcmul` wants it: one made for each call would take as long as the call."""
 
 
 def active_and_slope(kind: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return act(x) and its derivative, of fp32. Source: Hendrycks & Gimpel 2016."""
+    """Return act(x) and its derivative; x is fp32 and left as it is. Source: Hendrycks & Gimpel 2016."""
     if kind == "relu":
         return x.relu(), (x > 0).float()
     if kind == "gelu_new":  # in the form of `gelu_tanh`
@@ -168,7 +169,7 @@ class _Activate(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             active, slope = active_and_slope(kind, hidden[part].float())
-            factor = None if mask is None else mask[part] * scale
+            factor = None if mask is None else mask[part].float().mul_(scale)
             if by_gate is not None:
                 torch.mul(active, 1.0 if factor is None else factor, out=by_gate[part])
             if gate is not None:

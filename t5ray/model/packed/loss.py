@@ -62,7 +62,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         dhidden, dweight = ctx.saved_tensors
-        # both are this call's own and used once: scaled in place
+        # both are this call's own and used once: they may be overwritten
         return (
             None if dhidden is None else dhidden.mul_(grad),
             None if dweight is None else _scaled(dweight, grad, ctx.dtype),
@@ -71,12 +71,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _scaled(x: torch.Tensor, factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return x [V, D] times a number, in another dtype; both done to some rows while they are in cache."""
+    """Return x [V, D] times a number, in a dtype; x itself is overwritten where it has that dtype."""
     if x.dtype == dtype:
         return x.mul_(factor)
     scaled = torch.empty_like(x, dtype=dtype)
-    for start in range(0, len(x), SLICE_WORDS // 2):
-        part = slice(start, start + SLICE_WORDS // 2)
+    for start in range(0, len(x), SLICE_WORDS):  # what is widened is multiplied while it is in cache
+        part = slice(start, start + SLICE_WORDS)
         scaled[part].copy_(x[part]).mul_(factor)
     return scaled
 
@@ -118,7 +118,7 @@ def _loss_and_odds(
         part.copy_(odds)
     loss += sums[:count].log().sum()
     own = picked.exp() - (1 - smoothing) * sums[:count]
-    # scatter_ into some of the columns would copy all of them
+    # scatter_ copies all logits of bf16 to fp32 and back
     logits.index_put_((labels, torch.arange(count, device=labels.device)), own.to(logits.dtype))
     return loss, logits, sums
 

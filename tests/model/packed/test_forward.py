@@ -329,6 +329,22 @@ def test_bf16_is_as_near_as_transformers_in_bf16(kind: str, targets: tuple[int, 
     assert distance(theirs[1], exact[1]) < 0.2 * distance({}, exact[1])
 
 
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "bf16, wo in fp32"])
+@pytest.mark.parametrize("low", [True, False])
+def test_activations_take_no_detour_to_the_last_product(weights: str, low: bool) -> None:
+    """They come in the dtype that it is computed in: not in its weight's, from which autocast would take them back."""
+    model, seen = model_of("t5"), set()
+    if weights != "fp32":
+        model.to(torch.bfloat16)
+    for name, module in model.named_modules():
+        if name.endswith(".wo"):
+            if "wo" in weights:
+                module.float()
+            module.register_forward_pre_hook(lambda module, given: seen.add(given[0].dtype))
+    by_us(model, low=low)
+    assert seen == {torch.bfloat16 if low or weights == "bf16" else torch.float32}
+
+
 def test_checkpointed_bf16_is_the_same() -> None:
     """Its backward pass runs the forward pass again, where autocast is off by then."""
     model = model_of("t5")
