@@ -9,8 +9,9 @@ from transformers.activations import ACT2FN
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
-GELU_LINEAR = 2 * (2 / math.pi) ** 0.5
-GELU_CUBIC = 0.044715 * GELU_LINEAR
+GELU_LINEAR = torch.tensor(2 * math.sqrt(2 / math.pi), dtype=torch.float32, device="cpu")
+"""Of `gelu_tanh`, as is GELU_CUBIC: a tensor, which `torch.addcmul` wants, made once."""
+GELU_CUBIC = 0.044715 * 2 * math.sqrt(2 / math.pi)
 
 
 def activation(name: str) -> Activation:
@@ -27,10 +28,4 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     if x.device.type != "cpu":
         return functional.gelu(x, approximate="tanh")
     wide = x.float() if x.dtype == torch.bfloat16 else x  # rounded once, at the end
-    return (
-        torch.addcmul(torch.tensor(GELU_LINEAR), wide, wide, value=GELU_CUBIC)
-        .mul_(wide)
-        .sigmoid_()
-        .mul_(wide)
-        .to(x.dtype)
-    )
+    return torch.addcmul(GELU_LINEAR, wide, wide, value=GELU_CUBIC).mul_(wide).sigmoid_().mul_(wide).to(x.dtype)

@@ -136,17 +136,13 @@ CHUNK_ROWS = 64
 """Tokens whose activations a thread works out together: what lies between stays in its cache."""
 
 
-_LINEAR = torch.tensor(GELU_LINEAR, dtype=torch.float32, device="cpu")
-"""A tensor, as `addcmul` wants it: one made for each call would take as long as the call."""
-
-
 def active_and_slope(kind: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return act(x) and its derivative; x is fp32 and left as it is. Source: Hendrycks & Gimpel 2016."""
     if kind == "relu":
         return x.relu(), (x > 0).float()
     if kind == "gelu_new":  # in the form of `gelu_tanh`
-        share = torch.addcmul(_LINEAR, x, x, value=GELU_CUBIC).mul_(x).sigmoid_()
-        active, rise = x * share, torch.addcmul(_LINEAR, x, x, value=3 * GELU_CUBIC)
+        share = torch.addcmul(GELU_LINEAR, x, x, value=GELU_CUBIC).mul_(x).sigmoid_()
+        active, rise = x * share, torch.addcmul(GELU_LINEAR, x, x, value=3 * GELU_CUBIC)
         return active, torch.addcmul(active, active, share, value=-1).mul_(rise).add_(share)
     share = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
     slope = (x * x).mul_(-0.5).exp_().mul_(x).mul_(1 / math.sqrt(2 * math.pi)).add_(share)
