@@ -20,6 +20,8 @@ from t5ray.model.decoding.weights import DecoderLayer, T5Weights
 
 FIRST_TOKENS = 32
 """Tokens of a text that there is room for at first; the room doubles as texts grow."""
+GROUP_NUMBERS = 2**19
+"""Numbers of the encoder's states that a CPU attends to at once: less, and calls take longer than what they do."""
 
 
 class Decoder:
@@ -40,12 +42,11 @@ class Decoder:
         self.oldest = 0
         """Tokens of the text that has had most."""
         self._lengths = torch.ones(places, dtype=torch.int64, device=model.device)
-        self._reach = longest
-        """Positions of inputs that any place still needs."""
         self._states = torch.zeros(places, longest, model.width, dtype=model.dtype, device=model.device)
         # Products with the states of an empty place must stay finite: its first position is open.
         self._mask = torch.full((places, longest), torch.finfo(model.dtype).min, dtype=model.dtype, device=model.device)
         self._mask[:, 0] = 0.0
+        self._groups = self._grouped()
         self._own = [self._new_cache(min(capacity, FIRST_TOKENS)) for _ in model.decoder]
 
     @classmethod
@@ -76,7 +77,7 @@ class Decoder:
         self._states.view(-1, self.model.width).index_copy_(0, target, encoded.states[source].to(self.model.dtype))
         self._mask[places] = torch.where(is_open, 0.0, torch.finfo(self.model.dtype).min).to(self.model.dtype)
         self._lengths[places] = encoded.lengths
-        self._reach = int(self._lengths.max())
+        self._groups = self._grouped()
         self.ages.view(-1, self.width)[places] = 0
         self.oldest = int(self.ages.max())
 
@@ -99,16 +100,16 @@ class Decoder:
             The normed states [B, D], scaled for the head.
         """
         model = self.model
-        if self.oldest == self._own[0].shape[-2]:
+        if self.oldest == self._own[0].shape[1]:
             self._own = [self._grown(cache) for cache in self._own]
         states = functional.embedding(tokens, model.embeddings).float()
-        mask = self._mask[:, None, None, : self._reach]
+        newest = torch.arange(len(tokens), device=model.device) * self._own[0].shape[1] + self.ages
         biases: dict[int, torch.Tensor] = {}
         for layer, own in zip(model.decoder, self._own, strict=True):
             if id(layer.bias) not in biases:
                 biases[id(layer.bias)] = layer.bias.causal(self.ages, self.oldest + 1)
-            states = self._attend_self(states, layer, own, biases[id(layer.bias)])
-            states = self._attend_cross(states, layer, mask)
+            states = self._attend_self(states, layer, own, newest, biases[id(layer.bias)])
+            states = self._attend_cross(states, layer)
             states = feed_forward(states, layer.feed_forward, model)
         self.ages += 1
         self.oldest += 1
@@ -121,11 +122,11 @@ class Decoder:
         for tensor in (self.ages, self._lengths, self._states, self._mask):
             tensor[:count] = tensor[texts]
         for cache in self._own:
-            cache[:, :count, :, : self.oldest] = cache[:, texts, :, : self.oldest]
+            cache[:count, : self.oldest] = cache[texts, : self.oldest]
         self.ages, self._lengths = self.ages[:count], self._lengths[:count]
         self._states, self._mask = self._states[:count], self._mask[:count]
-        self._own = [cache[:, :count] for cache in self._own]
-        self.oldest, self._reach = int(self.ages.max()), int(self._lengths.max())
+        self._own = [cache[:count] for cache in self._own]
+        self.oldest, self._groups = int(self.ages.max()), self._grouped()
 
     def select(self, texts: torch.Tensor, places: torch.Tensor | None = None) -> "Decoder":
         """Return the state of some texts, int64 [B'], in their order; a text may come several times.
@@ -138,70 +139,78 @@ class Decoder:
         chosen.model, chosen.width = self.model, self.width
         chosen.ages, chosen.oldest = self.ages[texts], self.oldest
         chosen._lengths = self._lengths[places]
-        chosen._reach = int(chosen._lengths.max())
-        chosen._states, chosen._mask = self._states[places, : chosen._reach], self._mask[places, : chosen._reach]
+        longest = int(chosen._lengths.max())
+        chosen._states, chosen._mask = self._states[places, :longest], self._mask[places, :longest]
+        chosen._groups = chosen._grouped()
         chosen._own = []
         for cache in self._own:
-            found = cache.new_zeros(2, len(texts), *cache.shape[2:])
-            found[..., : self.oldest, :] = cache[:, texts, :, : self.oldest]
+            found = cache.new_zeros(len(texts), *cache.shape[1:])
+            found[:, : self.oldest] = cache[texts, : self.oldest]
             chosen._own.append(found)
         return chosen
 
     def reorder(self, texts: torch.Tensor) -> None:
         """Let texts go on from one another, int64 [B], within their places."""
         for cache in self._own:
-            cache[..., : self.oldest, :] = cache[:, texts, :, : self.oldest]
+            cache[:, : self.oldest] = cache[texts, : self.oldest]
+
+    def _grouped(self) -> list[tuple[slice, int]]:
+        """Return groups of places next to each other, and the positions of inputs that each still needs.
+
+        Attention on a CPU takes a group at once, without the rest of what the longest input of all would need; on a
+        GPU, where many small kernels cost more than padding, all places are one group.
+        """
+        places, longest, width = self._states.shape
+        size = max(1, GROUP_NUMBERS // (longest * width)) if self.model.device.type == "cpu" else places
+        reaches = [int(lengths.max()) for lengths in torch.split(self._lengths, size)]
+        return [(slice(number * size, (number + 1) * size), reach) for number, reach in enumerate(reaches)]
 
     def _new_cache(self, tokens: int) -> torch.Tensor:
-        """Return room for keys and values, [2, B, H, tokens, d]; zeros, as what is closed must stay finite."""
+        """Return room for keys and values, [B, tokens, 2, H, d]; zeros, as what is closed must stay finite."""
         model = self.model
-        shape = (2, len(self.ages), model.num_heads, tokens, model.head_size)
+        shape = (len(self.ages), tokens, 2, model.num_heads, model.head_size)
         return torch.zeros(shape, dtype=model.dtype, device=model.device)
 
     def _grown(self, cache: torch.Tensor) -> torch.Tensor:
-        found = self._new_cache(2 * cache.shape[-2])
-        found[..., : cache.shape[-2], :] = cache
+        found = self._new_cache(2 * cache.shape[1])
+        found[:, : cache.shape[1]] = cache
         return found
 
     def _attend_self(
-        self, states: torch.Tensor, layer: DecoderLayer, cache: torch.Tensor, bias: torch.Tensor
+        self,
+        states: torch.Tensor,
+        layer: DecoderLayer,
+        cache: torch.Tensor,
+        newest: torch.Tensor,
+        bias: torch.Tensor,
     ) -> torch.Tensor:
-        model, texts = self.model, torch.arange(len(states), device=states.device)
-        qkv = layer.qkv(norm(states, layer.norm, model)).view(len(states), 3, model.num_heads, model.head_size)
-        keys, values = cache
-        keys[texts, :, self.ages] = qkv[:, 1]
-        values[texts, :, self.ages] = qkv[:, 2]
-        width = bias.shape[-1]
-        inner = _attention(qkv[:, 0], keys[:, :, :width], values[:, :, :width], bias)
-        return layer.out.add_to(states, inner)
+        """Add attention to a text's own tokens.
 
-    def _attend_cross(self, states: torch.Tensor, layer: DecoderLayer, mask: torch.Tensor) -> torch.Tensor:
+        Args:
+            newest: where in the flat cache each text's newest token belongs, int64 [B].
+            bias: fp32, [B, H, 1, S] for the first S tokens.
+        """
+        model, texts = self.model, len(states)
+        qkv = layer.qkv(norm(states, layer.norm, model))
+        query, new = qkv.tensor_split((model.num_heads * model.head_size,), dim=1)
+        cache.view(-1, new.shape[1]).index_copy_(0, newest, new)
+        keys, values = cache[:, : bias.shape[-1]].permute(2, 0, 3, 1, 4)
+        query = query.view(texts, model.num_heads, 1, model.head_size)
+        mask = bias if states.device.type == "cpu" else bias.to(query.dtype)
+        inner = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+        return layer.out.add_to(states, inner.view(texts, -1))
+
+    def _attend_cross(self, states: torch.Tensor, layer: DecoderLayer) -> torch.Tensor:
         model, many = self.model, len(states)
         query = layer.cross_q(norm(states, layer.cross_norm, model)).view(many, model.num_heads, model.head_size)
         turned = torch.bmm(query.transpose(0, 1), layer.cross_k).transpose(0, 1)
         turned = turned.reshape(self.places, 1, self.width * model.num_heads, model.width)
-        memory = self._states[:, None, : self._reach]
-        means = functional.scaled_dot_product_attention(turned, memory, memory, attn_mask=mask, scale=1.0)
-        means = means.reshape(many, model.num_heads, model.width).transpose(0, 1)
-        inner = torch.bmm(means, layer.cross_v).transpose(0, 1).reshape(many, -1)
+        parts = [self._read(turned[places], places, reach) for places, reach in self._groups]
+        means = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(many, model.num_heads, model.width)
+        inner = torch.bmm(means.transpose(0, 1), layer.cross_v).transpose(0, 1).reshape(many, -1)
         return layer.cross_out.add_to(states, inner)
 
-
-def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Return attention of one query per text and head, without scaling, as T5 has none.
-
-    Args:
-        query: [B, H, d].
-        keys, values: [B, H, S, d].
-        bias: added to the products, [B, H, 1, S].
-    Returns:
-        [B, H d].
-    """
-    texts, heads, size = query.shape
-    if values.device.type == "cpu" and values.dtype == torch.bfloat16:  # a CPU's bmm of bf16 is slow for single rows
-        query = query.unsqueeze(2)
-        found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
-        return found.view(texts, heads * size)
-    products = torch.bmm(query.reshape(texts * heads, 1, size), keys.flatten(0, 1).transpose(1, 2))
-    weights = torch.softmax(products.view_as(bias) + bias, dim=-1, dtype=torch.float32).to(values.dtype)
-    return torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view(texts, heads * size)
+    def _read(self, turned: torch.Tensor, places: slice, reach: int) -> torch.Tensor:
+        """Return the weighted means of the encoder's states of some places, for turned queries [r, 1, W H, D]."""
+        memory, mask = self._states[places, None, :reach], self._mask[places, None, None, :reach]
+        return functional.scaled_dot_product_attention(turned, memory, memory, attn_mask=mask, scale=1.0)

@@ -7,21 +7,26 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from t5ray.model.decoding.activations import Activation, activation
 from t5ray.model.decoding.linear import Linear
 from t5ray.model.decoding.positions import PositionBias
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """Weights of one feed-forward part. K = 2 where it is gated, else 1."""
+    """Weights of one feed-forward part."""
 
     norm: torch.Tensor
     wi: Linear
-    """D to K F: the gate that is activated comes first."""
+    """D to F, activated."""
+    gate: Linear | None
+    """D to F, multiplied with what is activated; None where there is no such gate."""
     wo: Linear
     """F to D."""
-    gated: bool
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers in the matrices."""
+        return sum(matrix.num_weights for matrix in (self.wi, self.gate, self.wo) if matrix is not None)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,6 @@ class T5Weights:
     num_heads: int
     head_size: int
     eps: float
-    activation: Activation
     start_id: int
     pad_id: int
     eos_id: int
@@ -92,7 +96,7 @@ class T5Weights:
     def step_numbers(self) -> int:
         """Numbers in the matrices that a decoder's step multiplies with."""
         layer = self.decoder[0]
-        matrices = (layer.qkv, layer.out, layer.cross_q, layer.cross_out, layer.feed_forward.wi, layer.feed_forward.wo)
+        matrices = (layer.qkv, layer.out, layer.cross_q, layer.cross_out, layer.feed_forward)
         return self.head.numel() + len(self.decoder) * sum(matrix.num_weights for matrix in matrices)
 
     @property
@@ -109,18 +113,18 @@ def prepare(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> T5Wei
         dtype: of matrix products. Norms, position biases and residual sums stay in fp32.
     """
     config: Any = model.config
+    act = config.dense_act_fn
     return T5Weights(
         embeddings=model.shared.weight.detach(),
-        encoder=[_encoder_layer(*parts, dtype) for parts in _layers(model.encoder.block)],
+        encoder=[_encoder_layer(*parts, act, dtype) for parts in _layers(model.encoder.block)],
         encoder_norm=model.encoder.final_layer_norm.weight.detach().float(),
-        decoder=[_decoder_layer(*parts, dtype) for parts in _layers(model.decoder.block)],
+        decoder=[_decoder_layer(*parts, act, dtype) for parts in _layers(model.decoder.block)],
         decoder_norm=model.decoder.final_layer_norm.weight.detach().float(),
         head=model.lm_head.weight.detach().to(dtype),
         head_scale=config.d_model**-0.5 if scales_head(config) else 1.0,
         num_heads=config.num_heads,
         head_size=config.d_kv,
         eps=config.layer_norm_epsilon,
-        activation=activation(config.dense_act_fn),
         start_id=config.decoder_start_token_id,
         pad_id=config.pad_token_id,
         eos_id=config.eos_token_id,
@@ -176,16 +180,18 @@ def _bias(attention: Any) -> PositionBias:
     )
 
 
-def _feed_forward(layer: Any, dtype: torch.dtype) -> FeedForward:
+def _feed_forward(layer: Any, act: str, dtype: torch.dtype) -> FeedForward:
     dense = layer.DenseReluDense
-    gated = hasattr(dense, "wi_0")
-    gates = (dense.wi_0, dense.wi_1) if gated else (dense.wi,)
+    is_gated = hasattr(dense, "wi_0")
     return FeedForward(
-        layer.layer_norm.weight.detach().float(), _joined(dtype, *gates), _joined(dtype, dense.wo), gated
+        norm=layer.layer_norm.weight.detach().float(),
+        wi=Linear(_weight(dense.wi_0 if is_gated else dense.wi).to(dtype), activation=act),
+        gate=_joined(dtype, dense.wi_1) if is_gated else None,
+        wo=_joined(dtype, dense.wo),
     )
 
 
-def _encoder_layer(block: Any, bias: PositionBias, dtype: torch.dtype) -> EncoderLayer:
+def _encoder_layer(block: Any, bias: PositionBias, act: str, dtype: torch.dtype) -> EncoderLayer:
     attention, feed_forward = block.layer
     own = attention.SelfAttention
     return EncoderLayer(
@@ -193,11 +199,11 @@ def _encoder_layer(block: Any, bias: PositionBias, dtype: torch.dtype) -> Encode
         qkv=_joined(dtype, own.q, own.k, own.v),
         out=_joined(dtype, own.o),
         bias=bias,
-        feed_forward=_feed_forward(feed_forward, dtype),
+        feed_forward=_feed_forward(feed_forward, act, dtype),
     )
 
 
-def _decoder_layer(block: Any, bias: PositionBias, dtype: torch.dtype) -> DecoderLayer:
+def _decoder_layer(block: Any, bias: PositionBias, act: str, dtype: torch.dtype) -> DecoderLayer:
     attention, cross, feed_forward = block.layer
     own, other = attention.SelfAttention, cross.EncDecAttention
     return DecoderLayer(
@@ -210,5 +216,5 @@ def _decoder_layer(block: Any, bias: PositionBias, dtype: torch.dtype) -> Decode
         cross_k=_by_head(other.k, other.n_heads, dtype),
         cross_v=_by_head(other.v, other.n_heads, dtype).transpose(1, 2).contiguous(),
         cross_out=_joined(dtype, other.o),
-        feed_forward=_feed_forward(feed_forward, dtype),
+        feed_forward=_feed_forward(feed_forward, act, dtype),
     )
