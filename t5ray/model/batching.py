@@ -6,7 +6,7 @@ MOST_ROWS = 256
 """Texts decoded at once."""
 CPU_PLACES = 64
 """Places that rows are decoded in by a stream on a CPU: more make products no faster, and the last ones less full."""
-BF16_CPU_PLACES = 128
+BF16_CPU_PLACES = 256
 """Those in bf16: with AMX, which this was measured with, wider products are faster by the row."""
 PLACES_BUDGETS = 4
 """Batches whose tokens all places hold together, at most: a decoded token takes less memory than an encoded one."""

@@ -9,7 +9,8 @@ weighted mean. That costs about as many operations as projecting inputs of twent
 and what a step reads, and a row that moves takes along, is one tensor for all layers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -20,8 +21,19 @@ from t5ray.model.decoding.weights import DecoderLayer, T5Weights
 
 FIRST_TOKENS = 32
 """Tokens of a text that there is room for at first; the room doubles as texts grow."""
-GROUP_NUMBERS = 2**19
+GROUP_NUMBERS = 2**20
 """Numbers of the encoder's states that a CPU attends to at once: less, and calls take longer than what they do."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Places whose texts attend to the encoder's states together."""
+
+    places: slice
+    states: torch.Tensor
+    """A view, [r, 1, S, D], for the S positions that one of them needs."""
+    mask: torch.Tensor
+    """0 at tokens and a huge negative number beyond, a view, [r, 1, 1, S]."""
 
 
 class Decoder:
@@ -117,12 +129,14 @@ class Decoder:
         return out if model.head_scale == 1.0 else out * model.head_scale
 
     def keep(self, texts: torch.Tensor) -> None:
-        """Give up all places but some, int64 [B'] in rising order; for W = 1."""
+        """Give up all places but some, int64 [B'], each in its place or in an earlier one's; for W = 1."""
         count = len(texts)
+        moved = (texts != torch.arange(count, device=texts.device)).nonzero()[:, 0]
+        sources = texts[moved]
         for tensor in (self.ages, self._lengths, self._states, self._mask):
-            tensor[:count] = tensor[texts]
+            tensor[moved] = tensor[sources]
         for cache in self._own:
-            cache[:count, : self.oldest] = cache[texts, : self.oldest]
+            cache[moved, : self.oldest] = cache[sources, : self.oldest]
         self.ages, self._lengths = self.ages[:count], self._lengths[:count]
         self._states, self._mask = self._states[:count], self._mask[:count]
         self._own = [cache[:count] for cache in self._own]
@@ -154,16 +168,21 @@ class Decoder:
         for cache in self._own:
             cache[:, : self.oldest] = cache[texts, : self.oldest]
 
-    def _grouped(self) -> list[tuple[slice, int]]:
-        """Return groups of places next to each other, and the positions of inputs that each still needs.
+    def _grouped(self) -> list[Group]:
+        """Return groups of places next to each other, each without the positions that only others need.
 
-        Attention on a CPU takes a group at once, without the rest of what the longest input of all would need; on a
-        GPU, where many small kernels cost more than padding, all places are one group.
+        Attention on a CPU takes a group at once; on a GPU, where many small kernels cost more than padding, all places
+        are one group.
         """
-        places, longest, width = self._states.shape
-        size = max(1, GROUP_NUMBERS // (longest * width)) if self.model.device.type == "cpu" else places
-        reaches = [int(lengths.max()) for lengths in torch.split(self._lengths, size)]
-        return [(slice(number * size, (number + 1) * size), reach) for number, reach in enumerate(reaches)]
+        places, reaches = range(self.places), self._lengths.tolist()
+        parts = [places]
+        if self.model.device.type == "cpu":
+            parts = list(runs_within(reaches, GROUP_NUMBERS // self.model.width))
+        return [self._group(part, max(reaches[part.start : part.stop])) for part in parts]
+
+    def _group(self, places: range, reach: int) -> Group:
+        part = slice(places.start, places.stop)
+        return Group(part, self._states[part, None, :reach], self._mask[part, None, None, :reach])
 
     def _new_cache(self, tokens: int) -> torch.Tensor:
         """Return room for keys and values, [B, tokens, 2, H, d]; zeros, as what is closed must stay finite."""
@@ -201,16 +220,31 @@ class Decoder:
         return layer.out.add_to(states, inner.view(texts, -1))
 
     def _attend_cross(self, states: torch.Tensor, layer: DecoderLayer) -> torch.Tensor:
-        model, many = self.model, len(states)
-        query = layer.cross_q(norm(states, layer.cross_norm, model)).view(many, model.num_heads, model.head_size)
-        turned = torch.bmm(query.transpose(0, 1), layer.cross_k).transpose(0, 1)
-        turned = turned.reshape(self.places, 1, self.width * model.num_heads, model.width)
-        parts = [self._read(turned[places], places, reach) for places, reach in self._groups]
-        means = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(many, model.num_heads, model.width)
-        inner = torch.bmm(means.transpose(0, 1), layer.cross_v).transpose(0, 1).reshape(many, -1)
+        model, texts = self.model, len(states)
+        query = layer.cross_q(norm(states, layer.cross_norm, model)).view(texts, model.num_heads, model.head_size)
+        turned = torch.bmm(query.transpose(0, 1), layer.cross_k).view(model.num_heads, self.places, self.width, -1)
+        turned = turned.permute(1, 2, 0, 3).reshape(self.places, 1, self.width * model.num_heads, model.width)
+        parts = [
+            functional.scaled_dot_product_attention(
+                turned[group.places], group.states, group.states, attn_mask=group.mask, scale=1.0
+            )
+            for group in self._groups
+        ]
+        means = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(texts, model.num_heads, model.width)
+        inner = torch.bmm(means.transpose(0, 1), layer.cross_v).transpose(0, 1).reshape(texts, -1)
         return layer.cross_out.add_to(states, inner)
 
-    def _read(self, turned: torch.Tensor, places: slice, reach: int) -> torch.Tensor:
-        """Return the weighted means of the encoder's states of some places, for turned queries [r, 1, W H, D]."""
-        memory, mask = self._states[places, None, :reach], self._mask[places, None, None, :reach]
-        return functional.scaled_dot_product_attention(turned, memory, memory, attn_mask=mask, scale=1.0)
+
+def runs_within(lengths: Sequence[int], budget: int) -> Iterator[range]:
+    """Yield runs of neighbours that take no more than the budget if each is as long as the longest of them.
+
+    Example:
+        lengths [5, 4, 2, 2, 9], budget 10 -> 0 and 1; 2 and 3; 4
+    """
+    start, longest = 0, 0
+    for place, length in enumerate(lengths):
+        longest = max(longest, length)
+        if longest * (place + 1 - start) > budget and place > start:
+            yield range(start, place)
+            start, longest = place, length
+    yield range(start, len(lengths))

@@ -100,10 +100,18 @@ class _Run:
                 self.rows[taken] = torch.arange(self._next, self._next + len(taken), device=taken.device)
                 self._next, self._num_free = self._next + len(taken), self._num_free - len(taken)
         if self._num_free < places and self._num_free * LEAVE_SHARE >= places and not self._waiting:
-            stay = (self.rows < self._num_rows).nonzero()[:, 0]
+            stay = self._without_holes()
             self.decoder.keep(stay)
             self.rows, self._num_free = self.rows[stay], 0
         return self._num_free < places
+
+    def _without_holes(self) -> torch.Tensor:
+        """Return the places that stay, int64; the last of them stand where a free one was, so that few need to move."""
+        is_free = self.rows == self._num_rows
+        stay = (~is_free).nonzero()[:, 0]
+        kept = torch.arange(len(stay), device=stay.device)
+        kept[is_free[: len(stay)]] = stay[stay >= len(stay)]
+        return kept
 
     def history(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what each place's text had before this step, int64 [B, t], and its row; free places have any."""

@@ -12,11 +12,11 @@ ROWS_AT_ONCE = 512
 def norm(states: torch.Tensor, weight: torch.Tensor, model: T5Weights) -> torch.Tensor:
     """Return root-mean-square normed states, in the type of the matrix products."""
     if states.device.type != "cpu":
-        return functional.rms_norm(states, weight.shape, weight, model.eps).to(model.dtype)
+        return functional.rms_norm(states, weight.shape, weight, float(model.eps)).to(model.dtype)
     # torch's own is five passes over memory there, this is three
-    squares = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_()
-    normed: torch.Tensor = states * squares.div_(states.shape[-1]).add_(model.eps).rsqrt_()
-    return normed.mul_(weight).to(model.dtype)
+    lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+    inverse = torch.addcmul(model.eps, lengths, lengths, value=1 / states.shape[-1]).rsqrt_()
+    return (states * inverse).mul_(weight).to(model.dtype)
 
 
 def feed_forward(states: torch.Tensor, part: FeedForward, model: T5Weights) -> torch.Tensor:

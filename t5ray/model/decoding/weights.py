@@ -77,7 +77,8 @@ class T5Weights:
     """Factor on the decoder's states before the head: d_model ** -0.5 where T5 ties head and embeddings, else 1."""
     num_heads: int
     head_size: int
-    eps: float
+    eps: torch.Tensor
+    """What norms add to a mean of squares: a number, which `torch.addcmul` wants as a tensor; on the CPU."""
     start_id: int
     pad_id: int
     eos_id: int
@@ -124,7 +125,7 @@ def prepare(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> T5Wei
         head_scale=config.d_model**-0.5 if scales_head(config) else 1.0,
         num_heads=config.num_heads,
         head_size=config.d_kv,
-        eps=config.layer_norm_epsilon,
+        eps=torch.tensor(config.layer_norm_epsilon, dtype=torch.float32, device="cpu"),
         start_id=config.decoder_start_token_id,
         pad_id=config.pad_token_id,
         eos_id=config.eos_token_id,

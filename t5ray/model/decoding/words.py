@@ -41,11 +41,14 @@ class Words:
         """Return the word of the highest logit, int64 [B]; of equals the first."""
         blocks = self._blocks(states)
         blocks.view(-1, len(states))[len(self._head) :] = -torch.inf
-        highest = states.new_empty(self._num_blocks, len(states))
+        patterns = blocks.view(torch.int16)
+        highest = patterns.new_empty(self._num_blocks, len(states))
         for start, _ in self._products(states, blocks):
             of_slice = slice(start // BLOCK, (start + SLICE) // BLOCK)
-            torch.amax(blocks[of_slice], dim=1, out=highest[of_slice])
-        best = highest.argmax(dim=0)
+            torch.amax(patterns[of_slice], dim=1, out=highest[of_slice])
+        top, best = highest.max(dim=0)
+        if bool((top < 0).any()):  # no logit that is not negative: of negative ones the lowest pattern is the highest
+            best = torch.where(top < 0, patterns.amin(dim=1).argmin(dim=0), best)
         return best * BLOCK + blocks[best, :, torch.arange(len(states))].argmax(dim=-1)
 
     def log_probabilities(self, states: torch.Tensor, rows: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
