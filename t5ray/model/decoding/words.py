@@ -9,7 +9,11 @@ from collections.abc import Iterator
 import torch
 
 SLICE = 2048
-"""Words of one product: its logits are looked at while they are still in cache."""
+"""Words of one product, at most."""
+SLICE_NUMBERS = 2**19
+"""Logits of one product, at most, so that they are looked at while they are still in cache."""
+WIDE_NUMBERS = 2**17
+"""Logits in fp32 whose exponentials are summed at once, for the same reason."""
 BLOCK = 64
 """Words of one block, of which SLICE is a multiple: the best word is looked for in the best block."""
 
@@ -34,40 +38,37 @@ class Words:
 
     def __init__(self, head: torch.Tensor) -> None:
         """Take the head, [V, D]."""
-        self._head, self._room = head, Room()
+        self._head, self._room, self._wide_room = head, Room(), Room()
         self._num_blocks = -(-len(head) // BLOCK)
 
     def best(self, states: torch.Tensor) -> torch.Tensor:
         """Return the word of the highest logit, int64 [B]; of equals the first."""
         blocks = self._blocks(states)
         blocks.view(-1, len(states))[len(self._head) :] = -torch.inf
-        patterns = blocks.view(torch.int16)
-        highest = patterns.new_empty(self._num_blocks, len(states))
-        for start, _ in self._products(states, blocks):
-            of_slice = slice(start // BLOCK, (start + SLICE) // BLOCK)
-            torch.amax(patterns[of_slice], dim=1, out=highest[of_slice])
-        top, best = highest.max(dim=0)
-        if bool((top < 0).any()):  # no logit that is not negative: of negative ones the lowest pattern is the highest
-            best = torch.where(top < 0, patterns.amin(dim=1).argmin(dim=0), best)
+        highest = states.new_empty(self._num_blocks, len(states))
+        for words, _ in self._products(states, blocks):
+            of_slice = slice(words.start // BLOCK, -(-words.stop // BLOCK))
+            highest[of_slice] = maxima(blocks[of_slice], dim=1)
+        best = highest.argmax(dim=0)
         return best * BLOCK + blocks[best, :, torch.arange(len(states))].argmax(dim=-1)
 
     def log_probabilities(self, states: torch.Tensor, rows: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities of words after the states of rows, both int64 [Q], fp32 [Q]."""
         blocks = self._blocks(states)
-        sums = torch.stack([torch.logsumexp(part.float(), dim=0) for _, part in self._products(states, blocks)])
+        sums = torch.stack([self._log_sum(part) for _, part in self._products(states, blocks)])
         return blocks.view(-1, len(states))[words, rows].float() - torch.logsumexp(sums, dim=0)[rows]
 
     def fill(self, states: torch.Tensor, out: torch.Tensor) -> None:
         """Write the logits into room for them with a row for each of the states, fp32 [B, V]."""
-        for start, part in self._products(states, self._blocks(states)):
-            out[:, start : start + len(part)] = part.t()
+        for words, part in self._products(states, self._blocks(states)):
+            out[:, words] = part.t()
 
     def normalised(self, states: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Write the logits as `fill` does, and return the logarithm of the sum of their exponentials, fp32 [B, 1]."""
         sums = []
-        for start, part in self._products(states, self._blocks(states)):
-            out[:, start : start + len(part)] = part.t()
-            sums.append(torch.logsumexp(part.float(), dim=0))
+        for words, part in self._products(states, self._blocks(states)):
+            out[:, words] = part.t()
+            sums.append(self._log_sum(part))
         return torch.logsumexp(torch.stack(sums), dim=0)[:, None]
 
     def _blocks(self, states: torch.Tensor) -> torch.Tensor:
@@ -75,9 +76,30 @@ class Words:
         size = self._num_blocks * BLOCK * len(states)
         return self._room.take(size, states.dtype, states.device).view(self._num_blocks, BLOCK, len(states))
 
-    def _products(self, states: torch.Tensor, blocks: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """Compute the logits slice by slice, and yield each slice's first word and logits, [S, B]."""
+    def _products(self, states: torch.Tensor, blocks: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Compute the logits slice by slice, and yield each slice's words and logits, [S, B]."""
         out, turned = blocks.view(-1, len(states)), states.t()
-        for start in range(0, len(self._head), SLICE):
-            weights = self._head[start : start + SLICE]
-            yield start, torch.mm(weights, turned, out=out[start : start + len(weights)])
+        size = min(SLICE, max(1, SLICE_NUMBERS // (BLOCK * len(states))) * BLOCK)
+        for start in range(0, len(self._head), size):
+            words = slice(start, min(start + size, len(self._head)))
+            yield words, torch.mm(self._head[words], turned, out=out[words])
+
+    def _log_sum(self, part: torch.Tensor) -> torch.Tensor:
+        """Return the logarithm of the sum of the exponentials of logits [S, B], fp32 [B]."""
+        highest = maxima(part, dim=0).float()
+        total = torch.zeros_like(highest)
+        for piece in torch.split(part, max(1, WIDE_NUMBERS // part.shape[1])):
+            wide = self._wide_room.take(piece.numel(), torch.float32, piece.device).view_as(piece)
+            total += wide.copy_(piece).sub_(highest).exp_().sum(dim=0)
+        return total.log_().add_(highest)
+
+
+def maxima(numbers: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return the maxima of bf16 numbers along a dimension.
+
+    As integers their patterns rise with positive numbers and fall with negative ones, and torch compares integers
+    eight times as fast.
+    """
+    patterns = numbers.view(torch.int16)
+    highest = patterns.amax(dim)
+    return torch.where(highest < 0, patterns.amin(dim), highest).view(torch.bfloat16)
