@@ -7,7 +7,7 @@ MOST_ROWS = 256
 CPU_PLACES = 64
 """Places that rows are decoded in by a stream on a CPU: more make products no faster, and the last ones less full."""
 BF16_CPU_PLACES = 256
-"""Those in bf16: with AMX, which this was measured with, wider products are faster by the row."""
+"""Those in bf16: with AMX, which this was measured with, wider products are faster by the row. As many as MOST_ROWS."""
 PLACES_BUDGETS = 4
 """Batches whose tokens all places hold together, at most: a decoded token takes less memory than an encoded one."""
 
@@ -48,3 +48,18 @@ def runs_by_places(lengths: Sequence[int], budget: int, most: int) -> Iterator[l
             end += 1
         yield order[start:end]
         start = end
+
+
+def runs_within(lengths: Sequence[int], budget: int) -> Iterator[range]:
+    """Yield runs of neighbours that take no more than the budget if each is as long as the longest of them.
+
+    Example:
+        lengths [5, 4, 2, 2, 9], budget 10 -> 0 and 1; 2 and 3; 4
+    """
+    start, longest = 0, 0
+    for place, length in enumerate(lengths):
+        longest = max(longest, length)
+        if longest * (place + 1 - start) > budget and place > start:
+            yield range(start, place)
+            start, longest = place, length
+    yield range(start, len(lengths))

@@ -152,7 +152,8 @@ class Predictor:
         """Yield groups of rows that are decoded together, longest first."""
         decode, generates = self._decode, self._tree is None
         if generates and decode.num_beams == 1 and not decode.do_sample and self._processor is None:
-            return runs_by_places(lengths, self._batch_tokens, self._places)
+            held = [max(length, decode.max_new_tokens or 0) for length in lengths]
+            return runs_by_places(held, self._batch_tokens, self._places)
         texts = (decode.num_beams if generates else 1) * (decode.num_return_sequences if decode.do_sample else 1)
         return batches_by_tokens(lengths, self._batch_tokens, max(1, MOST_ROWS // texts))
 
@@ -187,7 +188,7 @@ class Predictor:
     def _take_best(self, rows: Rows, cap: int, scores: bool) -> Generated:
         if self._processor:
             return self._step(self._encode(rows), len(rows), len(rows), cap, Best(self._processor), scores)
-        places = num_places(len(rows[0]), self._batch_tokens, self._places)
+        places = num_places(max(len(rows[0]), cap), self._batch_tokens, self._places)
         return self._step(self._encode(rows), len(rows), min(len(rows), places), cap, None, scores)
 
     def _sample(self, rows: Rows, cap: int, scores: bool) -> Generated:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5ray.model.batching import batches_by_tokens, runs_by_places
+from t5ray.model.batching import batches_by_tokens, runs_by_places, runs_within
 
 
 def test_batches_by_tokens_example() -> None:
@@ -28,3 +28,9 @@ def test_every_row_is_in_one_run_longest_first(lengths: list[int], most: int) ->
     runs = list(runs_by_places(lengths, 8, most))
     assert sorted(i for run in runs for i in run) == list(range(len(lengths)))
     assert [lengths[i] for run in runs for i in run] == sorted(lengths, reverse=True)
+
+
+def test_runs_stay_within_their_budget() -> None:
+    assert list(runs_within([5, 4, 2, 2, 9], 10)) == [range(2), range(2, 4), range(4, 5)]
+    assert list(runs_within([30, 1, 1, 1], 3)) == [range(1), range(1, 4)]
+    assert list(runs_within([1, 2, 3], 9)) == [range(3)]

@@ -9,12 +9,13 @@ weighted mean. That costs about as many operations as projecting inputs of twent
 and what a step reads, and a row that moves takes along, is one tensor for all layers.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
+from t5ray.model.batching import runs_within
 from t5ray.model.decoding.encoder import Encoded
 from t5ray.model.decoding.layers import feed_forward, norm
 from t5ray.model.decoding.weights import DecoderLayer, T5Weights
@@ -26,7 +27,7 @@ GROUP_NUMBERS = 2**20
 
 
 @dataclass(frozen=True)
-class Group:
+class PlaceGroup:
     """Places whose texts attend to the encoder's states together."""
 
     places: slice
@@ -48,7 +49,7 @@ class Decoder:
             width: texts of a place, W.
         """
         self.model = model
-        self.width = width
+        self.width, self._capacity = width, capacity
         self.ages = torch.zeros(places * width, dtype=torch.int64, device=model.device)
         """Tokens that each text has had, int64 [B]."""
         self.oldest = 0
@@ -113,13 +114,15 @@ class Decoder:
         """
         model = self.model
         if self.oldest == self._own[0].shape[1]:
-            self._own = [self._grown(cache) for cache in self._own]
+            for number, cache in enumerate(self._own):  # one after the other, so that few are there twice
+                self._own[number] = self._grown(cache)
         states = functional.embedding(tokens, model.embeddings).float()
         newest = torch.arange(len(tokens), device=model.device) * self._own[0].shape[1] + self.ages
         biases: dict[int, torch.Tensor] = {}
         for layer, own in zip(model.decoder, self._own, strict=True):
             if id(layer.bias) not in biases:
-                biases[id(layer.bias)] = layer.bias.causal(self.ages, self.oldest + 1)
+                bias = layer.bias.causal(self.ages, self.oldest + 1)
+                biases[id(layer.bias)] = bias if model.device.type == "cpu" else bias.to(model.dtype)
             states = self._attend_self(states, layer, own, newest, biases[id(layer.bias)])
             states = self._attend_cross(states, layer)
             states = feed_forward(states, layer.feed_forward, model)
@@ -150,7 +153,7 @@ class Decoder:
         """
         places = texts if places is None else places
         chosen = Decoder.__new__(Decoder)
-        chosen.model, chosen.width = self.model, self.width
+        chosen.model, chosen.width, chosen._capacity = self.model, self.width, self._capacity
         chosen.ages, chosen.oldest = self.ages[texts], self.oldest
         chosen._lengths = self._lengths[places]
         longest = int(chosen._lengths.max())
@@ -168,7 +171,7 @@ class Decoder:
         for cache in self._own:
             cache[:, : self.oldest] = cache[texts, : self.oldest]
 
-    def _grouped(self) -> list[Group]:
+    def _grouped(self) -> list[PlaceGroup]:
         """Return groups of places next to each other, each without the positions that only others need.
 
         Attention on a CPU takes a group at once; on a GPU, where many small kernels cost more than padding, all places
@@ -180,9 +183,9 @@ class Decoder:
             parts = list(runs_within(reaches, GROUP_NUMBERS // self.model.width))
         return [self._group(part, max(reaches[part.start : part.stop])) for part in parts]
 
-    def _group(self, places: range, reach: int) -> Group:
+    def _group(self, places: range, reach: int) -> PlaceGroup:
         part = slice(places.start, places.stop)
-        return Group(part, self._states[part, None, :reach], self._mask[part, None, None, :reach])
+        return PlaceGroup(part, self._states[part, None, :reach], self._mask[part, None, None, :reach])
 
     def _new_cache(self, tokens: int) -> torch.Tensor:
         """Return room for keys and values, [B, tokens, 2, H, d]; zeros, as what is closed must stay finite."""
@@ -191,8 +194,9 @@ class Decoder:
         return torch.zeros(shape, dtype=model.dtype, device=model.device)
 
     def _grown(self, cache: torch.Tensor) -> torch.Tensor:
-        found = self._new_cache(2 * cache.shape[1])
-        found[:, : cache.shape[1]] = cache
+        tokens = cache.shape[1]
+        found = self._new_cache(min(2 * tokens, max(self._capacity, tokens + 1)))
+        found[:, :tokens] = cache
         return found
 
     def _attend_self(
@@ -207,7 +211,7 @@ class Decoder:
 
         Args:
             newest: where in the flat cache each text's newest token belongs, int64 [B].
-            bias: fp32, [B, H, 1, S] for the first S tokens.
+            bias: [B, H, 1, S] for the first S tokens; fp32 on a CPU.
         """
         model, texts = self.model, len(states)
         qkv = layer.qkv(norm(states, layer.norm, model))
@@ -215,8 +219,7 @@ class Decoder:
         cache.view(-1, new.shape[1]).index_copy_(0, newest, new)
         keys, values = cache[:, : bias.shape[-1]].permute(2, 0, 3, 1, 4)
         query = query.view(texts, model.num_heads, 1, model.head_size)
-        mask = bias if states.device.type == "cpu" else bias.to(query.dtype)
-        inner = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+        inner = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
         return layer.out.add_to(states, inner.view(texts, -1))
 
     def _attend_cross(self, states: torch.Tensor, layer: DecoderLayer) -> torch.Tensor:
@@ -233,18 +236,3 @@ class Decoder:
         means = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(texts, model.num_heads, model.width)
         inner = torch.bmm(means.transpose(0, 1), layer.cross_v).transpose(0, 1).reshape(texts, -1)
         return layer.cross_out.add_to(states, inner)
-
-
-def runs_within(lengths: Sequence[int], budget: int) -> Iterator[range]:
-    """Yield runs of neighbours that take no more than the budget if each is as long as the longest of them.
-
-    Example:
-        lengths [5, 4, 2, 2, 9], budget 10 -> 0 and 1; 2 and 3; 4
-    """
-    start, longest = 0, 0
-    for place, length in enumerate(lengths):
-        longest = max(longest, length)
-        if longest * (place + 1 - start) > budget and place > start:
-            yield range(start, place)
-            start, longest = place, length
-    yield range(start, len(lengths))

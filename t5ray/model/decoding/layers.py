@@ -5,8 +5,10 @@ from torch.nn import functional
 
 from t5ray.model.decoding.weights import FeedForward, T5Weights
 
-ROWS_AT_ONCE = 512
-"""Rows of a feed-forward part on a CPU: what lies between its products stays in cache."""
+BYTES_AT_ONCE = 2**20
+"""What lies between the products of a feed-forward part on a CPU, by thread, so that it stays in cache."""
+LEAST_ROWS = 64
+"""Rows that products take at once all the same."""
 
 
 def norm(states: torch.Tensor, weight: torch.Tensor, model: T5Weights) -> torch.Tensor:
@@ -23,7 +25,8 @@ def feed_forward(states: torch.Tensor, part: FeedForward, model: T5Weights) -> t
     """Add a feed-forward part to the states, in place."""
     if states.device.type != "cpu":
         return _feed_forward(states, part, model)
-    for rows in torch.split(states, ROWS_AT_ONCE * torch.get_num_threads()):
+    most = max(LEAST_ROWS, BYTES_AT_ONCE // (part.wi.num_outputs * model.dtype.itemsize))
+    for rows in torch.split(states, most * torch.get_num_threads()):
         _feed_forward(rows, part, model)
     return states
 

@@ -30,12 +30,12 @@ class Linear:
         Args:
             activation: of the products, by its name in transformers. None leaves them as they are.
         """
-        self.dtype, self.num_weights = weight.dtype, weight.numel()
+        self.dtype, self.num_weights, self.num_outputs = weight.dtype, weight.numel(), len(weight)
         self._in_blocks = takes_blocks(weight)
         self._matrix = in_blocks(weight) if self._in_blocks else weight.t().contiguous()
-        self._fused = FUSED.get(activation or "", ("none", "")) if self._in_blocks else ("none", "")
-        is_left = activation is not None and self._fused[0] == "none"
-        self._activation = activation_named(activation) if activation is not None and is_left else None
+        fused = FUSED.get(activation or "") if self._in_blocks else None
+        self._fused = fused or ("none", "")
+        self._activation = activation_named(activation) if activation is not None and fused is None else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return the product with x, [N, in], activated."""
@@ -54,7 +54,7 @@ class Linear:
         return factors.mul_(x @ self._matrix)
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Add the product with x to the residual stream, [N, out], in place."""
+        """Add the product with x to the residual stream, [N, out], in place; for layers without activation."""
         if states.dtype == self.dtype and not self._in_blocks:
             return states.addmm_(x, self._matrix)
         return states.add_(self(x))

@@ -1,4 +1,4 @@
-"""A T5's matrices as scoring wants them: query, key and value in one product, both gates in one."""
+"""A T5's matrices as scoring wants them: query, key and value in one product, activations part of theirs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 import torch
 
 SLICE = 2048
-"""Words of one product, at most."""
-SLICE_NUMBERS = 2**19
-"""Logits of one product, at most, so that they are looked at while they are still in cache."""
+"""Words of one product: its logits are looked at while they are still in cache."""
 WIDE_NUMBERS = 2**17
 """Logits in fp32 whose exponentials are summed at once, for the same reason."""
 BLOCK = 64
@@ -19,7 +17,7 @@ BLOCK = 64
 
 
 class Room:
-    """Room for the logits of one step in each thread, kept: pages that are in use already cost no time."""
+    """Room for numbers of one type in each thread, kept: pages that are in use already cost no time."""
 
     def __init__(self) -> None:
         """Take none yet."""
@@ -79,9 +77,8 @@ class Words:
     def _products(self, states: torch.Tensor, blocks: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """Compute the logits slice by slice, and yield each slice's words and logits, [S, B]."""
         out, turned = blocks.view(-1, len(states)), states.t()
-        size = min(SLICE, max(1, SLICE_NUMBERS // (BLOCK * len(states))) * BLOCK)
-        for start in range(0, len(self._head), size):
-            words = slice(start, min(start + size, len(self._head)))
+        for start in range(0, len(self._head), SLICE):
+            words = slice(start, min(start + SLICE, len(self._head)))
             yield words, torch.mm(self._head[words], turned, out=out[words])
 
     def _log_sum(self, part: torch.Tensor) -> torch.Tensor:
@@ -98,7 +95,7 @@ def maxima(numbers: torch.Tensor, dim: int) -> torch.Tensor:
     """Return the maxima of bf16 numbers along a dimension.
 
     As integers their patterns rise with positive numbers and fall with negative ones, and torch compares integers
-    eight times as fast.
+    eight times as fast. NaN is not looked for.
     """
     patterns = numbers.view(torch.int16)
     highest = patterns.amax(dim)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t5ray.config import DecodeConfig
+from t5ray.model.decoding import decoder as decoding
 from t5ray.model.decoding.beam import BeamResult, BeamRules, beam_search
 from t5ray.model.decoding.processors import make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
@@ -46,6 +47,11 @@ def check(model: Any, rows: list[list[int]], beams: int, penalty: float, stop: S
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_beam_equals_generate(kind: str) -> None:
     check(make(kind), token_rows(), 3, 1.0, False)
+
+
+def test_beams_do_not_depend_on_the_groups_of_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "GROUP_NUMBERS", 1)  # a group for each row
+    check(make("t5-gated"), token_rows(), 3, 1.0, False)
 
 
 @pytest.mark.parametrize("stop", [False, True, "never"])

@@ -53,6 +53,18 @@ def test_texts_that_stay_go_on_where_they_were() -> None:
 
 
 @torch.inference_mode()
+def test_texts_may_move_to_places_that_others_give_up() -> None:
+    weights, rows = prepare(make("t5-gated")), token_rows()[:4]
+    fed = torch.cat((FED, FED.flip(1)))
+    whole, kept = decoder_over(weights, rows), decoder_over(weights, rows)
+    for decoder in (whole, kept):
+        steps(decoder, fed[:, :2])
+    stay = torch.tensor([3, 1])  # texts 0 and 2 leave, the last one takes the place of the first
+    kept.keep(stay)
+    torch.testing.assert_close(steps(kept, fed[stay, 2:]), steps(whole, fed[:, 2:])[:, stay])
+
+
+@torch.inference_mode()
 def test_texts_may_be_longer_than_the_room_at_first() -> None:
     model, rows, length = make("t5"), token_rows()[:1], 2 * FIRST_TOKENS + 5
     torch.manual_seed(1)

@@ -12,9 +12,11 @@ import torch
 from torch.testing import assert_close
 
 from t5ray.config import DecodeConfig
+from t5ray.model.batching import runs_within
+from t5ray.model.decoding import decoder
 from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.encoder import encode
-from t5ray.model.decoding.greedy import generate
+from t5ray.model.decoding.greedy import _Run, generate
 from t5ray.model.decoding.processors import Best, make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.waiting import Waiting
@@ -55,6 +57,30 @@ def test_tokens_equal_generate_in_the_same_batch_and_row_by_row(kind: str) -> No
     assert own == their_tokens(model, rows)
     assert own == [their_tokens(model, [row])[0] for row in rows]
     assert own == [own_tokens(model, [row])[0] for row in rows]
+
+
+@pytest.mark.parametrize("numbers", [1, 1024, 1600])
+def test_tokens_do_not_depend_on_the_groups_of_attention(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = make("t5-gated"), token_rows()
+    sizes = list[list[int]]()
+
+    def noted(lengths: list[int], budget: int) -> list[range]:
+        found = list(runs_within(lengths, budget))
+        sizes.append([len(run) for run in found])
+        return found
+
+    monkeypatch.setattr(decoder, "GROUP_NUMBERS", numbers)  # of 32 by token
+    monkeypatch.setattr(decoder, "runs_within", noted)
+    assert own_tokens(model, rows) == their_tokens(model, rows)
+    assert max(map(len, sizes)) > 1
+    assert numbers == 1 or max(max(found) for found in sizes) > 1
+
+
+def test_few_texts_move_when_places_are_given_up() -> None:
+    weights = prepare(make("t5"))
+    run = _Run(weights, Waiting(encode(weights, token_rows())), Decoder(weights, 6, 60, CAP), 7, CAP)
+    run.rows = torch.tensor([4, 7, 1, 7, 0, 2])  # 7 stands for nobody
+    assert run._without_holes().tolist() == [0, 4, 2, 5]
 
 
 def test_the_models_give_texts_of_many_lengths() -> None:

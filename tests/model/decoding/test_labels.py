@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t5ray.model.decoding import decoder
 from t5ray.model.decoding.labels import NEGLIGIBLE, build, score
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.weights import prepare
@@ -85,6 +86,11 @@ def test_every_label_has_its_full_score(kind: str) -> None:
     torch.testing.assert_close(
         own(model, rows, math.inf), exhaustive(model, rows, label_tokens()), rtol=1e-4, atol=1e-4
     )
+
+
+def test_scores_do_not_depend_on_the_groups_of_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "GROUP_NUMBERS", 1)  # a group for each row
+    test_every_label_has_its_full_score("t5-gated")
 
 
 @pytest.mark.parametrize("seed", range(5))

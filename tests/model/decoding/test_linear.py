@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers.activations import ACT2FN
 
 from t5ray.model.decoding import linear
-from t5ray.model.decoding.linear import Linear, takes_blocks
+from t5ray.model.decoding.linear import FUSED, Linear, takes_blocks
 from t5ray.model.decoding.weights import prepare
 from tests.model.decoding.models import decoder_over, make, token_rows
 
@@ -32,12 +33,27 @@ def test_a_product_in_blocks_is_that_of_the_plain_matrix(shape: tuple[int, int],
     assert (layer.add_to(narrow, x) - expected).abs().max() <= tolerance + 2**-8 * expected.abs().max()
 
 
+@needs_blocks
+@pytest.mark.parametrize("name", ["gelu_new", "gelu", "relu", "silu", "gelu_fast"])  # the last is none of oneDNN's
+def test_activations_and_factors_follow_a_product_in_blocks(name: str) -> None:
+    torch.manual_seed(3)
+    weight, gate, x = ((torch.randn(rows, 32) / scale).bfloat16() for rows, scale in ((64, 6), (64, 6), (40, 1)))
+    product = x.double() @ weight.double().t()  # of about 1: GELU's two forms differ by up to 0.0005 there
+    rtol, atol = (2**-7, 1e-4) if name in FUSED else (2**-6, 2**-7)  # rounded before as well
+    torch.testing.assert_close(Linear(weight, activation=name)(x).double(), ACT2FN[name](product), rtol=rtol, atol=atol)
+    factors = torch.randn(40, 64).bfloat16()
+    exact = factors.double() * (x.double() @ gate.double().t())
+    torch.testing.assert_close(Linear(gate).scaled(x, factors).double(), exact, rtol=2**-8, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_other_types_stay_plain(dtype: torch.dtype) -> None:
     weight, x, states = (torch.randn(shape, dtype=dtype) for shape in ((7, 5), (3, 5), (3, 7)))
     layer = Linear(weight)
     torch.testing.assert_close(layer(x), x @ weight.t())
     torch.testing.assert_close(layer.add_to(states.clone(), x), states + x @ weight.t())
+    torch.testing.assert_close(layer.scaled(x, states.clone()), states * (x @ weight.t()))
+    torch.testing.assert_close(Linear(weight, activation="relu")(x), (x @ weight.t()).relu())
 
 
 @needs_blocks

@@ -28,7 +28,7 @@ def test_maxima_by_bit_patterns_are_those_by_comparison(kind: str, dim: int) -> 
 @pytest.mark.parametrize("offset", [0.0, -300.0, 300.0])
 @pytest.mark.parametrize("num_words", [64, 4000, 4096])
 def test_words_are_those_of_the_whole_product(num_words: int, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "SLICE_NUMBERS", 4 * words.BLOCK * TOKENS)  # so that there are many slices
+    monkeypatch.setattr(words, "SLICE", 4 * words.BLOCK)  # so that there are many slices
     monkeypatch.setattr(words, "WIDE_NUMBERS", 100 * TOKENS)
     torch.manual_seed(num_words)
     # whole numbers, whose products and sums are exact in any order
