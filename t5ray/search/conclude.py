@@ -57,11 +57,11 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
         test = judge_on_test(prepared, loaded)
     content = summary(prepared, ledger, test)
     write_summary(workspace.folder, content)
-    ledger.finished = True  # only now: a search that was killed before this concludes again
-    ledger.save()
-    workspace.upload()
     if ledger.study_run_id is not None:
         _close_study(prepared.config, ledger, source, workspace, tracker, content)
+    ledger.finished = True  # only now: a search that was killed before this concludes again, and registers its model
+    ledger.save()
+    workspace.upload()
     if source is None:
         raise T5RayError(why_all_failed(ledger))
     return content

@@ -18,7 +18,7 @@ from tests.search.events import epoch
 def test_a_search_is_finished_only_once_its_results_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else --resume would say that there is nothing left to do, and search.json would never come."""
+    """Else --resume would say that nothing is left to do: search.json or the registered model would never come."""
 
     def killed(*given: Any) -> None:
         raise KeyboardInterrupt
@@ -28,6 +28,7 @@ def test_a_search_is_finished_only_once_its_results_are_written(
     monkeypatch.setattr(module, "write_summary", killed)
     ledger = Ledger(tmp_path / "ledger.json")
     ledger.trials = {0: TrialRecord(0, {}, "COMPLETE", reports=[epoch(1, 0.5, final=True)])}
+    ledger.study_run_id = "study"
     prepared, tracker = cast(Prepared, SimpleNamespace(config=None)), cast(Tracker, None)
     workspace = Workspace(tmp_path, tmp_path / "cache")
     with pytest.raises(KeyboardInterrupt):
@@ -35,5 +36,11 @@ def test_a_search_is_finished_only_once_its_results_are_written(
     assert not ledger.path.exists() or not Ledger.load(ledger.path).finished
 
     monkeypatch.setattr(module, "write_summary", lambda *given: None)
+    monkeypatch.setattr(module, "_close_study", killed)
+    with pytest.raises(KeyboardInterrupt):
+        conclude(prepared, ledger, workspace, tracker)
+    assert not ledger.path.exists() or not Ledger.load(ledger.path).finished  # MLflow has not heard of it yet
+
+    monkeypatch.setattr(module, "_close_study", lambda *given: None)
     conclude(prepared, ledger, workspace, tracker)
     assert Ledger.load(ledger.path).finished
