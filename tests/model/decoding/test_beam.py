@@ -44,14 +44,11 @@ def check(model: Any, rows: list[list[int]], beams: int, penalty: float, stop: S
     torch.testing.assert_close(found.scores.flatten(), theirs.sequences_scores, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("numbers", [1, decoding.GROUP_NUMBERS], ids=["a group for each row", "one group"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_beam_equals_generate(kind: str) -> None:
+def test_every_beam_equals_generate(kind: str, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "GROUP_NUMBERS", numbers)
     check(make(kind), token_rows(), 3, 1.0, False)
-
-
-def test_beams_do_not_depend_on_the_groups_of_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "GROUP_NUMBERS", 1)  # a group for each row
-    check(make("t5-gated"), token_rows(), 3, 1.0, False)
 
 
 @pytest.mark.parametrize("stop", [False, True, "never"])

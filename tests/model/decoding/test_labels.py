@@ -80,17 +80,14 @@ def test_five_thousand_answers_take_megabytes() -> None:
     assert sorted(tree.order.tolist()) == list(range(5000))
 
 
+@pytest.mark.parametrize("numbers", [1, decoder.GROUP_NUMBERS], ids=["a group for each row", "one group"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_label_has_its_full_score(kind: str) -> None:
+def test_every_label_has_its_full_score(kind: str, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "GROUP_NUMBERS", numbers)
     model, rows = make(kind), token_rows()
     torch.testing.assert_close(
         own(model, rows, math.inf), exhaustive(model, rows, label_tokens()), rtol=1e-4, atol=1e-4
     )
-
-
-def test_scores_do_not_depend_on_the_groups_of_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "GROUP_NUMBERS", 1)  # a group for each row
-    test_every_label_has_its_full_score("t5-gated")
 
 
 @pytest.mark.parametrize("seed", range(5))
