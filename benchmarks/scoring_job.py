@@ -6,9 +6,10 @@
     python -m benchmarks.scoring_job kill       kill -9 of worker, driver and Ray in turn, then compare the bytes
     python -m benchmarks.scoring_job idiomatic  Ray Data's read -> map_batches -> write against the job
 
-Rows are the embedded dates, over and over, with a number. The model is the demo's, without training, or --model.
+Rows are the embedded dates, or --texts, over and over, each time with its number behind them. The model is the demo's,
+without training, or --model.
 Start-up (Ray, imports, weights) is told apart from scoring, which lasts from the first shard's begin to the last one's
-commit; for `overhead` from the first shard's commit.
+commit; for `overhead` from the first shard's commit, in turns of a few seconds.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2, help="times that each side runs, in turn")
     parser.add_argument("--format", default="parquet", choices=["parquet", "jsonl", "csv"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--texts", help="JSON lines with a column `text`, in place of the dates")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scoring-job-") as folder:
@@ -61,7 +63,7 @@ def write_rows(given: argparse.Namespace, num_rows: int) -> Path:
     path = Path(given.folder / f"rows-{num_rows}.{given.format}")
     source = Path(given.texts) if given.texts else dates_data()
     texts = [json.loads(line)["text"] for line in source.read_text(encoding="utf-8").splitlines()]
-    rows = ({"id": number, "text": text} for number, text in zip(range(num_rows), itertools.cycle(texts), strict=False))
+    rows = ({"id": number, "text": _varied(texts, number)} for number in range(num_rows))
     if given.format == "parquet":
         _write_parquet(path, rows)
     else:
@@ -73,6 +75,12 @@ def write_rows(given: argparse.Namespace, num_rows: int) -> Path:
             else:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
     return path
+
+
+def _varied(texts: list[str], number: int) -> str:
+    """Return a text like no earlier one: the engine would score equal ones of a call once."""
+    repeats, place = divmod(number, len(texts))
+    return f"{texts[place]} {repeats}" if repeats else texts[place]
 
 
 def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
@@ -88,7 +96,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 def words(given: argparse.Namespace, rows: Path, output: Path, workers: int) -> list[str]:
     """Return the command of a scoring job."""
     flags = {"model": given.model, "task": given.task, "input": rows, "output": output, "workers": workers}
-    flags |= {"format": given.format, "precision": "fp32"}
+    flags |= {"format": given.format, "precision": given.precision}
     named = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     sets = {"shard_rows": given.shard_rows, "decode.max_new_tokens": given.max_new_tokens}
     return ["t5ray.predict", *named, *(word for name, value in sets.items() for word in ("--set", f"{name}={value}"))]

@@ -87,6 +87,25 @@ class Command:
                         found.append(process)
         return found
 
+    def suspend(self) -> None:
+        """Let it stand still with all that it started, until `resume`."""
+        for process in self._all():
+            with contextlib.suppress(psutil.Error):
+                process.suspend()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        for process in reversed(self._all()):
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+
+    def _all(self) -> list[psutil.Process]:
+        """Return its processes, each before what it started."""
+        with contextlib.suppress(psutil.Error):
+            itself = psutil.Process(self._process.pid)
+            return [itself, *itself.children(recursive=True)]
+        return []
+
     def kill(self) -> None:
         """Kill the command itself, as kill -9 does."""
         os.kill(self._process.pid, signal.SIGKILL)

@@ -2,8 +2,15 @@
 
 import errno
 import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
+LONGEST_WAIT_S = 600.0
+"""After which a turn is taken all the same: what it spares is not worth a standstill."""
+POLL_S = 0.02
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
@@ -17,3 +24,13 @@ def lock(file: IO[Any]) -> bool:
     except OSError as exc:
         return exc.errno not in HELD
     return True
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait until no other process has a turn at this file, and have one."""
+    with path.open("a") as file:
+        until = time.monotonic() + LONGEST_WAIT_S
+        while not lock(file) and time.monotonic() < until:
+            time.sleep(POLL_S)
+        yield

@@ -2,13 +2,16 @@
 
 import errno
 import multiprocessing
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from t5ray import locking
 from t5ray.config import RunConfig
 from t5ray.errors import ClusterError
-from t5ray.locking import lock
+from t5ray.locking import lock, turn
 from t5ray.training.place import Place
 
 
@@ -38,6 +41,41 @@ def test_a_file_system_without_locks_keeps_nobody_out(
 
     monkeypatch.setattr("fcntl.flock", refuse)
     assert gets_it(tmp_path / "lock") == locked
+
+
+def most_at_once(paths: list[Path]) -> int:
+    """Let a thread take ten turns at each path, and return how many had one at a time."""
+    at_once, most, book = 0, 0, threading.Lock()
+
+    def take_turns(path: Path) -> None:
+        nonlocal at_once, most
+        for _ in range(10):
+            with turn(path):
+                with book:
+                    at_once += 1
+                    most = max(most, at_once)
+                time.sleep(0.01)
+                with book:
+                    at_once -= 1
+
+    threads = [threading.Thread(target=take_turns, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return most
+
+
+def test_turns_are_had_one_after_the_other(tmp_path: Path) -> None:
+    assert most_at_once([tmp_path / "one", tmp_path / "one", tmp_path / "one"]) == 1
+    assert most_at_once([tmp_path / "one", tmp_path / "two", tmp_path / "three"]) > 1
+
+
+def test_a_turn_that_does_not_come_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "LONGEST_WAIT_S", 0.2)
+    started = time.monotonic()
+    with turn(tmp_path / "lock"), turn(tmp_path / "lock"):
+        assert 0.2 <= time.monotonic() - started < 10
 
 
 def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
 from t5ray.sessions import require_same, search_identity
 from t5ray.tracking import Tracker
-from t5ray.training.checkpoint import weights_on_disk
+from t5ray.training.checkpoint import weights_in_state
 from t5ray.training.outcome import identity_of, public
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
@@ -147,10 +147,13 @@ def _num_to_come(ledger: Ledger) -> int:
 def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
     """Return what a search may have on disk at once.
 
-    A running trial has its best weights, beside them the better ones that are being written, and its last two states;
-    the best trial so far keeps its weights. All of them are in fp32, whatever the model came in.
+    A running trial has its best weights, beside them the better ones that are being written, and its last state; one
+    state more is being written, and the best trial so far keeps its weights. All of them are in fp32, whatever the
+    model came in. With AdamW, whose state is 3 times the weights, that is no more than 2 states for each running trial
+    and one more.
     """
-    return (weights_on_disk(training) * slots + 1) * FP32_BYTES * num_parameters(model)
+    state = weights_in_state(training)
+    return ((2 + state) * slots + state + 1) * FP32_BYTES * num_parameters(model)
 
 
 def require_disk(model: str, training: TrainingConfig, storage: Path, slots: int) -> None:
@@ -291,5 +294,6 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             folder=workspace.trials.resolve(),
             remote=workspace.remote_trials,
             remote_states=workspace.remote_trials is not None,
+            shares_disk=True,
         ),
     )

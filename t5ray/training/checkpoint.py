@@ -2,11 +2,13 @@
 
     FOLDER/best-STEP/        Hugging Face directory of the best weights so far: see best.py
     FOLDER/last.pt           weights, optimizer, random states and history as last saved
-    FOLDER/last-but-one.pt   the state before
+    FOLDER/last-but-one.pt   the state before, of a run that has the disk to itself
 
 Each appears whole or not at all, and states are checked against their checksums when they are read: a damaged one falls
-back to the one before. While a state is written, the last one is the only other: at most two are on disk, and
-one of them is always whole. They are read with `weights_only`, so that nothing in them is executed.
+back to the one before, or to the beginning where there is none. While a state is written, the last one is the only
+other: at most two are on disk, and one of them is always whole. Runs of a search keep one state each, and write theirs
+by turns, so that there is one more than there are runs. They are read with `weights_only`, so that nothing in them is
+executed.
 """
 
 import logging
@@ -15,7 +17,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +28,7 @@ import torch
 from t5ray.cluster import download_file, is_there, remove_dir, upload_file
 from t5ray.config import TrainingConfig
 from t5ray.errors import ClusterError
+from t5ray.locking import turn
 from t5ray.model.bundle import clear_leftovers
 from t5ray.training.group import Group
 
@@ -69,17 +72,28 @@ class Progress:
         self.best_epoch, self.best_value, self.best_step = 0, None, 0
 
 
-def save_last(folder: Path, state: dict[str, Any], progress: Progress) -> None:
-    """Write everything that the rest of the run depends on; the state before stays beside it."""
+def save_last(folder: Path, state: dict[str, Any], progress: Progress, *, shares_disk: bool = False) -> None:
+    """Write everything that the rest of the run depends on; the state before stays beside it.
+
+    Args:
+        shares_disk: the state before goes, and runs whose folders lie side by side wait for each other.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{LAST}.tmp"
     (folder / BEFORE_LAST).unlink(missing_ok=True)
-    with temporary.open("wb") as file:
-        torch.save({**state, "progress": vars(progress)}, file)
-        os.fsync(file.fileno())
-    if (folder / LAST).exists():
-        (folder / LAST).replace(folder / BEFORE_LAST)
-    temporary.replace(folder / LAST)
+    with turn(_turn_file(folder)) if shares_disk else nullcontext():
+        with temporary.open("wb") as file:
+            torch.save({**state, "progress": vars(progress)}, file)
+            os.fsync(file.fileno())
+        if (folder / LAST).exists() and not shares_disk:
+            (folder / LAST).replace(folder / BEFORE_LAST)
+        temporary.replace(folder / LAST)
+
+
+def _turn_file(folder: Path) -> Path:
+    """Return what is locked by the run that writes a state, beside the folder in which the runs' folders are."""
+    runs = folder.parent
+    return runs.with_name(f".{runs.name}.turn")
 
 
 def load_last(folder: Path) -> tuple[dict[str, Any], Progress] | None:
@@ -146,10 +160,9 @@ def drop_last(folder: Path, remote: str | None = None) -> None:
             remove_dir(f"{remote}/{LAST}")
 
 
-def weights_on_disk(config: TrainingConfig) -> int:
-    """Return how many times the weights a run may have on disk at once: two best, two states."""
-    state = 1 + MOMENTS[config.optimizer] + (config.ema_decay > 0)
-    return 2 + 2 * state
+def weights_in_state(config: TrainingConfig) -> int:
+    """Return how many times the weights a saved state takes."""
+    return 1 + MOMENTS[config.optimizer] + (config.ema_decay > 0)
 
 
 def random_state() -> dict[str, torch.Tensor | None]:
@@ -180,5 +193,7 @@ def _read(path: Path) -> dict[str, Any] | None:
             return state
     except DAMAGE as exc:
         damaged = str(exc)
-    log.warning("%s: a saved state must be whole, but is damaged (%s). Going on from the one before.", path, damaged)
+    log.warning(
+        "%s: a saved state must be whole, but is damaged (%s). Going on from the one before, or anew.", path, damaged
+    )
     return None

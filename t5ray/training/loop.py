@@ -224,7 +224,7 @@ class _Run:
         self.progress.inside = None if course is None else course.plain(self.group)
         state = {**self.trainee.state(), "random": self.group.gather(random_state())}
         if self.group.rank == 0:
-            save_last(self.plan.folder, state, self.progress)
+            save_last(self.plan.folder, state, self.progress, shares_disk=self.plan.shares_disk)
             if self.plan.remote_states:
                 upload_file(self.plan.folder / LAST, str(self.plan.remote))
         self.saved_at = time.monotonic()

@@ -33,6 +33,8 @@ class RunPlan:
     """URI that the best weights are copied to, where the driver cannot read this worker's disk."""
     remote_states: bool = False
     """Whether the states to go on from are copied there too, so that another machine can."""
+    shares_disk: bool = False
+    """Whether other runs keep checkpoints beside this one's: then each keeps one state, written by turns."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,18 @@ def test_thirty_trials_in_one_slot_need_no_more_memory_or_disk_than_five(
     assert size < disk.size_bytes < 1.05 * checkpoint_bytes(str(wide_t5), TrainingConfig(), slots=1)
 
 
+def test_two_trials_at_a_time_have_no_more_on_disk_than_two_checkpoints_each_and_one_more(
+    local_ray: None, folder: Path, words: Path, wide_t5: Path
+) -> None:
+    """A checkpoint is what a run goes on from: the weights and AdamW's two moments of each."""
+    checkpoint = 3 * (wide_t5 / "model.safetensors").stat().st_size
+    flags = {"num-trials": 6, "max-epochs": 6, "max-concurrent": 2, "tracking-uri": "none"}
+    with watched(folder / "runs/words/state/trials") as disk:
+        assert tune(arguments(words, wide_t5, **flags)) == 0
+    assert disk.states in (2, 3)
+    assert checkpoint < disk.size_bytes < 1.02 * (2 * 2 + 1) * checkpoint
+
+
 def test_a_trial_whose_process_is_killed_goes_on_from_its_last_checkpoint(
     local_ray: None, folder: Path, words: Path, tiny_t5: Path
 ) -> None:

@@ -1,7 +1,9 @@
 """Saved states: which of several is gone on from, and that no damage to one is taken for a state."""
 
 import random
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,28 @@ def test_a_worker_that_fetches_the_state_takes_it_from_no_other_of_its_node(
     monkeypatch.setattr(checkpoint, "download_file", lambda source, local: there.append(local.exists()))
     share_last(tmp_path / "second", remote, Worker(1, said))
     assert there == [True]  # until the new one takes its place
+
+
+def test_runs_side_by_side_write_their_states_by_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, seen = torch.save, list[int]()
+
+    def slowly(*given: Any) -> None:
+        write(*given)
+        time.sleep(0.02)
+        seen.append(len(list(tmp_path.glob("*/.last.pt.tmp"))))
+
+    def save_often(name: str, *, shares_disk: bool) -> None:
+        for step in range(10):
+            state = {"weights": torch.full((1000,), float(step))}
+            save_last(tmp_path / name, state, Progress(step=step), shares_disk=shares_disk)
+
+    monkeypatch.setattr(torch, "save", slowly)
+    for shares_disk, most in ((True, 1), (False, 2)):
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(save_often, name, shares_disk=shares_disk) for name in ("one", "two")]:
+                done.result()
+        assert max(seen) == most
+        assert [step_of(tmp_path / name) for name in ("one", "two")] == [9, 9]
 
 
 @pytest.mark.parametrize("damage", [half, flipped])

@@ -8,7 +8,7 @@ import pytest
 from transformers import T5ForConditionalGeneration
 
 from t5ray.data.tokens import TokenisedData
-from t5ray.training.checkpoint import weights_on_disk
+from t5ray.training.checkpoint import BEFORE_LAST, LAST, weights_in_state
 from t5ray.training.plan import RunPlan
 from tests.disk import HighWater
 from tests.tiny import character_tokenizer, tiny_config
@@ -16,6 +16,7 @@ from tests.training.running import kept, run
 from tests.training.test_best import judging
 
 
+@pytest.mark.parametrize("shares_disk", [False, True])
 @pytest.mark.parametrize(("every", "seconds"), [(None, None), (3, None), (3, 0.001)])
 def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
     tmp_path: Path,
@@ -24,24 +25,29 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
     monkeypatch: pytest.MonkeyPatch,
     every: int | None,
     seconds: float | None,
+    shares_disk: bool,
 ) -> None:
     T5ForConditionalGeneration(tiny_config(d_model=256)).save_pretrained(tmp_path / "wide")
     character_tokenizer().save_pretrained(tmp_path / "wide")
     found, fsync = HighWater(), os.fsync
 
+    between = set[str]()
+
     def look(file: int) -> None:  # what is written whole or not at all is synced just before the old one goes
         fsync(file)
         found.look(plan.folder)
+        between.update(path.name for path in plan.folder.glob("*.pt"))
 
     monkeypatch.setattr(os, "fsync", look)
     judging(monkeypatch, *(1 - 0.1 * number for number in range(9)))  # each evaluation is the best so far
     config = plan.config.model_copy(update={"evaluate_every_steps": every, "checkpoint_every_s": seconds})
-    falling = replace(plan, objective="validation_loss", mode="min", config=config)
+    falling = replace(plan, objective="validation_loss", mode="min", config=config, shares_disk=shares_disk)
     reports, _ = run(tmp_path / "wide", data, falling)
     assert [report["best_epoch"] for report in reports] == [1, 2, 3]
     assert (found.weights, found.states) == (2, 2)
     size = (tmp_path / "wide/model.safetensors").stat().st_size
-    assert found.size_bytes <= 1.02 * weights_on_disk(plan.config) * size  # numbers beside the tensors
+    assert found.size_bytes <= 1.02 * (2 + 2 * weights_in_state(plan.config)) * size  # numbers beside the tensors
+    assert between == ({LAST} if shares_disk else {LAST, BEFORE_LAST})
     assert [path.name for path in plan.folder.iterdir()] == ["best-24"]
 
 

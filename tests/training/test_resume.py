@@ -102,14 +102,15 @@ def test_a_damaged_state_falls_back_to_the_one_before(
     assert same(weights, again)
 
 
-def test_with_both_states_damaged_a_run_begins_anew(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path
+@pytest.mark.parametrize("shares_disk", [False, True])
+def test_with_all_states_damaged_a_run_begins_anew(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path, shares_disk: bool
 ) -> None:
-    cut_off = replace(plan, folder=tmp_path / "cut-off")
+    cut_off = replace(plan, folder=tmp_path / "cut-off", shares_disk=shares_disk)
     with pytest.raises(KeyboardInterrupt):
         run(tiny_t5, data, cut_off, tick=cut_off_at(20))
-    for name in (LAST, BEFORE_LAST):
-        half(cut_off.folder / name)
+    for state in cut_off.folder.glob("*.pt"):
+        half(state)
     assert load_last(cut_off.folder) is None
     assert told(run(tiny_t5, data, cut_off)[0]) == told(run(tiny_t5, data, plan)[0])
 
