@@ -2,7 +2,7 @@
 
 A machine's speed changes from minute to minute as others use it, and a job is over in minutes. So all sides are at work
 on the same rows at once, each for `TURN_S` seconds in which all processes of the others stand still, and only a side's
-own turns count for it.
+own turns count for it. Only what the slowest has left when the others are done it does alone.
 
 A job's rate counts the rows that are committed after each worker had a shard to warm up, over the time until the last
 commit: handing out shards, reading, writing and the wait for the slower worker at the end are in it. The bare engine
@@ -13,7 +13,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,13 @@ class Side:
     def __init__(self, command: Command, is_warm: Callable[[], bool], timed: Callable[[], Timed]) -> None:
         """Wait until it is warm, and let it stand still."""
         started = time.time()
-        self._command, self._timed, self._turns = command, timed, list[Span]()
+        self._command, self._timed = command, timed
         while not is_warm():
             if not command.is_running:
                 raise SystemExit(command.wait().output)
             time.sleep(POLL_S)
         self._command.suspend()
-        self._turns.append((started, time.time()))
+        self._turns = [(started, time.time())]
         self.start_s = time.time() - started
 
     @property
@@ -68,22 +69,26 @@ class Side:
 
     def rate(self) -> float:
         """Return the rows/s of its own time."""
+        self._command.resume()
         finish(self._command)
         timed = self._timed()
-        begin, end = timed.span
-        return timed.num_rows / sum(max(0.0, min(end, stop) - max(begin, start)) for start, stop in self._turns)
+        return timed.num_rows / within(self._turns, timed.span)
+
+
+def within(turns: Sequence[Span], span: Span) -> float:
+    """Return how many seconds of a span the turns take.
+
+    Example:
+        turns 0 to 2 and 5 to 9, span 1 to 7 -> 1 + 2
+    """
+    begin, end = span
+    return sum(max(0.0, min(end, stop) - max(begin, start)) for start, stop in turns)
 
 
 def print_overhead(given: argparse.Namespace) -> None:
     """Print rows/s of the bare engine, and of jobs with the same number of threads."""
-    rows, rounds = write_rows(given, given.rows), []
-    for number in range(given.rounds):
-        sides = [_start(given, rows, given.folder / f"out-{number}-{workers}", workers) for workers in SIDES.values()]
-        while any(side.is_running for side in sides):
-            for side in sides:
-                if side.is_running:
-                    side.take_turn()
-        rounds.append([(side.rate(), side.start_s) for side in sides])
+    rows = write_rows(given, given.rows)
+    rounds = [_round(given, rows, f"out-{number}") for number in range(given.rounds)]
     print(f"{'':<38}{'rows/s':>10}{'of bare':>9}{'until warm, s':>15}   of bare, each round")
     for place, name in enumerate(SIDES):
         rate, start_s = (statistics.median(column) for column in zip(*(found[place] for found in rounds), strict=True))
@@ -92,15 +97,29 @@ def print_overhead(given: argparse.Namespace) -> None:
         print(f"{name:<38}{rate:>10.1f}{statistics.median(shares):>9.1%}{start_s:>15.1f}   {each}")
 
 
-def _start(given: argparse.Namespace, rows: Path, output: Path, workers: int) -> Side:
-    return _start_job(given, rows, output, workers) if workers else _start_bare(given, rows, output)
+def _round(given: argparse.Namespace, rows: Path, name: str) -> list[tuple[float, float]]:
+    """Return the rows/s of each side, and the seconds until it was warm."""
+    with ExitStack() as stack:
+        sides = [_start(stack, given, rows, given.folder / f"{name}-{workers}", workers) for workers in SIDES.values()]
+        while any(side.is_running for side in sides):
+            for side in sides:
+                if side.is_running:
+                    side.take_turn()
+        return [(side.rate(), side.start_s) for side in sides]
 
 
-def _start_bare(given: argparse.Namespace, rows: Path, output: Path) -> Side:
+def _start(stack: ExitStack, given: argparse.Namespace, rows: Path, output: Path, workers: int) -> Side:
+    if workers == 0:
+        return _start_bare(stack, given, rows, output)
+    return _start_job(stack, given, rows, output, workers)
+
+
+def _start_bare(stack: ExitStack, given: argparse.Namespace, rows: Path, output: Path) -> Side:
     """Start the engine alone in a fresh process."""
     num_warm = given.shard_rows
     settings = [given.model, given.task, str(rows), str(given.max_new_tokens), str(num_warm), given.precision]
     command = Command(["benchmarks.scoring_job_bare", *settings, str(output)], watch=False, OMP_NUM_THREADS="2")
+    stack.callback(command.destroy)
     return Side(command, output.exists, lambda: Timed(given.rows - num_warm, _span(output)))
 
 
@@ -109,7 +128,7 @@ def _span(path: Path) -> Span:
     return begin, end
 
 
-def _start_job(given: argparse.Namespace, rows: Path, output: Path, workers: int) -> Side:
+def _start_job(stack: ExitStack, given: argparse.Namespace, rows: Path, output: Path, workers: int) -> Side:
     """Start a job."""
 
     def timed() -> Timed:
@@ -119,4 +138,5 @@ def _start_job(given: argparse.Namespace, rows: Path, output: Path, workers: int
         return Timed(sum(count for _, count in commits[workers:]), (commits[workers - 1][0], commits[-1][0]))
 
     command = Command(words(given, rows, output, workers), watch=False)
+    stack.callback(command.destroy)
     return Side(command, lambda: len(entries(output)) >= workers, timed)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -40,14 +41,15 @@ class Command:
             watch: note its memory, which costs some per cent of a core.
         """
         self._started = time.monotonic()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe that nobody reads would stop it when full)
         self._process = subprocess.Popen(
             [sys.executable, "-m", *words],
-            stdout=subprocess.PIPE,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
-            text=True,
             env={**os.environ, **environment},
             start_new_session=True,
         )
+        self._suspended: list[psutil.Process] = []
         self._peaks = {"driver": 0.0, "worker": 0.0}
         self._watcher = threading.Thread(target=self._watch if watch else self._process.wait, daemon=True)
         self._watcher.start()
@@ -89,15 +91,25 @@ class Command:
 
     def suspend(self) -> None:
         """Let it stand still with all that it started, until `resume`."""
-        for process in self._all():
-            with contextlib.suppress(psutil.Error):
-                process.suspend()
+        while new := [process for process in self._all() if process not in self._suspended]:
+            for process in new:  # each before what it started; what it started meanwhile comes next
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+            self._suspended += new
 
     def resume(self) -> None:
         """Let it go on."""
-        for process in reversed(self._all()):
+        for process in reversed(self._suspended):
             with contextlib.suppress(psutil.Error):
                 process.resume()
+        self._suspended = []
+
+    def destroy(self) -> None:
+        """Kill it with all that it started, standing still or not."""
+        for process in {*self._suspended, *self._all()}:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._process.wait()
 
     def _all(self) -> list[psutil.Process]:
         """Return its processes, each before what it started."""
@@ -112,6 +124,8 @@ class Command:
 
     def wait(self) -> Watched:
         """Wait for its end."""
-        output = self._process.communicate()[0]
+        self._process.wait()
         self._watcher.join()
+        self._output.seek(0)
+        output = self._output.read().decode(errors="replace")
         return Watched(self._process.returncode, output, time.monotonic() - self._started, dict(self._peaks))

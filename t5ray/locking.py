@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import IO, Any
 LONGEST_WAIT_S = 600.0
 """After which a turn is taken all the same: what it spares is not worth a standstill."""
 POLL_S = 0.02
+log = logging.getLogger(__name__)
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
@@ -31,6 +33,9 @@ def turn(path: Path) -> Iterator[None]:
     """Wait until no other process has a turn at this file, and have one."""
     with path.open("a") as file:
         until = time.monotonic() + LONGEST_WAIT_S
-        while not lock(file) and time.monotonic() < until:
+        while not lock(file):
+            if time.monotonic() > until:
+                log.warning("%s: a turn must come within %g s, but did not: going on without", path, LONGEST_WAIT_S)
+                break
             time.sleep(POLL_S)
         yield

@@ -20,9 +20,10 @@ class HighWater:
     looks: int = 0
 
     def look(self, folder: Path) -> None:
-        """Look at what there is now."""
+        """Look at what there is now: what two looks see, for a file may be renamed in the middle of one."""
+        first = set(folder.rglob("*"))
         sizes: dict[str, list[int]] = {"weights": [], "states": []}
-        for path in folder.rglob("*"):
+        for path in first.intersection(folder.rglob("*")):
             kind = "weights" if path.suffix == ".safetensors" else "states" if ".pt" in path.suffixes else None
             try:
                 if kind is not None:

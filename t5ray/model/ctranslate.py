@@ -20,7 +20,7 @@ import torch
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
-from t5ray.model.batching import MOST_ROWS, batches_by_tokens
+from t5ray.model.batching import LEAST_CALL_ROWS, MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
 from t5ray.model.decoding.weights import scales_head
 from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs, tokenise
@@ -32,6 +32,9 @@ EngineDtype = Literal["float32", "int8"]
 
 class CTranslateEngine:
     """A model that turns inputs into predictions, as `Engine` does."""
+
+    call_rows = LEAST_CALL_ROWS
+    """As `Engine.call_rows`. Its batches end one by one, so more in a call would gain nothing."""
 
     def __init__(
         self,

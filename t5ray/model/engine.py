@@ -84,6 +84,11 @@ class Engine:
         """What was forwarded so far."""
         return self._predictor.tally
 
+    @property
+    def call_rows(self) -> int:
+        """Inputs that `predict` should be handed at a time, where there are more."""
+        return self._predictor.call_rows
+
     def num_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Return the length of each input in tokens, EOS included, before anything is cut."""
         return list(map(len, tokenise(self.tokenizer, inputs)))

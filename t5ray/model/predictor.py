@@ -16,7 +16,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
-from t5ray.model.batching import BF16_CPU_PLACES, CPU_PLACES, MOST_ROWS, batches_by_tokens, num_places, runs_by_places
+from t5ray.model.batching import (
+    BF16_CPU_PLACES,
+    CPU_PLACES,
+    MOST_ROWS,
+    SMALL_MODEL,
+    batches_by_tokens,
+    call_rows,
+    num_places,
+    runs_by_places,
+)
 from t5ray.model.decoding import labels as label_tree
 from t5ray.model.decoding.beam import BeamRules, beam_search
 from t5ray.model.decoding.decoder import Decoder
@@ -26,7 +35,7 @@ from t5ray.model.decoding.processors import Best, Sampler, draws, make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.waiting import Waiting
 from t5ray.model.decoding.weights import prepare
-from t5ray.model.streams import LEAST_NUMBERS, num_streams, share_out
+from t5ray.model.streams import num_streams, share_out
 
 Rows = Sequence[Sequence[int]]
 """Inputs as token ids with EOS."""
@@ -91,13 +100,18 @@ class Predictor:
         self._batch_tokens = batch_tokens
         self._model = prepare(model, torch.bfloat16 if precision == "bf16" else torch.float32)
         self._vocabulary = Vocabulary(self._model)
-        fills_a_cpu = self._model.device.type == "cpu" and self._model.step_numbers >= LEAST_NUMBERS
+        fills_a_cpu = self._model.device.type == "cpu" and self._model.step_numbers >= SMALL_MODEL
         on_cpu = BF16_CPU_PLACES if self._model.dtype == torch.bfloat16 else CPU_PLACES
         self._places = on_cpu if fills_a_cpu else MOST_ROWS
         self._processor = make_processor(decode, self._model.eos_id)
         self._tree = self._make_tree() if self._labels else None
         self.tally = Tally()
         self._lock = Lock()
+
+    @property
+    def call_rows(self) -> int:
+        """Rows that `predict` should be handed at a time, where there are more."""
+        return call_rows(self._model.step_numbers)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import torch
 
+from t5ray.model.batching import SMALL_MODEL
+
 MOST_STREAMS = 4
 """More would wait for Python's lock."""
-LEAST_NUMBERS = 4_000_000
-"""Numbers in the matrices of a decoder and its head, below which Python takes most of a step."""
 LEAST_ROWS = 32
 """Rows of a stream: fewer make narrow products."""
 
@@ -25,7 +25,7 @@ def num_streams(num_rows: int, numbers: int) -> int:
     Args:
         numbers: in the matrices that a step multiplies with.
     """
-    if numbers < LEAST_NUMBERS:
+    if numbers < SMALL_MODEL:
         return 1
     return max(1, min(torch.get_num_threads(), MOST_STREAMS, num_rows // LEAST_ROWS))
 

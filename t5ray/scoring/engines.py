@@ -48,6 +48,8 @@ class TextEngine(Protocol):
     def max_input_tokens(self) -> int | None: ...  # noqa: D102
     @property
     def tally(self) -> Tally: ...  # noqa: D102
+    @property
+    def call_rows(self) -> int: ...  # noqa: D102
 
     def num_tokens(self, inputs: Sequence[str]) -> Sequence[int]: ...  # noqa: D102
     def prepare(self, inputs: Sequence[str]) -> Any: ...  # noqa: D102

@@ -43,6 +43,11 @@ class Halving:
         """The engine's own."""
         return self._engine.tally
 
+    @property
+    def call_rows(self) -> int:
+        """The engine's own."""
+        return self._engine.call_rows
+
     def num_tokens(self, texts: Sequence[str]) -> Sequence[int]:
         """Return the length of each text in tokens."""
         return self._engine.num_tokens(texts)

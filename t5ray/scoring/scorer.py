@@ -24,8 +24,6 @@ from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
 from t5ray.scoring.writing import Extras, Results, decode_results, encode
 from t5ray.text.tasks import read_prediction, render_input
 
-SLICE_ROWS = 1024
-"""Rows between two notes of progress. Slices are cut from the shard sorted by length, so they cost no padding."""
 DEADLY = "the worker process died each time it scored this row (out of memory, or a fault in native code)"
 """The `error` of a row that kills."""
 
@@ -178,8 +176,8 @@ class Scorer:
             except DataError as exc:
                 results.errors[number] = str(exc)
         order = sorted(texts, key=lambda number: (-len(texts[number]), texts[number]))  # equal texts meet in a slice
-        slices = {}
-        for part, is_deadly in journal.slices(len(order), SLICE_ROWS):
+        slices = {}  # of the shard sorted by length, so that they cost no padding
+        for part, is_deadly in journal.slices(len(order), engine.call_rows):
             if is_deadly:
                 results.errors[order[part[0]]] = DEADLY
             else:

@@ -14,10 +14,12 @@ executed.
 import logging
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 import zlib
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +34,8 @@ from t5ray.locking import turn
 from t5ray.model.bundle import clear_leftovers
 from t5ray.training.group import Group
 
-LAST, BEFORE_LAST = "last.pt", "last-but-one.pt"
+LAST, BEFORE_LAST, UNFINISHED = "last.pt", "last-but-one.pt", ".last.pt.tmp"
+DOWNLOAD = ".download-"
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
 """Tensors of the size of the weights that an optimizer keeps."""
 DAMAGE = (
@@ -73,27 +76,37 @@ class Progress:
 
 
 def save_last(folder: Path, state: dict[str, Any], progress: Progress, *, shares_disk: bool = False) -> None:
-    """Write everything that the rest of the run depends on; the state before stays beside it.
+    """Write everything that the rest of the run depends on.
 
     Args:
-        shares_disk: the state before goes, and runs whose folders lie side by side wait for each other.
+        shares_disk: runs whose folders lie side by side wait for each other, and the state before goes; otherwise it
+            stays beside the new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{LAST}.tmp"
+    temporary = folder / UNFINISHED
     (folder / BEFORE_LAST).unlink(missing_ok=True)
-    with turn(_turn_file(folder)) if shares_disk else nullcontext():
-        with temporary.open("wb") as file:
-            torch.save({**state, "progress": vars(progress)}, file)
-            os.fsync(file.fileno())
-        if (folder / LAST).exists() and not shares_disk:
-            (folder / LAST).replace(folder / BEFORE_LAST)
-        temporary.replace(folder / LAST)
+    with _turn(folder) if shares_disk else nullcontext():
+        try:
+            with temporary.open("wb") as file:
+                torch.save({**state, "progress": vars(progress)}, file)
+                os.fsync(file.fileno())
+            if (folder / LAST).exists() and not shares_disk:
+                (folder / LAST).replace(folder / BEFORE_LAST)
+            temporary.replace(folder / LAST)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
-def _turn_file(folder: Path) -> Path:
-    """Return what is locked by the run that writes a state, beside the folder in which the runs' folders are."""
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Be the only one of the runs whose folders lie side by side that has one state more on disk.
+
+    That holds where the file system knows locks, and until a run is killed here: it deletes what it left when it goes
+    on. Others must not, as locks of some network file systems end at the node.
+    """
     runs = folder.parent
-    return runs.with_name(f".{runs.name}.turn")
+    with turn(runs.with_name(f".{runs.name}.turn")):
+        yield
 
 
 def load_last(folder: Path) -> tuple[dict[str, Any], Progress] | None:
@@ -111,7 +124,9 @@ def sweep(folder: Path) -> int:
     A damaged one must not stay: the next save would take it for whole, and delete the one that is.
     """
     clear_leftovers(folder, "best-*")
-    (folder / f".{LAST}.tmp").unlink(missing_ok=True)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    for download in folder.glob(f"{DOWNLOAD}*"):
+        shutil.rmtree(download, ignore_errors=True)
     for name in (LAST, BEFORE_LAST):
         state = _read(folder / name)
         if state is not None:
@@ -121,12 +136,20 @@ def sweep(folder: Path) -> int:
     return -1
 
 
-def share_last(folder: Path, remote: str, group: Group) -> None:
+def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = False) -> None:
     """Let the folder of every worker hold the state that is the newest of worker 0's folder and the URI.
 
     Worker 0 chooses: other nodes may still hold the copy that an earlier session went on from.
+
+    Args:
+        shares_disk: as of `save_last`; while two states are compared there is one more.
     """
-    step = group.broadcast(_newest(folder, remote) if group.rank == 0 else -1)
+    step = -1
+    if group.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _turn(folder) if shares_disk else nullcontext():
+            step = _newest(folder, remote)
+    step = group.broadcast(step)
     if group.rank > 0 and sweep(folder) != step:
         if step < 0:
             drop_last(folder)
@@ -138,8 +161,7 @@ def _newest(folder: Path, remote: str) -> int:
     """Let folder and URI hold the same state, the newer one, and return its step; -1: there is none."""
     here, there = sweep(folder), -1
     if is_there(f"{remote}/{LAST}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".download-", dir=folder) as name:
+        with TemporaryDirectory(prefix=DOWNLOAD, dir=folder) as name:
             fetched = Path(name)
             download_file(f"{remote}/{LAST}", fetched / LAST)
             there = sweep(fetched)
@@ -153,7 +175,7 @@ def _newest(folder: Path, remote: str) -> int:
 
 def drop_last(folder: Path, remote: str | None = None) -> None:
     """Delete the states of a run that has ended, here and at its URI."""
-    for name in (LAST, BEFORE_LAST, f".{LAST}.tmp"):
+    for name in (LAST, BEFORE_LAST, UNFINISHED):
         (folder / name).unlink(missing_ok=True)
     if remote is not None:
         with suppress(ClusterError):  # what is left there costs space only

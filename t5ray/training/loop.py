@@ -233,7 +233,7 @@ class _Run:
     def _restored(self) -> Progress:
         """Go on from the folder's state, which every worker must be able to read."""
         if self.plan.remote_states:
-            share_last(self.plan.folder, str(self.plan.remote), self.group)
+            share_last(self.plan.folder, str(self.plan.remote), self.group, shares_disk=self.plan.shares_disk)
         elif self.group.rank == 0:
             sweep(self.plan.folder)
         found = load_last(self.plan.folder)

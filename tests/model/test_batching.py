@@ -1,9 +1,10 @@
 """Batches by hand-worked examples, and that no row is lost."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5ray.model.batching import batches_by_tokens, runs_by_places, runs_within
+from t5ray.model.batching import batches_by_tokens, call_rows, runs_by_places, runs_within
 
 
 def test_batches_by_tokens_example() -> None:
@@ -16,6 +17,13 @@ def test_every_row_is_in_one_batch_within_the_budget(lengths: list[int], budget:
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@pytest.mark.parametrize(
+    ("numbers", "rows"), [(120_000, 1024), (38_500_000, 4096), (124_000_000, 2216), (392_000_000, 1024)]
+)
+def test_models_that_take_longer_are_handed_fewer_rows_and_so_are_small_ones(numbers: int, rows: int) -> None:
+    assert call_rows(numbers) == rows
 
 
 def test_runs_by_places_example() -> None:

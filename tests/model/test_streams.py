@@ -58,7 +58,7 @@ def test_shared_out_rows_get_the_predictions_of_one_thread(
     engine = Engine(str(folder), decode=DecodeConfig(max_new_tokens=9), labels=labels)
     alone = engine.predict(TEXTS, scores=True)
     tokens = engine.tally.real_tokens
-    monkeypatch.setattr("t5ray.model.streams.LEAST_NUMBERS", 0)
+    monkeypatch.setattr("t5ray.model.streams.SMALL_MODEL", 0)
     shared = engine.predict(TEXTS, scores=True)
     assert [one.text for one in shared] == [one.text for one in alone]
     assert [one.score for one in shared] == pytest.approx([one.score for one in alone], rel=1e-4)

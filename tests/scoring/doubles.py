@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -40,6 +41,7 @@ class ShoutingEngine:
     Likewise it cannot prepare `garbled`, and dies when it prepares `poison`.
     """
 
+    call_rows: ClassVar[int] = 1024
     max_input_tokens: int | None = None
     tally: Count = field(default_factory=Count)
     batches: list[list[str]] = field(default_factory=list)

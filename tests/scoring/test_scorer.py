@@ -91,7 +91,7 @@ def test_a_bad_row_gets_its_error_and_leaves_the_rest_alone(tmp_path: Path) -> N
 
 
 def test_equal_texts_come_to_the_engine_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer_module, "SLICE_ROWS", 3)
+    monkeypatch.setattr(ShoutingEngine, "call_rows", 3)
     engine = ShoutingEngine()
     spec = spec_for(write_rows(tmp_path / "a.jsonl", ["aa", "bb"] * 3), tmp_path / "out", shard_rows=6)
     assert [row["prediction"] for row in score_all(spec, engine)] == ["AA", "BB"] * 3
@@ -102,7 +102,7 @@ def test_equal_texts_come_to_the_engine_together(tmp_path: Path, monkeypatch: py
 def test_long_inputs_are_errors_on_request_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slice_rows: int
 ) -> None:
-    monkeypatch.setattr(scorer_module, "SLICE_ROWS", slice_rows)
+    monkeypatch.setattr(ShoutingEngine, "call_rows", slice_rows)
     path = write_rows(tmp_path / "a.jsonl", ["one two", "one two three four"])
     engine = ShoutingEngine(max_input_tokens=5)
     refused = score_all(spec_for(path, tmp_path / "refused", refuse_long=True), engine)
@@ -129,7 +129,7 @@ def test_rows_that_are_all_too_long_for_the_engine_leave_the_others_alone(tmp_pa
 
 
 def test_slices_hold_rows_of_like_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer_module, "SLICE_ROWS", 2)
+    monkeypatch.setattr(ShoutingEngine, "call_rows", 2)
     engine = ShoutingEngine()
     path = write_rows(tmp_path / "a.jsonl", ["xx", "xxxx", "x", "xxx"])
     score_all(spec_for(path, tmp_path / "out"), engine)
@@ -269,7 +269,7 @@ class Meanwhile(ShoutingEngine):
 
 
 def test_the_next_slice_is_prepared_while_one_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer_module, "SLICE_ROWS", 1)
+    monkeypatch.setattr(ShoutingEngine, "call_rows", 1)
     spec = spec_for(write_rows(tmp_path / "a.jsonl", ["ccc", "bb", "a"]), tmp_path / "out")
     engine = Meanwhile(calls=3)
     assert [row["prediction"] for row in score_all(spec, engine)] == ["CCC", "BB", "A"]
@@ -288,7 +288,7 @@ class Lingering(ShoutingEngine):
 def test_a_row_that_kills_while_it_is_prepared_ahead_is_found_and_no_other_is_blamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scorer_module, "SLICE_ROWS", 2)
+    monkeypatch.setattr(ShoutingEngine, "call_rows", 2)
     texts = ["a" * 30, "b" * 29, "c" * 28, "poison", "d", "e"]
     spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=10)
     lives_of(spec, Lingering)
