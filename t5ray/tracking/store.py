@@ -27,8 +27,6 @@ ANSWER_WITHIN_S = 10.0
 HANDLE_TAG = "t5ray.handle"
 PARENT_TAG = "mlflow.parentRunId"
 ARTIFACT_FOLDER = "mlartifacts"
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag by which MLflow's page opens an experiment at its runs, rather than at traces of language model calls."""
 LONGEST_REASON = 300
 DRIVERS = {"psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}
 """Packages that bring a database's Python module, where these go by another name."""
@@ -183,7 +181,7 @@ def _open(uri: str, experiment: str, artifact_location: str | None) -> tuple[Mlf
 
 def _create_experiment(client: MlflowClient, experiment: str, artifact_location: str | None) -> str:
     try:
-        return str(client.create_experiment(experiment, artifact_location, tags=KIND))
+        return str(client.create_experiment(experiment, artifact_location))
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

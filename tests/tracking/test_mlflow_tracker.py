@@ -34,12 +34,6 @@ def runs_of(config: TrackingConfig) -> dict[str, Any]:
     return {run.info.run_name: run for run in reader.search_runs([experiment.experiment_id])}
 
 
-def test_mlflow_s_page_opens_the_experiment_at_its_runs(config: Config, sqlite_uri: str) -> None:
-    open_tracker(config()).close()
-    tags = client(sqlite_uri).get_experiment_by_name(config().experiment).tags
-    assert tags["mlflow.experimentKind"] == "custom_model_development"  # as MLflow 3's page calls it
-
-
 def test_a_study_and_its_trial(config: Config, sqlite_uri: str) -> None:
     tracker = open_tracker(config())
     study = tracker.start_run("study", tags={"task": "dates"})
