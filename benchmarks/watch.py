@@ -49,6 +49,7 @@ class Command:
             env={**os.environ, **environment},
             start_new_session=True,
         )
+        self._itself = psutil.Process(self._process.pid)  # which knows a pid that another process has by now
         self._suspended: list[psutil.Process] = []
         self._peaks = {"driver": 0.0, "worker": 0.0}
         self._watcher = threading.Thread(target=self._watch if watch else self._process.wait, daemon=True)
@@ -106,7 +107,8 @@ class Command:
 
     def destroy(self) -> None:
         """Kill it with all that it started, standing still or not."""
-        for process in {*self._suspended, *self._all()}:
+        self.suspend()  # so that nothing is started meanwhile
+        for process in self._suspended:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self._process.wait()
@@ -114,8 +116,7 @@ class Command:
     def _all(self) -> list[psutil.Process]:
         """Return its processes, each before what it started."""
         with contextlib.suppress(psutil.Error):
-            itself = psutil.Process(self._process.pid)
-            return [itself, *itself.children(recursive=True)]
+            return [self._itself, *self._itself.children(recursive=True)]
         return []
 
     def kill(self) -> None:

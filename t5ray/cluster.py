@@ -20,6 +20,9 @@ from typing import Any
 from t5ray.errors import ClusterError
 from t5ray.liveness import own_ray, raylet_at, require_answer, watched
 
+DOWNLOAD = ".download-"
+"""Begins the names of folders beside a target in which it arrives."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -246,7 +249,7 @@ def replace_dir(source: str, local: Path) -> None:
         ClusterError: nothing is there, or the storage refuses.
     """
     local.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=local.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=DOWNLOAD, dir=local.parent) as folder:
         download_dir(source, Path(folder, local.name))
         shutil.rmtree(local, ignore_errors=True)
         Path(folder, local.name).replace(local)
@@ -270,7 +273,7 @@ def download_file(source: str, local: Path) -> None:
         ClusterError: nothing is there, or the storage refuses.
     """
     local.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=local.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=DOWNLOAD, dir=local.parent) as folder:
         with _reachable(source) as (files, root):
             files.get_file(root, f"{folder}/{local.name}")
         Path(folder, local.name).replace(local)

@@ -11,24 +11,24 @@ BF16_CPU_PLACES = 256
 PLACES_BUDGETS = 4
 """Batches whose tokens all places hold together, at most: a decoded token takes less memory than an encoded one."""
 
-LEAST_CALL_ROWS, MOST_CALL_ROWS = 1024, 4096
-CALL_NUMBERS = 2**38
-"""Numbers of the matrices that a call's rows meet in each step: some ten seconds of a CPU, or less."""
+LEAST_CALL_ROWS, MOST_CALL_ROWS = 1024, 2048
+CALL_NUMBERS = 2**37
+"""Products with numbers of the matrices that a step makes for all rows of a call, at most, if those are many."""
 SMALL_MODEL = 4_000_000
 """Numbers in the matrices of a decoder and its head, below which Python takes most of a step."""
 
 
 def call_rows(numbers: int) -> int:
-    """Return how many rows an engine should be handed at a time, where there are more.
+    """Return how many rows should take turns in the same places in one call, where there are more.
 
     The last rows of a call are decoded in places of which ever fewer are taken, so a call should have many; but while
-    it lasts nobody hears how far it is. Small models take about as long to score rows as the next ones to be tokenised,
-    which is done meanwhile, and so should be handed few.
+    it lasts nobody hears how far it is, and a large model takes its time. Small models take about as long to score rows
+    as the next ones to be tokenised, which is done meanwhile, and so should be handed few.
 
     Args:
         numbers: in the matrices that a step multiplies with.
     Example:
-        flan-t5-small, 38 million -> 4,096; flan-t5-base, 124 million -> 2,216; flan-t5-large, 392 million -> 1,024
+        flan-t5-small, 38 million -> 2,048; flan-t5-base, 124 million -> 1,108; flan-t5-large, 392 million -> 1,024
     """
     if numbers < SMALL_MODEL:
         return LEAST_CALL_ROWS

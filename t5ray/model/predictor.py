@@ -19,6 +19,7 @@ from t5ray.errors import ModelError
 from t5ray.model.batching import (
     BF16_CPU_PLACES,
     CPU_PLACES,
+    LEAST_CALL_ROWS,
     MOST_ROWS,
     SMALL_MODEL,
     batches_by_tokens,
@@ -111,7 +112,13 @@ class Predictor:
     @property
     def call_rows(self) -> int:
         """Rows that `predict` should be handed at a time, where there are more."""
-        return call_rows(self._model.step_numbers)
+        return call_rows(self._model.step_numbers) if self._takes_turns else LEAST_CALL_ROWS
+
+    @property
+    def _takes_turns(self) -> bool:
+        """Whether rows leave their places to others as they end; otherwise batch after batch is decoded."""
+        decode = self._decode
+        return self._tree is None and decode.num_beams == 1 and not decode.do_sample and self._processor is None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -165,7 +172,7 @@ class Predictor:
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Yield groups of rows that are decoded together, longest first."""
         decode, generates = self._decode, self._tree is None
-        if generates and decode.num_beams == 1 and not decode.do_sample and self._processor is None:
+        if self._takes_turns:
             held = [max(length, decode.max_new_tokens or 0) for length in lengths]
             return runs_by_places(held, self._batch_tokens, self._places)
         texts = (decode.num_beams if generates else 1) * (decode.num_return_sequences if decode.do_sample else 1)

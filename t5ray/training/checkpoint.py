@@ -18,8 +18,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 
-from t5ray.cluster import download_file, is_there, remove_dir, upload_file
+from t5ray.cluster import DOWNLOAD, download_file, is_there, remove_dir, upload_file
 from t5ray.config import TrainingConfig
 from t5ray.errors import ClusterError
 from t5ray.locking import turn
@@ -35,7 +34,6 @@ from t5ray.model.bundle import clear_leftovers
 from t5ray.training.group import Group
 
 LAST, BEFORE_LAST, UNFINISHED = "last.pt", "last-but-one.pt", ".last.pt.tmp"
-DOWNLOAD = ".download-"
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
 """Tensors of the size of the weights that an optimizer keeps."""
 DAMAGE = (
@@ -97,16 +95,14 @@ def save_last(folder: Path, state: dict[str, Any], progress: Progress, *, shares
             temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _turn(folder: Path) -> Iterator[None]:
+def _turn(folder: Path) -> AbstractContextManager[None]:
     """Be the only one of the runs whose folders lie side by side that has one state more on disk.
 
-    That holds where the file system knows locks, and until a run is killed here: it deletes what it left when it goes
-    on. Others must not, as locks of some network file systems end at the node.
+    That holds where the file system knows locks, turns come in time, and no run is killed in its own: it deletes what
+    it left when it goes on. Others must not, as locks of some network file systems end at the node.
     """
     runs = folder.parent
-    with turn(runs.with_name(f".{runs.name}.turn")):
-        yield
+    return turn(runs.with_name(f".{runs.name}.turn"))
 
 
 def load_last(folder: Path) -> tuple[dict[str, Any], Progress] | None:
@@ -125,8 +121,6 @@ def sweep(folder: Path) -> int:
     """
     clear_leftovers(folder, "best-*")
     (folder / UNFINISHED).unlink(missing_ok=True)
-    for download in folder.glob(f"{DOWNLOAD}*"):
-        shutil.rmtree(download, ignore_errors=True)
     for name in (LAST, BEFORE_LAST):
         state = _read(folder / name)
         if state is not None:
@@ -142,14 +136,9 @@ def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = F
     Worker 0 chooses: other nodes may still hold the copy that an earlier session went on from.
 
     Args:
-        shares_disk: as of `save_last`; while two states are compared there is one more.
+        shares_disk: as of `save_last`: while worker 0 compares two states there is one more.
     """
-    step = -1
-    if group.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _turn(folder) if shares_disk else nullcontext():
-            step = _newest(folder, remote)
-    step = group.broadcast(step)
+    step = group.broadcast(_newest(folder, remote, shares_disk=shares_disk) if group.rank == 0 else -1)
     if group.rank > 0 and sweep(folder) != step:
         if step < 0:
             drop_last(folder)
@@ -157,11 +146,17 @@ def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = F
             download_file(f"{remote}/{LAST}", folder / LAST)
 
 
-def _newest(folder: Path, remote: str) -> int:
+def _newest(folder: Path, remote: str, *, shares_disk: bool) -> int:
     """Let folder and URI hold the same state, the newer one, and return its step; -1: there is none."""
     here, there = sweep(folder), -1
+    for killed in folder.glob(f"{DOWNLOAD}*"):  # nobody else is at it before they hear what this returns
+        shutil.rmtree(killed, ignore_errors=True)
     if is_there(f"{remote}/{LAST}"):
-        with TemporaryDirectory(prefix=DOWNLOAD, dir=folder) as name:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            _turn(folder) if shares_disk else nullcontext(),
+            TemporaryDirectory(prefix=DOWNLOAD, dir=folder) as name,
+        ):
             fetched = Path(name)
             download_file(f"{remote}/{LAST}", fetched / LAST)
             there = sweep(fetched)

@@ -315,9 +315,9 @@ def test_a_repeated_task_leaves_finished_shards_alone(tmp_path: Path) -> None:
 
 def test_a_shard_on_which_all_workers_die_ends_the_job(tmp_path: Path) -> None:
     spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a"]), tmp_path / "out")
-    for number in range(21):
+    for number in range(23):
         Journal(journal_file(spec.output, spec.ledger.part(0))).begin((number, number + 1))
-    with pytest.raises(ClusterError, match=r"part-00000: a worker must live through a shard, but 21 died on it"):
+    with pytest.raises(ClusterError, match=r"part-00000: a worker must live through a shard, but 23 died on it"):
         score_all(spec)
 
 

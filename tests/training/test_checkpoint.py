@@ -116,6 +116,16 @@ def test_runs_side_by_side_write_their_states_by_turns(tmp_path: Path, monkeypat
         assert [step_of(tmp_path / name) for name in ("one", "two")] == [9, 9]
 
 
+@pytest.mark.parametrize(("rank", "stays"), [(0, False), (1, True)])
+def test_what_a_kill_left_of_a_download_is_deleted_before_others_begin_theirs(
+    tmp_path: Path, rank: int, stays: bool
+) -> None:
+    download = tmp_path / "run/.download-x"
+    download.mkdir(parents=True)
+    share_last(tmp_path / "run", f"memory://{tmp_path.name}/states", Worker(rank, [] if rank == 0 else [-1]))
+    assert download.exists() == stays
+
+
 @pytest.mark.parametrize("damage", [half, flipped])
 def test_a_kill_while_the_next_state_is_written_loses_none_where_the_last_one_is_damaged(
     tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, damage: Damage
