@@ -11,8 +11,8 @@ BF16_CPU_PLACES = 256
 PLACES_BUDGETS = 4
 """Batches whose tokens all places hold together, at most: a decoded token takes less memory than an encoded one."""
 
-LEAST_CALL_ROWS, MOST_CALL_ROWS = 1024, 2048
-CALL_NUMBERS = 2**37
+LEAST_CALL_ROWS, MOST_CALL_ROWS = 1024, 4096
+CALL_NUMBERS = 2**38
 """Products with numbers of the matrices that a step makes for all rows of a call, at most, if those are many."""
 SMALL_MODEL = 4_000_000
 """Numbers in the matrices of a decoder and its head, below which Python takes most of a step."""
@@ -28,7 +28,7 @@ def call_rows(numbers: int) -> int:
     Args:
         numbers: in the matrices that a step multiplies with.
     Example:
-        flan-t5-small, 38 million -> 2,048; flan-t5-base, 124 million -> 1,108; flan-t5-large, 392 million -> 1,024
+        flan-t5-small, 38 million -> 4,096; flan-t5-base, 124 million -> 2,216; flan-t5-large, 392 million -> 1,024
     """
     if numbers < SMALL_MODEL:
         return LEAST_CALL_ROWS

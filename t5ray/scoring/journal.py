@@ -23,7 +23,7 @@ from t5ray.scoring.ledger import writing
 LIMIT = 2
 """Deaths that a slice or a row is given: the first may be somebody's kill -9."""
 MOST_DEATHS_IN_VAIN = 22
-"""Deaths on a shard of which nothing was ever scored, after which no row is to blame. One bad row of 2,048 takes 14."""
+"""Deaths on a shard of which nothing was ever scored, after which no row is to blame. One bad row of 4,096 takes 15."""
 MOST_DEATHS = 200
 """Deaths on a shard after which scoring the rest of it costs too many workers."""
 
