@@ -27,15 +27,18 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 def show_error(exc: T5RayError) -> None:
     """Print an error as its class's plain name and its message, at once: other threads print too."""
+    stderr.print(_text(exc))
+
+
+def _text(exc: T5RayError) -> Text:
     kind = type(exc).__name__.removesuffix("Error").lower()
-    stderr.print(Text.assemble((f"{kind} error", "bold red"), f": {exc}"))
+    return Text.assemble((f"{kind} error", "bold red"), f": {exc}")
 
 
 def end_with(exc: T5RayError, command: str) -> None:
     """Print an error and the command that goes on, and end the process at once, from any thread, untidied."""
     console.show_cursor()  # a bar hides it
-    show_error(exc)
-    stderr.print(f"Go on with: {command}", markup=False)
+    stderr.print(Text.assemble(_text(exc), f"\nGo on with: {command}"))  # at once: other threads print too
     os._exit(exc.exit_code)
 
 
