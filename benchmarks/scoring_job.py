@@ -6,8 +6,8 @@
     python -m benchmarks.scoring_job kill       kill -9 of worker, driver and Ray in turn, then compare the bytes
     python -m benchmarks.scoring_job idiomatic  Ray Data's read -> map_batches -> write against the job
 
-Rows are the embedded dates, or --texts, over and over, each time with its number behind them. The model is the demo's,
-without training, or --model.
+Rows are the embedded dates, or --texts, over and over; for `overhead`, whose bare engine would score equal ones once,
+the number of the repetition stands behind them. The model is the demo's, without training, or --model.
 Start-up (Ray, imports, weights) is told apart from scoring, which lasts from the first shard's begin to the last one's
 commit; for `overhead` from the first shard's commit, in turns of a few seconds.
 """
@@ -58,12 +58,12 @@ def demo_model(folder: Path) -> str:
     return str(initialise(model_files(), folder / "models", seed=SEED))
 
 
-def write_rows(given: argparse.Namespace, num_rows: int) -> Path:
+def write_rows(given: argparse.Namespace, num_rows: int, *, all_differ: bool = False) -> Path:
     """Write the rows in the format of the parts (JSON lines, Parquet or CSV)."""
     path = Path(given.folder / f"rows-{num_rows}.{given.format}")
     source = Path(given.texts) if given.texts else dates_data()
     texts = [json.loads(line)["text"] for line in source.read_text(encoding="utf-8").splitlines()]
-    rows = ({"id": number, "text": _varied(texts, number)} for number in range(num_rows))
+    rows = ({"id": number, "text": _text(texts, number, all_differ)} for number in range(num_rows))
     if given.format == "parquet":
         _write_parquet(path, rows)
     else:
@@ -77,10 +77,9 @@ def write_rows(given: argparse.Namespace, num_rows: int) -> Path:
     return path
 
 
-def _varied(texts: list[str], number: int) -> str:
-    """Return a text like no earlier one: the engine would score equal ones of a call once."""
+def _text(texts: list[str], number: int, all_differ: bool) -> str:
     repeats, place = divmod(number, len(texts))
-    return f"{texts[place]} {repeats}" if repeats else texts[place]
+    return f"{texts[place]} {repeats}" if repeats and all_differ else texts[place]
 
 
 def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:

@@ -47,7 +47,7 @@ def timed(action: Callable[[], T]) -> tuple[T, float]:
 def _stages(found: Input, given: argparse.Namespace) -> dict[str, float]:
     from t5ray.model.engine import Engine
 
-    engine = Engine(given.model, decode=DecodeConfig(max_new_tokens=given.max_new_tokens), precision="fp32")
+    engine = Engine(given.model, decode=DecodeConfig(max_new_tokens=given.max_new_tokens), precision=given.precision)
     task, ranges = resolve_task(given.task), RangeReader()
     ledger = Ledger(given.folder / "costs", given.format, found.num_shards)
     ledger.open()

@@ -87,7 +87,7 @@ def within(turns: Sequence[Span], span: Span) -> float:
 
 def print_overhead(given: argparse.Namespace) -> None:
     """Print rows/s of the bare engine, and of jobs with the same number of threads."""
-    rows = write_rows(given, given.rows)
+    rows = write_rows(given, given.rows, all_differ=True)
     rounds = [_round(given, rows, f"out-{number}") for number in range(given.rounds)]
     print(f"{'':<38}{'rows/s':>10}{'of bare':>9}{'until warm, s':>15}   of bare, each round")
     for place, name in enumerate(SIDES):

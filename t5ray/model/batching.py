@@ -13,7 +13,7 @@ PLACES_BUDGETS = 4
 
 LEAST_CALL_ROWS, MOST_CALL_ROWS = 1024, 4096
 CALL_NUMBERS = 2**38
-"""Products with numbers of the matrices that a step makes for all rows of a call, at most, if those are many."""
+"""Rows of a call times the numbers of the matrices that a step multiplies each with, at most, if the rows are many."""
 SMALL_MODEL = 4_000_000
 """Numbers in the matrices of a decoder and its head, below which Python takes most of a step."""
 
