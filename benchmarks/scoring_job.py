@@ -219,7 +219,7 @@ def idiomatic(given: argparse.Namespace) -> None:
         rate = given.rows / scoring_span_s(output)
         print(f"job          {found.seconds:6.1f} s in all, {rate:8.1f} rows/s, {_shown(found)}")
         arguments = [given.model, given.task, str(rows), str(given.max_new_tokens)]
-        arguments += [str(given.folder / f"idiom-{number}"), str(given.workers), str(given.shard_rows)]
+        arguments += [str(given.folder / f"idiom-{number}"), str(given.workers), str(given.shard_rows), given.precision]
         found = finish(Command(["benchmarks.scoring_job_idiomatic", *arguments]))
         print(f"map_batches  {found.seconds:6.1f} s in all, {found.output.splitlines()[-1]}, {_shown(found)}")
 

@@ -1,6 +1,6 @@
 """Ray Data's own way to score rows, for `benchmarks.scoring_job`: read -> map_batches over an actor pool -> write.
 
-    python -m benchmarks.scoring_job_idiomatic MODEL TASK ROWS MAX_NEW_TOKENS OUTPUT WORKERS BATCH_ROWS
+    python -m benchmarks.scoring_job_idiomatic MODEL TASK ROWS MAX_NEW_TOKENS OUTPUT WORKERS BATCH_ROWS PRECISION
 
 With Ray's job checkpointing on the column `id`. Prints rows/s from the first batch to the end, and whether the files
 hold the rows in input order.
@@ -23,11 +23,11 @@ from t5ray.text.tasks import render_input, resolve_task
 class Predict:
     """Scores batches of rows."""
 
-    def __init__(self, model: str, task_name: str, max_new_tokens: int, started: str) -> None:
+    def __init__(self, model: str, task_name: str, max_new_tokens: int, precision: str, started: str) -> None:
         from t5ray.model.engine import Engine
 
         self._task = resolve_task(task_name)
-        self._engine = Engine(model, decode=DecodeConfig(max_new_tokens=max_new_tokens), precision="fp32")
+        self._engine = Engine(model, decode=DecodeConfig(max_new_tokens=max_new_tokens), precision=precision)
         self._started = Path(started)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +38,9 @@ class Predict:
         return {**batch, "prediction": [found.text for found in self._engine.predict(texts)]}
 
 
-def main(model: str, task: str, rows: str, max_new_tokens: int, output: str, workers: int, batch_rows: int) -> None:
+def main(
+    model: str, task: str, rows: str, max_new_tokens: int, output: str, workers: int, batch_rows: int, precision: str
+) -> None:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -48,7 +50,7 @@ def main(model: str, task: str, rows: str, max_new_tokens: int, output: str, wor
     ray.data.read_parquet(rows, override_num_blocks=max(1, num_rows // batch_rows)).map_batches(
         Predict,
         batch_size=batch_rows,
-        fn_constructor_args=(model, task, max_new_tokens, str(started)),
+        fn_constructor_args=(model, task, max_new_tokens, precision, str(started)),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=2 / workers / 2,  # the reads and the writes want their own
     ).write_parquet(output)
@@ -61,5 +63,5 @@ def main(model: str, task: str, rows: str, max_new_tokens: int, output: str, wor
 
 
 if __name__ == "__main__":
-    MODEL, TASK, ROWS, NEW_TOKENS, OUTPUT, WORKERS, BATCH_ROWS = sys.argv[1:]
-    main(MODEL, TASK, ROWS, int(NEW_TOKENS), OUTPUT, int(WORKERS), int(BATCH_ROWS))
+    MODEL, TASK, ROWS, NEW_TOKENS, OUTPUT, WORKERS, BATCH_ROWS, PRECISION = sys.argv[1:]
+    main(MODEL, TASK, ROWS, int(NEW_TOKENS), OUTPUT, int(WORKERS), int(BATCH_ROWS), PRECISION)
