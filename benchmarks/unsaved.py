@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from t5ray.training import loop
 from t5ray.training.best import BestWeights
+from t5ray.training.checkpoint import StateWriter
 from t5ray.training.trainee import Trainee
 
 
@@ -13,7 +13,7 @@ from t5ray.training.trainee import Trainee
 def unsaved() -> Iterator[None]:
     """Let `fine_tune` keep neither states nor best weights."""
     with (
-        mock.patch.object(loop, "save_last"),
+        mock.patch.object(StateWriter, "save"),
         mock.patch.object(BestWeights, "save"),
         mock.patch.object(Trainee, "state", return_value={}),
     ):

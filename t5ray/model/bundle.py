@@ -5,7 +5,6 @@ those of the model in memory, and only then renamed to its place.
 """
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import torch
 from transformers import GenerationConfig
 
 from t5ray.config import DecodeConfig
+from t5ray.disk import sync
 from t5ray.errors import ModelError
 from t5ray.model.card import CARD, SEEN, BundleCard
 from t5ray.model.loading import LoadedModel, load_model
@@ -168,5 +168,4 @@ def _replace(temporary: Path, target: Path) -> None:
 
 def _sync(folder: Path) -> None:
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)

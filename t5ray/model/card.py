@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from t5ray.config import DecodeConfig, Settings, TaskConfig
+from t5ray.disk import sync
 from t5ray.errors import ModelError, nearest
 
 CARD = "t5ray.json"
@@ -136,6 +136,5 @@ def write_text(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     temporary.write_text(text, encoding="utf-8")
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(temporary)
     temporary.replace(path)

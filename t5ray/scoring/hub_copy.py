@@ -15,7 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from t5ray.data.hub import PREFIX, HubSplit, open_splits
-from t5ray.scoring.ledger import sync_folder, writing
+from t5ray.disk import sync
+from t5ray.scoring.ledger import writing
 
 FOLDER = "_input"
 
@@ -41,7 +42,7 @@ def copied(address: str, output: Path) -> Path:
             for place, split in enumerate(splits):
                 _write(split, arriving / f"{place}-{split.name}.parquet")
             arriving.rename(target)
-            sync_folder(target.parent)
+            sync(target.parent)
     return target
 
 

@@ -5,29 +5,30 @@
     FOLDER/last-but-one.pt   the state before, of a run that has the disk to itself
 
 Each appears whole or not at all, and states are checked against their checksums when they are read: a damaged one falls
-back to the one before, or to the beginning where there is none. While a state is written, the last one is the only
-other: at most two are on disk, and one of them is always whole. Runs of a search keep one state each, and write theirs
+back to the one before, or to the beginning where there is none. The state before goes when the disk has the new one:
+at most two are on disk, and one of them is always whole. Runs of a search keep one state each, and write theirs
 by turns, so that there is one more than there are runs. They are read with `weights_only`, so that nothing in them is
 executed.
 """
 
 import logging
-import os
 import pickle
 import shutil
 import struct
 import zipfile
 import zlib
-from contextlib import AbstractContextManager, nullcontext, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from t5ray.cluster import DOWNLOAD, download_file, is_there, remove_dir, upload_file
 from t5ray.config import TrainingConfig
+from t5ray.disk import sync
 from t5ray.errors import ClusterError
 from t5ray.locking import turn
 from t5ray.model.bundle import clear_leftovers
@@ -73,26 +74,63 @@ class Progress:
         self.best_epoch, self.best_value, self.best_step = 0, None, 0
 
 
-def save_last(folder: Path, state: dict[str, Any], progress: Progress, *, shares_disk: bool = False) -> None:
-    """Write everything that the rest of the run depends on.
+class StateWriter:
+    """Writes everything that the rest of a run depends on, while the run goes on as far as that is safe.
 
-    Args:
-        shares_disk: runs whose folders lie side by side wait for each other, and the state before goes; otherwise it
-            stays beside the new one.
+    A state is whole for other processes when `save` returns: no kill takes it. That it is on the disk itself, in case
+    the machine goes down, is waited for by a thread; the state before stays until then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / UNFINISHED
-    (folder / BEFORE_LAST).unlink(missing_ok=True)
-    with _turn(folder) if shares_disk else nullcontext():
-        try:
+
+    def __init__(self, folder: Path, *, shares_disk: bool = False) -> None:
+        """Write nothing yet.
+
+        Args:
+            shares_disk: runs whose folders lie side by side wait for each other, and the state before goes; otherwise
+                it stays beside the new one.
+        """
+        self.folder, self.shares_disk = folder, shares_disk
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="t5ray-state")
+        self._landing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def save(self, state: dict[str, Any], progress: Progress) -> None:
+        """Write a state, after the one before has reached the disk.
+
+        Raises:
+            OSError: the disk did not take it, or the one before.
+        """
+        self.wait()
+        folder, temporary = self.folder, self.folder / UNFINISHED
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / BEFORE_LAST).unlink(missing_ok=True)
+        with ExitStack() as ours:
+            if self.shares_disk:
+                ours.enter_context(_turn(folder))
+            ours.callback(temporary.unlink, missing_ok=True)
             with temporary.open("wb") as file:
                 torch.save({**state, "progress": vars(progress)}, file)
-                os.fsync(file.fileno())
-            if (folder / LAST).exists() and not shares_disk:
+            if (folder / LAST).exists():
                 (folder / LAST).replace(folder / BEFORE_LAST)
             temporary.replace(folder / LAST)
-        finally:
-            temporary.unlink(missing_ok=True)
+            self._landing = self._thread.submit(self._land, ours.pop_all())
+
+    def wait(self) -> None:
+        """Wait until what was written is on the disk. Raises OSError where the disk did not take it."""
+        landing, self._landing = self._landing, None
+        if landing is not None:
+            landing.result()
+
+    def _land(self, ours: ExitStack) -> None:
+        with ours:
+            sync(self.folder / LAST)
+            sync(self.folder)
+            if self.shares_disk:
+                (self.folder / BEFORE_LAST).unlink(missing_ok=True)
 
 
 def _turn(folder: Path) -> AbstractContextManager[None]:
@@ -136,7 +174,7 @@ def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = F
     Worker 0 chooses: other nodes may still hold the copy that an earlier session went on from.
 
     Args:
-        shares_disk: as of `save_last`: while worker 0 compares two states there is one more.
+        shares_disk: as of `StateWriter`: while worker 0 compares two states there is one more.
     """
     step = group.broadcast(_newest(folder, remote, shares_disk=shares_disk) if group.rank == 0 else -1)
     if group.rank > 0 and sweep(folder) != step:

@@ -21,10 +21,10 @@ from t5ray.training.best import BestWeights
 from t5ray.training.checkpoint import (
     LAST,
     Progress,
+    StateWriter,
     drop_last,
     load_last,
     random_state,
-    save_last,
     set_random_state,
     share_last,
     sweep,
@@ -68,19 +68,30 @@ def fine_tune(
             the model.
     """
     torch.manual_seed(plan.config.seed)  # adapters begin alike on all workers
-    with within_memory(MORE_MEMORY), made_ready(loaded, plan.config, group) as trainee:
+    with (
+        within_memory(MORE_MEMORY),
+        made_ready(loaded, plan.config, group) as trainee,
+        StateWriter(plan.folder, shares_disk=plan.shares_disk) as states,
+    ):
         torch.manual_seed(plan.config.seed + group.rank)  # dropout differs
-        return _Run(trainee, data, plan, group, report, tick).go()
+        return _Run(trainee, data, plan, group, states, report, tick).go()
 
 
 class _Run:
     """One run, on one worker. Every worker of the group goes through the same calls in the same order."""
 
     def __init__(
-        self, trainee: Trainee, data: TokenisedData, plan: RunPlan, group: Group, report: Report, tick: Tick
+        self,
+        trainee: Trainee,
+        data: TokenisedData,
+        plan: RunPlan,
+        group: Group,
+        states: StateWriter,
+        report: Report,
+        tick: Tick,
     ) -> None:
         self.trainee, self.data, self.plan, self.config = trainee, data, plan, plan.config
-        self.group, self.report, self.tick = group, report, tick
+        self.group, self.states, self.report, self.tick = group, states, report, tick
         self.per_epoch = num_steps(len(data.train), self.config.batch_size)
         self.every = self.config.log_every_steps or max(1, self.per_epoch // HISTORY_POINTS)
         self.best = BestWeights(plan.folder, plan.remote)
@@ -102,6 +113,7 @@ class _Run:
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
                 self._keep_best(until=self.progress.step)
+        self.states.wait()
         if answer is not None and self.group.rank == 0:
             drop_last(self.plan.folder, self.plan.remote if self.plan.remote_states else None)
         if answer is not None:
@@ -224,7 +236,7 @@ class _Run:
         self.progress.inside = None if course is None else course.plain(self.group)
         state = {**self.trainee.state(), "random": self.group.gather(random_state())}
         if self.group.rank == 0:
-            save_last(self.plan.folder, state, self.progress, shares_disk=self.plan.shares_disk)
+            self.states.save(state, self.progress)
             if self.plan.remote_states:
                 upload_file(self.plan.folder / LAST, str(self.plan.remote))
         self.saved_at = time.monotonic()

@@ -1,6 +1,7 @@
 """Saved states: which of several is gone on from, and that no damage to one is taken for a state."""
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from t5ray.data.tokens import TokenisedData
+from t5ray.locking import lock
 from t5ray.training import checkpoint
-from t5ray.training.checkpoint import LAST, Progress, load_last, save_last, share_last, sweep
+from t5ray.training.checkpoint import BEFORE_LAST, LAST, Progress, StateWriter, load_last, share_last, sweep
 from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
 from tests.training.running import run
@@ -37,7 +39,8 @@ class Worker(Group):
 
 
 def save(folder: Path, step: int, damage: Damage | None = None) -> None:
-    save_last(folder, {"weights": torch.full((1000,), float(step))}, Progress(step=step))
+    with StateWriter(folder) as states:
+        states.save({"weights": torch.full((1000,), float(step))}, Progress(step=step))
     if damage is not None:
         damage(folder / LAST)
 
@@ -95,25 +98,65 @@ def test_a_worker_that_fetches_the_state_takes_it_from_no_other_of_its_node(
 
 
 def test_runs_side_by_side_write_their_states_by_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, seen = torch.save, list[int]()
+    seen = list[int]()
 
-    def slowly(*given: Any) -> None:
-        write(*given)
-        time.sleep(0.02)
-        seen.append(len(list(tmp_path.glob("*/.last.pt.tmp"))))
+    def slow(function: Callable[..., None]) -> Callable[..., None]:
+        def slowly(*given: Any) -> None:
+            function(*given)
+            time.sleep(0.01)
+            seen.append(sum(path.name != LAST for path in tmp_path.glob("*/*.pt*")))
+
+        return slowly
 
     def save_often(name: str, *, shares_disk: bool) -> None:
-        for step in range(10):
-            state = {"weights": torch.full((1000,), float(step))}
-            save_last(tmp_path / name, state, Progress(step=step), shares_disk=shares_disk)
+        with StateWriter(tmp_path / name, shares_disk=shares_disk) as states:
+            for step in range(10):
+                states.save({"weights": torch.full((1000,), float(step))}, Progress(step=step))
 
-    monkeypatch.setattr(torch, "save", slowly)
-    for shares_disk, most in ((True, 1), (False, 2)):
+    monkeypatch.setattr(torch, "save", slow(torch.save))
+    monkeypatch.setattr(checkpoint, "sync", slow(checkpoint.sync))
+    for shares_disk in (True, False):
         with ThreadPoolExecutor(2) as pool:
             for done in [pool.submit(save_often, name, shares_disk=shares_disk) for name in ("one", "two")]:
                 done.result()
-        assert max(seen) == most
+        assert (max(seen) == 1) == shares_disk
         assert [step_of(tmp_path / name) for name in ("one", "two")] == [9, 9]
+
+
+@pytest.mark.parametrize(("shares_disk", "kept"), [(True, {LAST}), (False, {LAST, BEFORE_LAST})])
+def test_the_state_before_stays_until_the_disk_has_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares_disk: bool, kept: set[str]
+) -> None:
+    may_land = threading.Event()
+    monkeypatch.setattr(checkpoint, "sync", lambda path: may_land.wait(60))
+    with StateWriter(tmp_path, shares_disk=shares_disk) as states:
+        may_land.set()
+        states.save({}, Progress(step=8))
+        states.wait()
+        may_land.clear()
+        states.save({}, Progress(step=16))  # returns although it has not landed
+        assert step_of(tmp_path) == 16
+        half(tmp_path / LAST)  # as a power cut would leave it
+        assert step_of(tmp_path) == 8
+        may_land.set()
+        states.wait()
+        assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("later", [StateWriter.wait, lambda states: states.save({}, Progress(step=16))])
+def test_a_state_that_the_disk_did_not_take_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[StateWriter], None]
+) -> None:
+    def refused(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "sync", refused)
+    with StateWriter(tmp_path / "trials/one", shares_disk=True) as states:
+        states.save({}, Progress(step=8))
+        with pytest.raises(OSError, match="Input/output error"):
+            later(states)
+        with (tmp_path / ".trials.turn").open("a") as file:
+            assert lock(file)  # the others may go on
 
 
 @pytest.mark.parametrize(("rank", "stays"), [(0, False), (1, True)])
