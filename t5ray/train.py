@@ -79,7 +79,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.tracking import open_tracker, ui_command
     from t5ray.training.outcome import advice
     from t5ray.training.prepare import prepare
-    from t5ray.training.run import describe, fits_here, open_place, require_room, run_once
+    from t5ray.training.room import fits_here, require_room, shared_out
+    from t5ray.training.run import describe, open_place, run_once
 
     if resume and (sent := _send_rest(settings)) is not None:
         return sent
@@ -95,7 +96,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         on_loss=lambda exc: terminal.end_with(exc, go_on),
         environment=heap.environment(),
     ) as cluster:
-        terminal.tell(require_room(settings, cluster))
+        prepared = shared_out(prepared, cluster)
+        terminal.tell(require_room(prepared, cluster))
         prepared = with_back_translations(prepared, cluster, place.cache)
         tracker = open_tracker(settings.tracking, outbox=place.outbox)
         try:

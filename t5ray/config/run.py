@@ -17,8 +17,8 @@ class ResourcesConfig(Settings):
 
     workers_per_trial: int = Field(default=1, ge=1)
     """Ray Train workers that share each batch of a trial."""
-    cpus_per_worker: int = Field(default=1, ge=1)
-    """CPUs, and torch threads, of one worker."""
+    cpus_per_worker: int | None = Field(default=None, ge=1)
+    """CPUs, and torch threads, of one worker. None: its share of this machine; 1 with a GPU, or on a joined Ray."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs of one worker; a fraction shares a GPU between trials."""
 

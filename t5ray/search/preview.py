@@ -76,7 +76,7 @@ def _room(prepared: Prepared, cluster: Cluster) -> str:
     """Say what one trial needs and what there is."""
     resources = prepared.config.resources
     workers, gpus = resources.workers_per_trial, resources.gpus_per_worker
-    needs, has = _count(workers * resources.cpus_per_worker, "CPU"), _count(cluster.num_cpus, "CPU")
+    needs, has = _count(workers * prepared.cpus, "CPU"), _count(cluster.num_cpus, "CPU")
     if gpus or cluster.num_gpus:
         needs, has = f"{needs} and {_count(workers * gpus, 'GPU')}", f"{has} and {_count(cluster.num_gpus, 'GPU')}"
     return f"each needs {needs} for {_count(workers, 'worker')}, the cluster has {has}"
@@ -213,9 +213,9 @@ def _measure(prepared: Prepared, together: int) -> Sequence[Probe]:
         prepared.task,
         prepared.decode,
         num_workers=resources.workers_per_trial,
-        threads=resources.cpus_per_worker,
+        threads=prepared.cpus,
     )
-    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(measure)
+    task = ray.remote(num_cpus=prepared.cpus, num_gpus=resources.gpus_per_worker, max_retries=0)(measure)
     data = ray.put(prepared.data.without_test())
     running = [task.remote(spec, data) for _ in range(together)]
     done, waiting = ray.wait(running, num_returns=together, timeout=PROBE_WITHIN_S)

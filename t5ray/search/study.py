@@ -120,13 +120,13 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
     Raises:
         ClusterError: not even one trial fits, and it was not said how many shall run on nodes to come.
     """
-    workers = resources.workers_per_trial
-    most = cluster.num_workers(resources.cpus_per_worker, resources.gpus_per_worker) // workers
+    workers, cpus = resources.workers_per_trial, resources.cpus_per_worker or 1
+    most = cluster.num_workers(cpus, resources.gpus_per_worker) // workers
     if asked and not cluster.started_here:
         return min(asked, num_trials)
     if most < 1:
         raise ClusterError(
-            f"One trial must fit the cluster, but needs {workers} workers of {resources.cpus_per_worker} CPUs "
+            f"One trial must fit the cluster, but needs {workers} workers of {cpus} CPUs "
             f"and {resources.gpus_per_worker:g} GPUs each, and the cluster has {cluster.shown}. "
             "Lower --workers-per-trial or --gpus-per-worker, or add nodes; on a cluster that adds them by itself, say "
             "with --max-concurrent how many trials to run at a time."
@@ -137,7 +137,12 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
 def num_slots(config: RunConfig, cluster: Cluster, ledger: Ledger) -> int:
     """Return how many runs go at a time in what is left of a search. Raises what `concurrency` does."""
     left = _num_to_come(ledger) or num_missing(ledger) or 1
-    return concurrency(config.resources, cluster, config.search.max_concurrent, left)
+    return most_at_a_time(config, cluster, left)
+
+
+def most_at_a_time(config: RunConfig, cluster: Cluster, num_trials: int) -> int:
+    """Return how many of so many trials run at a time. Raises what `concurrency` does."""
+    return concurrency(config.resources, cluster, config.search.max_concurrent, num_trials)
 
 
 def _num_to_come(ledger: Ledger) -> int:
@@ -265,7 +270,7 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
     spec, resources = trial_spec(prepared, workspace, scratch), prepared.config.resources
     own: dict[str, float] = {"memory": 1}  # the trial's actor only waits; Tune wants a request that is not empty
     if spec.slot.in_process:
-        own = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+        own = {"CPU": prepared.cpus, "GPU": resources.gpus_per_worker}
     request = ray.tune.PlacementGroupFactory([{name: amount for name, amount in own.items() if amount}])
     return ray.tune.with_resources(ray.tune.with_parameters(SlotTrainable, spec=spec), request)
 
@@ -279,7 +284,7 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             data=ray.put(prepared.data.without_test()),
             texts=None if prepared.texts is None else ray.put(prepared.texts),
             num_workers=resources.workers_per_trial,
-            cpus_per_worker=resources.cpus_per_worker,
+            cpus_per_worker=prepared.cpus,
             gpus_per_worker=resources.gpus_per_worker,
             in_process=resources.workers_per_trial == 1,
             scratch=scratch,

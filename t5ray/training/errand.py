@@ -25,7 +25,7 @@ def run_where_trained(resources: ResourcesConfig, function: Callable[..., T], *a
     if not resources.gpus_per_worker or torch.cuda.is_available():
         return function(*arguments)
     options: dict[str, Any] = {
-        "num_cpus": resources.cpus_per_worker,
+        "num_cpus": resources.cpus_per_worker or 1,
         "num_gpus": resources.gpus_per_worker,
         "max_retries": 0,  # what takes all memory once does so again
     }

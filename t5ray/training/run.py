@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from t5ray.cluster import Cluster, download_file, is_there, remove_dir, replace_dir, upload_file
+from t5ray.cluster import download_file, is_there, remove_dir, replace_dir, upload_file
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
@@ -129,7 +129,7 @@ def run_once(
 
     Args:
         on_epoch: called with the report of every epoch.
-        in_process: train in this process; see `fits_here`.
+        in_process: train in this process; see `room.fits_here`.
     Raises:
         ClusterError: the workers died too often.
         T5RayError: the run failed, for example by a loss that is not finite.
@@ -170,7 +170,7 @@ def _train(
                 data=ray.put(prepared.data.without_test()),
                 texts=None if prepared.texts is None else ray.put(prepared.texts),
                 num_workers=resources.workers_per_trial,
-                cpus_per_worker=resources.cpus_per_worker,
+                cpus_per_worker=prepared.cpus,
                 gpus_per_worker=resources.gpus_per_worker,
                 in_process=in_process,
                 scratch=scratch,
@@ -223,30 +223,6 @@ def _drop_state(place: Place) -> None:
     if place.remote is not None:
         with suppress(ClusterError):  # what is left there costs space; the run has ended well
             remove_dir(f"{place.remote}/state")
-
-
-def fits_here(config: RunConfig, cluster: Cluster) -> bool:
-    """Say whether this process may train: alone, and on a Ray of its own, whose CPUs nobody else is given.
-
-    Then no other process has to start and to import torch, which takes longer than many a small run.
-    """
-    return cluster.started_here and config.resources.workers_per_trial == 1 and cluster.num_nodes == 1
-
-
-def require_room(config: RunConfig, cluster: Cluster) -> list[str]:
-    """Return what to tell the user where a joined cluster has too little room now: nodes may yet come.
-
-    Raises:
-        ClusterError: the run can never fit the Ray that was started for it.
-    """
-    resources = config.resources
-    workers, cpus, gpus = resources.workers_per_trial, resources.cpus_per_worker, resources.gpus_per_worker
-    if workers <= cluster.num_workers(cpus, gpus):
-        return []
-    gap = f"needs {workers} workers of {cpus} CPUs and {gpus:g} GPUs each, and the cluster has {cluster.shown}"
-    if cluster.started_here:
-        raise ClusterError(f"The run must fit the cluster, but {gap}. Lower --workers-per-trial, or add nodes.")
-    return [f"The run {gap} now: waiting for nodes. Ctrl-C and lower --workers-per-trial if none will come."]
 
 
 def _follow(
