@@ -85,7 +85,7 @@ def connect(
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if address == "local":
-        options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        options |= {"num_cpus": num_cpus or _allowed_cpus(), "num_gpus": num_gpus, "include_dashboard": False}
     else:
         require_answer(address)
     if not debug:
@@ -102,6 +102,14 @@ def connect(
     finally:
         with nullcontext() if debug else _hidden_stderr():  # where Ray reports each worker that goes down with it
             ray.shutdown()
+
+
+def _allowed_cpus() -> int | None:
+    """Return how many CPUs this process may run on where those are not all; None: Ray counts what there are."""
+    if not hasattr(os, "sched_getaffinity"):  # as on macOS
+        return None
+    allowed = len(os.sched_getaffinity(0))
+    return allowed if allowed < (os.cpu_count() or 1) else None
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         on_loss=lambda exc: terminal.end_with(exc, _again(settings, workspace)),
         environment=heap.environment(),
     ) as cluster:
-        prepared = shared_out(prepared, cluster, most_at_a_time(settings, cluster, wanted))
+        prepared = shared_out(prepared, cluster, most_at_a_time(prepared, cluster, wanted))
         terminal.tell(describe(prepared, space, cluster, books))
         if ledger is None:
             terminal.tell(foresee(prepared, space, cluster, books))

@@ -61,6 +61,18 @@ def test_a_ray_of_its_own_lives_as_long_as_the_context(capfd: pytest.CaptureFixt
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.integration
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU")
+def test_a_ray_of_its_own_has_the_cpus_that_this_process_may_run_on() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        with connect(None) as found:
+            assert found.num_cpus == 1.0
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_uris_are_told_from_paths() -> None:
     assert [is_uri(path) for path in ("s3://b/x", "memory://x", "file:///x", "/x", "x/y", "C:x")] == [
         True,

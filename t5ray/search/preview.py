@@ -33,7 +33,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
         ledger: with its target settled, and what earlier sessions have run.
     """
     config, training = prepared.config, prepared.config.training
-    slots, num_trials, ended = num_slots(config, cluster, ledger), ledger.target, len(ledger.ended)
+    slots, num_trials, ended = num_slots(prepared, cluster, ledger), ledger.target, len(ledger.ended)
     steps, tokens = _per_epoch(prepared)
     lines = [
         f"trials       {num_trials}{f', {ended} of them ended' if ended else ''} "
@@ -76,7 +76,7 @@ def _room(prepared: Prepared, cluster: Cluster) -> str:
     """Say what one trial needs and what there is."""
     resources = prepared.config.resources
     workers, gpus = resources.workers_per_trial, resources.gpus_per_worker
-    needs, has = _count(workers * prepared.cpus, "CPU"), _count(cluster.num_cpus, "CPU")
+    needs, has = _count(workers * prepared.cpus_per_worker, "CPU"), _count(cluster.num_cpus, "CPU")
     if gpus or cluster.num_gpus:
         needs, has = f"{needs} and {_count(workers * gpus, 'GPU')}", f"{has} and {_count(cluster.num_gpus, 'GPU')}"
     return f"each needs {needs} for {_count(workers, 'worker')}, the cluster has {has}"
@@ -178,7 +178,7 @@ def estimate(prepared: Prepared, space: SearchSpace, num_trials: int, slots: int
 def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Ledger) -> list[str]:
     """Measure a few steps of the default settings where trials would run; return what a search would take."""
     config, num_trials = prepared.config, ledger.target
-    slots = num_slots(config, cluster, ledger)
+    slots = num_slots(prepared, cluster, ledger)
     together = min(slots, MOST_PROBES)
     try:
         probes = _measure(prepared, together)
@@ -213,9 +213,9 @@ def _measure(prepared: Prepared, together: int) -> Sequence[Probe]:
         prepared.task,
         prepared.decode,
         num_workers=resources.workers_per_trial,
-        threads=prepared.cpus,
+        threads=prepared.cpus_per_worker,
     )
-    task = ray.remote(num_cpus=prepared.cpus, num_gpus=resources.gpus_per_worker, max_retries=0)(measure)
+    task = ray.remote(num_cpus=prepared.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(measure)
     data = ray.put(prepared.data.without_test())
     running = [task.remote(spec, data) for _ in range(together)]
     done, waiting = ray.wait(running, num_returns=together, timeout=PROBE_WITHIN_S)

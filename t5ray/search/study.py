@@ -10,7 +10,7 @@ import ray
 import ray.tune
 
 from t5ray.cluster import Cluster, free_bytes
-from t5ray.config import ResourcesConfig, RunConfig, SearchSpace, TrainingConfig, dump_yaml
+from t5ray.config import ResourcesConfig, SearchSpace, TrainingConfig, dump_yaml
 from t5ray.errors import ClusterError, ConfigError
 from t5ray.model.loading import num_parameters
 from t5ray.search.confirm import Confirmation, num_missing
@@ -134,15 +134,16 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
     return max(1, min(most, asked or most, num_trials))
 
 
-def num_slots(config: RunConfig, cluster: Cluster, ledger: Ledger) -> int:
+def num_slots(prepared: Prepared, cluster: Cluster, ledger: Ledger) -> int:
     """Return how many runs go at a time in what is left of a search. Raises what `concurrency` does."""
-    left = _num_to_come(ledger) or num_missing(ledger) or 1
-    return most_at_a_time(config, cluster, left)
+    return most_at_a_time(prepared, cluster, _num_to_come(ledger) or num_missing(ledger) or 1)
 
 
-def most_at_a_time(config: RunConfig, cluster: Cluster, num_trials: int) -> int:
+def most_at_a_time(prepared: Prepared, cluster: Cluster, num_trials: int) -> int:
     """Return how many of so many trials run at a time. Raises what `concurrency` does."""
-    return concurrency(config.resources, cluster, config.search.max_concurrent, num_trials)
+    config = prepared.config
+    resources = config.resources.model_copy(update={"cpus_per_worker": prepared.cpus_per_worker})
+    return concurrency(resources, cluster, config.search.max_concurrent, num_trials)
 
 
 def _num_to_come(ledger: Ledger) -> int:
@@ -203,7 +204,7 @@ def run_search(
     config = prepared.config
     if not (_num_to_come(ledger) or num_missing(ledger)):
         return
-    slots = num_slots(config, cluster, ledger)
+    slots = num_slots(prepared, cluster, ledger)
     require_disk(prepared.model, config.training, workspace.folder, slots)
     searcher = StudySearch(
         space,
@@ -270,7 +271,7 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
     spec, resources = trial_spec(prepared, workspace, scratch), prepared.config.resources
     own: dict[str, float] = {"memory": 1}  # the trial's actor only waits; Tune wants a request that is not empty
     if spec.slot.in_process:
-        own = {"CPU": prepared.cpus, "GPU": resources.gpus_per_worker}
+        own = {"CPU": prepared.cpus_per_worker, "GPU": resources.gpus_per_worker}
     request = ray.tune.PlacementGroupFactory([{name: amount for name, amount in own.items() if amount}])
     return ray.tune.with_resources(ray.tune.with_parameters(SlotTrainable, spec=spec), request)
 
@@ -284,7 +285,7 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             data=ray.put(prepared.data.without_test()),
             texts=None if prepared.texts is None else ray.put(prepared.texts),
             num_workers=resources.workers_per_trial,
-            cpus_per_worker=prepared.cpus,
+            cpus_per_worker=prepared.cpus_per_worker,
             gpus_per_worker=resources.gpus_per_worker,
             in_process=resources.workers_per_trial == 1,
             scratch=scratch,

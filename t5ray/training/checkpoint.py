@@ -117,7 +117,12 @@ class StateWriter:
             if (folder / LAST).exists():
                 (folder / LAST).replace(folder / BEFORE_LAST)
             temporary.replace(folder / LAST)
-            self._landing = self._thread.submit(self._land, ours.pop_all())
+            handed_over = ours.pop_all()
+        try:
+            self._landing = self._thread.submit(self._land, handed_over)
+        except BaseException:
+            handed_over.close()
+            raise
 
     def wait(self) -> None:
         """Wait until what was written is on the disk. Raises OSError where the disk did not take it."""
@@ -126,11 +131,17 @@ class StateWriter:
             landing.result()
 
     def _land(self, ours: ExitStack) -> None:
+        last, before = self.folder / LAST, self.folder / BEFORE_LAST
         with ours:
-            sync(self.folder / LAST)
-            sync(self.folder)
+            try:
+                sync(last)
+                sync(self.folder)
+            except OSError:
+                if before.exists():  # the newer one may be whole in memory only
+                    before.replace(last)
+                raise
             if self.shares_disk:
-                (self.folder / BEFORE_LAST).unlink(missing_ok=True)
+                before.unlink(missing_ok=True)
 
 
 def _turn(folder: Path) -> AbstractContextManager[None]:
@@ -152,10 +163,14 @@ def load_last(folder: Path) -> tuple[dict[str, Any], Progress] | None:
     return None
 
 
-def sweep(folder: Path) -> int:
+def sweep(folder: Path, *, shares_disk: bool = False) -> int:
     """Delete what a kill left half written, let last.pt be the newest whole state, and return its step; -1: none is.
 
-    A damaged one must not stay: the next save would take it for whole, and delete the one that is.
+    A damaged one must not stay: the next save would take it for whole, and delete the one that is. Nor must one that
+    the disk does not have yet, for the same reason.
+
+    Args:
+        shares_disk: as of `StateWriter`: no other state stays.
     """
     clear_leftovers(folder, "best-*")
     (folder / UNFINISHED).unlink(missing_ok=True)
@@ -163,6 +178,10 @@ def sweep(folder: Path) -> int:
         state = _read(folder / name)
         if state is not None:
             (folder / name).replace(folder / LAST)
+            sync(folder / LAST)
+            sync(folder)
+            if shares_disk:
+                (folder / BEFORE_LAST).unlink(missing_ok=True)
             return int(state["progress"]["step"])
     drop_last(folder)
     return -1
@@ -177,7 +196,7 @@ def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = F
         shares_disk: as of `StateWriter`: while worker 0 compares two states there is one more.
     """
     step = group.broadcast(_newest(folder, remote, shares_disk=shares_disk) if group.rank == 0 else -1)
-    if group.rank > 0 and sweep(folder) != step:
+    if group.rank > 0 and sweep(folder, shares_disk=shares_disk) != step:
         if step < 0:
             drop_last(folder)
         else:  # in one move: another worker of this node may have fetched it by now, and be about to read it
@@ -186,7 +205,7 @@ def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = F
 
 def _newest(folder: Path, remote: str, *, shares_disk: bool) -> int:
     """Let folder and URI hold the same state, the newer one, and return its step; -1: there is none."""
-    here, there = sweep(folder), -1
+    here, there = sweep(folder, shares_disk=shares_disk), -1
     for killed in folder.glob(f"{DOWNLOAD}*"):  # nobody else is at it before they hear what this returns
         shutil.rmtree(killed, ignore_errors=True)
     if is_there(f"{remote}/{LAST}"):

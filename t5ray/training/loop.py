@@ -100,6 +100,8 @@ class _Run:
         self.saved_at = time.monotonic()
         self.save_s = 0.0
         """Seconds of the last save, which the epoch after it reports."""
+        self.outdated: int | None = None
+        """Step up to which weights but the best go once the last state has landed; None: all that may go have gone."""
 
     def go(self) -> Progress:
         """Run from where the last state was saved."""
@@ -109,11 +111,11 @@ class _Run:
             answer = answer and self._tell(earlier)
         while answer and not is_over:
             outcome = self._epoch(self.progress.epoch + 1)
+            self._land()  # what hears the report may delete this run's files
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
-                self._keep_best(until=self.progress.step)
-        self.states.wait()
+                self.outdated = self.progress.step
         if answer is not None and self.group.rank == 0:
             drop_last(self.plan.folder, self.plan.remote if self.plan.remote_states else None)
         if answer is not None:
@@ -125,6 +127,13 @@ class _Run:
         if answer is not None:
             self.best.heard = report["best_step"]
         return answer
+
+    def _land(self) -> None:
+        """Wait until the disk has the last state, and delete the weights that only the one before names."""
+        self.states.wait()
+        if self.outdated is not None:
+            self._keep_best(until=self.outdated)
+            self.outdated = None
 
     def _keep_best(self, *, until: float) -> None:
         if self.group.rank == 0:
@@ -193,6 +202,7 @@ class _Run:
                 found = self._validate(loaded, course)
             judged = time.perf_counter()
             if self._is_best(found):
+                self._land()  # two best weights are on disk at most
                 self.progress.best_epoch, self.progress.best_step = epoch, found.step
                 self.progress.best_value = found.value
                 weights = self.trainee.full_weights()
@@ -247,7 +257,7 @@ class _Run:
         if self.plan.remote_states:
             share_last(self.plan.folder, str(self.plan.remote), self.group, shares_disk=self.plan.shares_disk)
         elif self.group.rank == 0:
-            sweep(self.plan.folder)
+            sweep(self.plan.folder, shares_disk=self.plan.shares_disk)
         found = load_last(self.plan.folder)
         steps = self.group.gather(-1 if found is None else found[1].step)
         if len(set(steps)) > 1:

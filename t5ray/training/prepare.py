@@ -49,8 +49,8 @@ class Prepared:
     """Of the training rows, where a run may augment them."""
     back_translates: bool = False
     """True where a run may ask for back translations."""
-    cpus: int = 1
-    """CPUs, and torch threads, of each worker."""
+    cpus_per_worker: int = 1
+    """CPUs, and torch threads, of each worker: what was asked for, else 1 until `room.shared_out` knows the machine."""
 
 
 def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Prepared:
@@ -97,7 +97,7 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
         notes=tuple(notes),
         texts=TrainingTexts.of(splits.train, splits.task) if may_augment else None,
         back_translates=back_translates,
-        cpus=config.resources.cpus_per_worker or 1,
+        cpus_per_worker=config.resources.cpus_per_worker or 1,
     )
 
 

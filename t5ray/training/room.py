@@ -31,7 +31,7 @@ def shared_out(prepared: Prepared, cluster: Cluster, runs: int = 1) -> Prepared:
     resources = prepared.config.resources
     if resources.cpus_per_worker or resources.gpus_per_worker or not cluster.started_here:
         return prepared
-    return replace(prepared, cpus=max(1, int(cluster.num_cpus) // (runs * resources.workers_per_trial)))
+    return replace(prepared, cpus_per_worker=max(1, int(cluster.num_cpus) // (runs * resources.workers_per_trial)))
 
 
 def require_room(prepared: Prepared, cluster: Cluster) -> list[str]:
@@ -41,7 +41,7 @@ def require_room(prepared: Prepared, cluster: Cluster) -> list[str]:
         ClusterError: the run can never fit the Ray that was started for it.
     """
     resources = prepared.config.resources
-    workers, cpus, gpus = resources.workers_per_trial, prepared.cpus, resources.gpus_per_worker
+    workers, cpus, gpus = resources.workers_per_trial, prepared.cpus_per_worker, resources.gpus_per_worker
     if workers <= cluster.num_workers(cpus, gpus):
         could_have_more = not (resources.cpus_per_worker or gpus) and workers <= cluster.num_workers(cpus + 1, gpus)
         return [SHARED] if could_have_more and not cluster.started_here else []

@@ -170,7 +170,7 @@ def _train(
                 data=ray.put(prepared.data.without_test()),
                 texts=None if prepared.texts is None else ray.put(prepared.texts),
                 num_workers=resources.workers_per_trial,
-                cpus_per_worker=prepared.cpus,
+                cpus_per_worker=prepared.cpus_per_worker,
                 gpus_per_worker=resources.gpus_per_worker,
                 in_process=in_process,
                 scratch=scratch,

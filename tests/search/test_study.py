@@ -8,16 +8,26 @@ import pytest
 from safetensors.torch import load_file
 
 from t5ray.cluster import Cluster
-from t5ray.config import ResourcesConfig, SearchSpace, TrainingConfig
+from t5ray.config import ResourcesConfig, RunConfig, SearchSpace, TrainingConfig
 from t5ray.errors import ClusterError, ConfigError
 from t5ray.search import study
 from t5ray.search.conclude import why_all_failed
-from t5ray.search.confirm import Confirmation
+from t5ray.search.confirm import Confirmation, num_missing
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import StudySearch
-from t5ray.search.study import budget_left_s, concurrency, most_runs, open_ledger, require_disk
+from t5ray.search.study import (
+    budget_left_s,
+    concurrency,
+    most_at_a_time,
+    most_runs,
+    num_slots,
+    open_ledger,
+    require_disk,
+)
 from t5ray.search.workspace import Workspace
+from t5ray.training.prepare import prepare
+from t5ray.training.room import shared_out
 
 SPACE = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}}})
 
@@ -43,6 +53,18 @@ def test_concurrency(
     resources: dict[str, float], have: Cluster, asked: int | None, num_trials: int, expected: int
 ) -> None:
     assert concurrency(ResourcesConfig.model_validate(resources), have, asked, num_trials) == expected
+
+
+def test_runs_that_confirm_take_no_more_than_there_is(words: Path, tiny_t5: Path, tmp_path: Path) -> None:
+    """Two trials have had 4 of 8 CPUs each; what a resumed search has left are 6 runs to confirm them."""
+    given = {"data": {"path": str(words)}, "task": "classify", "model": str(tiny_t5)}
+    prepared = prepare(RunConfig.model_validate(given), tmp_path / "cache")
+    ledger = Ledger(tmp_path / "l.json", target=2, confirm_seeds=[1, 2, 3])
+    report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
+    ledger.trials = {n: TrialRecord(n, {"n": n}, "COMPLETE", reports=[report]) for n in range(2)}
+    assert (num_slots(prepared, cluster(8), ledger), num_missing(ledger)) == (6, 6)
+    shared = shared_out(prepared, cluster(8), most_at_a_time(prepared, cluster(8), ledger.target))
+    assert (shared.cpus_per_worker, num_slots(shared, cluster(8), ledger)) == (4, 2)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(8, 8), (20, 10), (1, 1), (None, 2)])

@@ -1,5 +1,7 @@
 """Whatever was heard last of a run, the weights of which it told are there."""
 
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -13,13 +15,13 @@ from transformers import AutoModelForSeq2SeqLM
 
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
-from t5ray.training import loop
+from t5ray.training import checkpoint, loop
 from t5ray.training.best import BestWeights, best_name
 from t5ray.training.checkpoint import BEFORE_LAST, LAST
 from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
 from t5ray.training.validation import Validation
-from tests.training.running import Weights
+from tests.training.running import Weights, run
 
 
 def judging(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
@@ -70,6 +72,42 @@ def test_weights_that_a_report_named_stay_while_better_ones_are_not_heard_of(
     assert steps(plan) == ["best-16", "best-8"]
     assert hold(plan, 8, weights)
     assert hold(plan, 16, better)
+
+
+def test_weights_that_a_state_names_stay_until_the_disk_has_the_next(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that goes down in that moment goes on from the state before."""
+    judging(monkeypatch, 0.5, 0.4, 0.3)
+    named = list[bool]()
+
+    def sync(path: Path) -> None:
+        before = plan.folder / BEFORE_LAST
+        if path.name == LAST and before.exists():
+            best = torch.load(before, weights_only=True)["progress"]["best_step"]
+            named.append((plan.folder / best_name(best)).is_dir())
+
+    monkeypatch.setattr(checkpoint, "sync", sync)
+    train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
+    assert named == [True]  # none is saved at the end of a run
+    assert steps(plan) == ["best-24"]
+
+
+def test_a_run_whose_files_are_deleted_once_it_is_stopped_ends_well(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(path: Path) -> None:
+        time.sleep(0.5)  # an epoch takes less
+        path.stat()
+
+    def stop(found: dict[str, Any]) -> bool:
+        if found["epoch"] == 2:
+            shutil.rmtree(plan.folder)
+        return bool(found["epoch"] < 2)
+
+    monkeypatch.setattr(checkpoint, "sync", slowly)
+    reports, _ = run(tiny_t5, data, plan, report=stop)
+    assert len(reports) == 2
 
 
 def test_so_do_they_within_an_epoch(

@@ -98,13 +98,14 @@ def test_a_worker_that_fetches_the_state_takes_it_from_no_other_of_its_node(
 
 
 def test_runs_side_by_side_write_their_states_by_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = list[int]()
+    spare, unfinished = set[int](), set[int]()
 
     def slow(function: Callable[..., None]) -> Callable[..., None]:
         def slowly(*given: Any) -> None:
             function(*given)
             time.sleep(0.01)
-            seen.append(sum(path.name != LAST for path in tmp_path.glob("*/*.pt*")))
+            spare.add(sum(path.name != LAST for path in tmp_path.glob("*/*.pt*")))
+            unfinished.add(len(list(tmp_path.glob("*/.last.pt.tmp"))))
 
         return slowly
 
@@ -119,7 +120,9 @@ def test_runs_side_by_side_write_their_states_by_turns(tmp_path: Path, monkeypat
         with ThreadPoolExecutor(2) as pool:
             for done in [pool.submit(save_often, name, shares_disk=shares_disk) for name in ("one", "two")]:
                 done.result()
-        assert (max(seen) == 1) == shares_disk
+        if shares_disk:
+            assert max(spare) == 1  # from the first byte that is written until the state before has gone
+        assert (max(unfinished) == 1) == shares_disk
         assert [step_of(tmp_path / name) for name in ("one", "two")] == [9, 9]
 
 
@@ -143,6 +146,21 @@ def test_the_state_before_stays_until_the_disk_has_the_new_one(
         assert {path.name for path in tmp_path.iterdir()} == kept
 
 
+@pytest.mark.parametrize(("shares_disk", "kept"), [(True, {LAST}), (False, {LAST, BEFORE_LAST})])
+def test_what_a_kill_left_is_on_the_disk_before_another_state_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares_disk: bool, kept: set[str]
+) -> None:
+    for step in (8, 16):
+        save(tmp_path, step)
+    synced = list[tuple[str, set[str]]]()
+    monkeypatch.setattr(
+        checkpoint, "sync", lambda path: synced.append((path.name, {each.name for each in tmp_path.iterdir()}))
+    )
+    assert sweep(tmp_path, shares_disk=shares_disk) == 16
+    assert synced == [(name, {LAST, BEFORE_LAST}) for name in (LAST, tmp_path.name)]
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 @pytest.mark.parametrize("later", [StateWriter.wait, lambda states: states.save({}, Progress(step=16))])
 def test_a_state_that_the_disk_did_not_take_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Callable[[StateWriter], None]
@@ -150,11 +168,14 @@ def test_a_state_that_the_disk_did_not_take_is_told(
     def refused(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "sync", refused)
     with StateWriter(tmp_path / "trials/one", shares_disk=True) as states:
+        states.save({}, Progress(step=4))
+        states.wait()
+        monkeypatch.setattr(checkpoint, "sync", refused)
         states.save({}, Progress(step=8))
         with pytest.raises(OSError, match="Input/output error"):
             later(states)
+        assert step_of(tmp_path / "trials/one") == 4
         with (tmp_path / ".trials.turn").open("a") as file:
             assert lock(file)  # the others may go on
 

@@ -1,10 +1,13 @@
 """What a run has on disk at most, and that it cleans up behind a kill."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from transformers import T5ForConditionalGeneration
 
 from t5ray.data.tokens import TokenisedData
@@ -29,13 +32,18 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
 ) -> None:
     T5ForConditionalGeneration(tiny_config(d_model=256)).save_pretrained(tmp_path / "wide")
     character_tokenizer().save_pretrained(tmp_path / "wide")
-    found, fsync = HighWater(), os.fsync
+    found = HighWater()
 
-    def look(file: int) -> None:  # what is written whole or not at all is synced just before the old one goes
-        fsync(file)
-        found.look(plan.folder)
+    def looking(function: Callable[..., None]) -> Callable[..., None]:
+        def look(*given: Any) -> None:
+            function(*given)
+            found.look(plan.folder)
 
-    monkeypatch.setattr(os, "fsync", look)
+        return look
+
+    # a state is whole, and the one before may still be there; what the disk has may make others go
+    monkeypatch.setattr(torch, "save", looking(torch.save))
+    monkeypatch.setattr(os, "fsync", looking(os.fsync))
     judging(monkeypatch, *(1 - 0.1 * number for number in range(9)))  # each evaluation is the best so far
     config = plan.config.model_copy(update={"evaluate_every_steps": every, "checkpoint_every_s": seconds})
     falling = replace(plan, objective="validation_loss", mode="min", config=config, shares_disk=shares_disk)

@@ -40,7 +40,7 @@ def test_workers_share_a_machine_that_is_theirs(
 ) -> None:
     given = prepared(words, tiny_t5, tmp_path, resources)
     found = shared_out(given, cluster, runs)
-    assert found.cpus == cpus
+    assert found.cpus_per_worker == cpus
     assert found.config == given.config  # what is saved of it must fit other machines
 
 
