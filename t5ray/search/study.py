@@ -248,6 +248,8 @@ def run_search(
                 f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is "
                 "kept: mend the cause, then give the same command with --resume."
             ) from exc
+        finally:
+            workspace.drop_spare()
     observer.cut_off("the time budget was used up")
     ledger.budget_from_s = ledger.wall_s  # used up, or of no more use: a later session begins a new one
     ledger.save()

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from t5ray.cluster import download_dir, is_there, remove_dir, replace_dir, upload_dir, upload_file
 from t5ray.errors import ClusterError
 from t5ray.training.best import BestWeights, best_name
-from t5ray.training.checkpoint import drop_last
+from t5ray.training.checkpoint import SPARE, drop_last
 from t5ray.training.place import OUTBOX, Place
 
 
@@ -65,6 +65,7 @@ class Workspace(Place):
 
     def drop_trial(self, key: str) -> None:
         """Delete the checkpoints of a trial, or of a run that confirms one."""
+        drop_last(self.trials / key, keeps_spare=self.remote is None)
         shutil.rmtree(self.trials / key, ignore_errors=True)
         if self.remote_trials:
             with suppress(ClusterError):  # what is left there costs space; a search is not worth ending for it
@@ -73,8 +74,12 @@ class Workspace(Place):
     def leave_best(self, key: str, step: int) -> None:
         """Delete all that an ended trial or run has left but its best weights."""
         remote = f"{self.remote_trials}/{key}" if self.remote_trials else None
-        drop_last(self.trials / key, remote)
+        drop_last(self.trials / key, remote, keeps_spare=remote is None)
         BestWeights(self.trials / key, remote).keep(step)
+
+    def drop_spare(self) -> None:
+        """Delete the file that states were to be written into."""
+        (self.trials / SPARE).unlink(missing_ok=True)
 
     def fetch_trial(self, key: str, step: int) -> None:
         """Copy the best weights of a trial or run, made at this step, here from the storage URI, where there is one.

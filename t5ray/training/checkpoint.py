@@ -4,6 +4,8 @@
     FOLDER/last.pt           weights, optimizer, random states and history as last saved
     FOLDER/last-but-one.pt   the state before, of a run that has the disk to itself
 
+    .spare.pt                beside the folders of a search's runs: a file to write the next state into
+
 Each appears whole or not at all, and states are checked against their checksums when they are read: a damaged one falls
 back to the one before, or to the beginning where there is none. The state before goes when the disk has the new one:
 at most two are on disk, and one of them is always whole. Runs of a search keep one state each, and write theirs
@@ -34,7 +36,7 @@ from t5ray.locking import turn
 from t5ray.model.bundle import clear_leftovers
 from t5ray.training.group import Group
 
-LAST, BEFORE_LAST, UNFINISHED = "last.pt", "last-but-one.pt", ".last.pt.tmp"
+LAST, BEFORE_LAST, UNFINISHED, SPARE = "last.pt", "last-but-one.pt", ".last.pt.tmp", ".spare.pt"
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
 """Tensors of the size of the weights that an optimizer keeps."""
 DAMAGE = (
@@ -78,17 +80,20 @@ class StateWriter:
     """Writes everything that the rest of a run depends on, while the run goes on as far as that is safe.
 
     A state is whole for other processes when `save` returns: no kill takes it. That it is on the disk itself, in case
-    the machine goes down, is waited for by a thread; the state before stays until then.
+    the machine goes down, is waited for by a thread; the state before stays until then. After that its file is written
+    over: making a gigabyte of new pages takes longer than filling them, several times so on virtual machines.
     """
 
-    def __init__(self, folder: Path, *, shares_disk: bool = False) -> None:
+    def __init__(self, folder: Path, *, shares_disk: bool = False, keeps_spare: bool = True) -> None:
         """Write nothing yet.
 
         Args:
             shares_disk: runs whose folders lie side by side wait for each other, and the state before goes; otherwise
                 it stays beside the new one.
+            keeps_spare: where it goes, its file stays, for the next of those runs' states to be written into.
         """
         self.folder, self.shares_disk = folder, shares_disk
+        self._keeps_spare = keeps_spare
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="t5ray-state")
         self._landing: Future[None] | None = None
 
@@ -107,13 +112,15 @@ class StateWriter:
         self.wait()
         folder, temporary = self.folder, self.folder / UNFINISHED
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / BEFORE_LAST).unlink(missing_ok=True)
         with ExitStack() as ours:
             if self.shares_disk:
                 ours.enter_context(_turn(folder))
             ours.callback(temporary.unlink, missing_ok=True)
-            with temporary.open("wb") as file:
+            with suppress(FileNotFoundError):  # its pages are in memory and its blocks on disk: new ones take longer
+                self._spare.replace(temporary)
+            with temporary.open("r+b" if temporary.exists() else "wb") as file:
                 torch.save({**state, "progress": vars(progress)}, file)
+                file.truncate()
             if (folder / LAST).exists():
                 (folder / LAST).replace(folder / BEFORE_LAST)
             temporary.replace(folder / LAST)
@@ -140,8 +147,15 @@ class StateWriter:
                 if before.exists():  # the newer one may be whole in memory only
                     before.replace(last)
                 raise
-            if self.shares_disk:
+            if self.shares_disk and self._keeps_spare and before.exists():
+                before.replace(self._spare)
+            elif self.shares_disk:
                 before.unlink(missing_ok=True)
+
+    @property
+    def _spare(self) -> Path:
+        """A state that is wanted no more, whose file the next one is written into."""
+        return spare_of(self.folder) if self.shares_disk else self.folder / BEFORE_LAST
 
 
 def _turn(folder: Path) -> AbstractContextManager[None]:
@@ -225,8 +239,20 @@ def _newest(folder: Path, remote: str, *, shares_disk: bool) -> int:
     return max(here, there)
 
 
-def drop_last(folder: Path, remote: str | None = None) -> None:
-    """Delete the states of a run that has ended, here and at its URI."""
+def spare_of(folder: Path) -> Path:
+    """Return the state, if any, whose file the next one of runs whose folders lie side by side is written into."""
+    return folder.parent / SPARE
+
+
+def drop_last(folder: Path, remote: str | None = None, *, keeps_spare: bool = False) -> None:
+    """Delete the states of a run that has ended, here and at its URI.
+
+    Args:
+        keeps_spare: leave the last one's file to the next state of the runs whose folders lie side by side.
+    """
+    if keeps_spare:
+        with suppress(FileNotFoundError):
+            (folder / LAST).replace(spare_of(folder))
     for name in (LAST, BEFORE_LAST, UNFINISHED):
         (folder / name).unlink(missing_ok=True)
     if remote is not None:

@@ -71,7 +71,7 @@ def fine_tune(
     with (
         within_memory(MORE_MEMORY),
         made_ready(loaded, plan.config, group) as trainee,
-        StateWriter(plan.folder, shares_disk=plan.shares_disk) as states,
+        StateWriter(plan.folder, shares_disk=plan.shares_disk, keeps_spare=plan.keeps_spare) as states,
     ):
         torch.manual_seed(plan.config.seed + group.rank)  # dropout differs
         return _Run(trainee, data, plan, group, states, report, tick).go()
@@ -117,7 +117,8 @@ class _Run:
                 self.save_s = self._save(None)
                 self.outdated = self.progress.step
         if answer is not None and self.group.rank == 0:
-            drop_last(self.plan.folder, self.plan.remote if self.plan.remote_states else None)
+            remote = self.plan.remote if self.plan.remote_states else None
+            drop_last(self.plan.folder, remote, keeps_spare=self.plan.keeps_spare)
         if answer is not None:
             self._keep_best(until=math.inf)
         return self.progress

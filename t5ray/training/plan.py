@@ -36,6 +36,14 @@ class RunPlan:
     shares_disk: bool = False
     """Whether other runs keep checkpoints beside this one's: then each keeps one state, written by turns."""
 
+    @property
+    def keeps_spare(self) -> bool:
+        """Whether the file of a state that goes is left for the next one of those runs.
+
+        The command deletes it at the end, which it cannot where folders are on the workers' own disks.
+        """
+        return self.shares_disk and self.remote is None
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from t5ray.data.tokens import TokenisedData
+from t5ray.disk import sync
 from t5ray.locking import lock
+from t5ray.model.loading import load_model
 from t5ray.training import checkpoint
-from t5ray.training.checkpoint import BEFORE_LAST, LAST, Progress, StateWriter, load_last, share_last, sweep
+from t5ray.training.checkpoint import BEFORE_LAST, LAST, Progress, StateWriter, drop_last, load_last, share_last, sweep
 from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
+from t5ray.training.trainee import made_ready
 from tests.training.running import run
 from tests.training.test_resume import cut_off_at, flipped, half
 
@@ -43,6 +46,15 @@ def save(folder: Path, step: int, damage: Damage | None = None) -> None:
         states.save({"weights": torch.full((1000,), float(step))}, Progress(step=step))
     if damage is not None:
         damage(folder / LAST)
+
+
+def flat(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of a run's state, each by its place."""
+    moments = state["optimizer"]["state"]
+    return {
+        **state["weights"],
+        **{f"{index} {name}": value for index, found in moments.items() for name, value in found.items()},
+    }
 
 
 def step_of(folder: Path) -> int | None:
@@ -104,7 +116,7 @@ def test_runs_side_by_side_write_their_states_by_turns(tmp_path: Path, monkeypat
         def slowly(*given: Any) -> None:
             function(*given)
             time.sleep(0.01)
-            spare.add(sum(path.name != LAST for path in tmp_path.glob("*/*.pt*")))
+            spare.add(sum(path.name != LAST for path in tmp_path.rglob("*.pt*")))
             unfinished.add(len(list(tmp_path.glob("*/.last.pt.tmp"))))
 
         return slowly
@@ -115,7 +127,7 @@ def test_runs_side_by_side_write_their_states_by_turns(tmp_path: Path, monkeypat
                 states.save({"weights": torch.full((1000,), float(step))}, Progress(step=step))
 
     monkeypatch.setattr(torch, "save", slow(torch.save))
-    monkeypatch.setattr(checkpoint, "sync", slow(checkpoint.sync))
+    monkeypatch.setattr(checkpoint, "sync", slow(sync))
     for shares_disk in (True, False):
         with ThreadPoolExecutor(2) as pool:
             for done in [pool.submit(save_often, name, shares_disk=shares_disk) for name in ("one", "two")]:
@@ -144,6 +156,45 @@ def test_the_state_before_stays_until_the_disk_has_the_new_one(
         may_land.set()
         states.wait()
         assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("shares_disk", [True, False])
+def test_a_state_is_written_into_the_file_of_one_that_is_wanted_no_more(tmp_path: Path, shares_disk: bool) -> None:
+    """Also where that was longer, and by a run that has just begun."""
+
+    def save_one(name: str, step: int, numbers: int) -> int:
+        with StateWriter(tmp_path / name, shares_disk=shares_disk) as states:
+            states.save({"weights": torch.full((numbers,), float(step))}, Progress(step=step))
+        found = load_last(tmp_path / name)
+        assert found is not None
+        assert (found[1].step, found[0]["weights"].tolist()) == (step, [float(step)] * numbers)
+        return (tmp_path / name / LAST).stat().st_ino
+
+    files = [save_one("one", step, numbers) for step, numbers in ((1, 1000), (2, 1000), (3, 10), (4, 1000))]
+    assert files[2:] == files[:2]
+    if shares_disk:
+        assert save_one("two", 1, 500) == files[2]
+        drop_last(tmp_path / "one", keeps_spare=True)
+        assert list((tmp_path / "one").iterdir()) == []
+        assert save_one("two", 2, 500) == files[3]
+
+
+def test_what_was_read_of_a_state_does_not_change_when_its_file_is_written_over(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, plan, tick=cut_off_at(12))
+    found, config = load_last(plan.folder), plan.config
+    assert found is not None
+    with made_ready(load_model(str(tiny_t5)), config, Group()) as trainee:
+        trainee.load_state(found[0])
+        before = {name: value.clone() for name, value in flat(trainee.state()).items()}
+        size = (plan.folder / LAST).stat().st_size
+        with (plan.folder / LAST).open("r+b") as file:
+            file.write(b"\xff" * size)
+        after = flat(trainee.state())
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert len(before) > 2 * sum(1 for _ in trainee.loaded.model.parameters())
 
 
 @pytest.mark.parametrize(("shares_disk", "kept"), [(True, {LAST}), (False, {LAST, BEFORE_LAST})])
