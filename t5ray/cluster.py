@@ -7,6 +7,7 @@ Comes in: an address, a folder or URI. Goes out: a `Cluster`, files. Must not kn
 """
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -37,13 +38,18 @@ class Cluster:
     dashboard_url: str | None
     started_here: bool
     """True where this command started the Ray, and so stops it at the end."""
-    nodes: tuple[tuple[float, float], ...] = ()
-    """CPUs and GPUs of each node that is alive. Empty: one node has them all."""
+    nodes: tuple[tuple[float, ...], ...] = ()
+    """CPUs, GPUs and, where known, bytes of memory of each node that is alive. Empty: one node has them all."""
 
-    def num_workers(self, cpus: float, gpus: float) -> int:
+    @property
+    def memory_bytes(self) -> float:
+        """Memory for workers on all nodes together; 0 where it is not known."""
+        return sum(memory for _, _, *rest in self.nodes for memory in rest)
+
+    def num_workers(self, cpus: float, gpus: float, memory_bytes: float = 0.0) -> int:
         """Return how many workers of this size fit at the same time; none may stretch over two nodes."""
-        nodes = self.nodes or ((self.num_cpus, self.num_gpus),)
-        shares = ([has / need for has, need in zip(node, (cpus, gpus), strict=True) if need] for node in nodes)
+        nodes, needs = self.nodes or ((self.num_cpus, self.num_gpus),), (cpus, gpus, memory_bytes)
+        shares = ([has / need for has, need in zip(node, needs, strict=False) if need] for node in nodes)
         return sum(int(min(share) + 1e-6) for share in shares)
 
     @property
@@ -210,7 +216,7 @@ def _describe(dashboard_url: str | None, *, started_here: bool) -> Cluster:
         object_store_bytes=int(have.get("object_store_memory", 0)),
         dashboard_url=f"http://{dashboard_url}" if dashboard_url else None,
         started_here=started_here,
-        nodes=tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes),
+        nodes=tuple((node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", math.inf)) for node in nodes),
     )
 
 

@@ -20,7 +20,7 @@ class TrainingConfig(AugmentationConfig):
     """Rows a worker forwards at once, at most. None: `micro_batch_tokens` alone limits them."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Padded input and target tokens a worker forwards at once, at most. None: on GPUs as many rows as their memory
-    holds, tried before the first step for each length; on CPUs and where the model is sharded 16,384 tokens."""
+    holds, tried before the first step for each length; on CPUs 4,096 tokens, on GPUs that share a model 16,384."""
     max_epochs: int = Field(default=3, ge=1)
     """Passes over the training split."""
     preset: Literal["none", "t5-adamw", "t5-adafactor"] = "none"

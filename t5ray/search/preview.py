@@ -1,5 +1,6 @@
 """What a search would do, and how long it would take, in words, before anything runs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -46,6 +47,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
         f"sampler      {space.sampler.name}, {len(space.parameters)} parameters: {', '.join(space.parameters)}",
         *_short_grid(space, config.search.num_trials, num_trials),
         *(f"note         {note}" for note in idle_parameters(space, training)),
+        *_memory(prepared, cluster, slots),
     ]
     for epoch, arrive in expected_rungs(space, num_trials, training.max_epochs):
         arrives = "arrives" if arrive == 1 else "arrive"
@@ -79,7 +81,22 @@ def _room(prepared: Prepared, cluster: Cluster) -> str:
     needs, has = _count(workers * prepared.cpus_per_worker, "CPU"), _count(cluster.num_cpus, "CPU")
     if gpus or cluster.num_gpus:
         needs, has = f"{needs} and {_count(workers * gpus, 'GPU')}", f"{has} and {_count(cluster.num_gpus, 'GPU')}"
+    if 0 < cluster.memory_bytes < math.inf:
+        needs = f"{needs} and about {_bytes(workers * prepared.worker_bytes)} of memory"
+        has = f"{has} and {_bytes(cluster.memory_bytes)}"
     return f"each needs {needs} for {_count(workers, 'worker')}, the cluster has {has}"
+
+
+def _memory(prepared: Prepared, cluster: Cluster, slots: int) -> list[str]:
+    """Warn where the trials at a time may take more memory than there is."""
+    needed = slots * prepared.config.resources.workers_per_trial * prepared.worker_bytes
+    if not 0 < cluster.memory_bytes < needed:
+        return []
+    return [
+        f"note         {_count(slots, 'trial')} at a time may take {_bytes(needed)} of memory, but there are "
+        f"{_bytes(cluster.memory_bytes)}. Should they be killed for it, lower --max-concurrent, "
+        "training.micro_batch_tokens or data.max_input_tokens, or set training.gradient_checkpointing."
+    ]
 
 
 def _count(number: float, what: str) -> str:
@@ -101,7 +118,7 @@ def _disk(prepared: Prepared, slots: int) -> list[str]:
     return [f"disk         {_bytes(needed)} for checkpoints at most{has}"]
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 

@@ -25,6 +25,7 @@ from t5ray.search.workspace import Workspace
 from t5ray.sessions import require_same, search_identity
 from t5ray.tracking import Tracker
 from t5ray.training.checkpoint import weights_in_state
+from t5ray.training.footprint import FP32_BYTES
 from t5ray.training.outcome import identity_of, public
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
@@ -32,7 +33,6 @@ from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
 """How often the process of one trial may die before the trial fails."""
-FP32_BYTES = 4
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no csv, json and tensorboard files per trial
@@ -111,12 +111,17 @@ def _settle_confirm_seeds(ledger: Ledger, prepared: Prepared) -> None:
     ledger.confirm_seeds = seeds
 
 
-def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None, num_trials: int) -> int:
+def concurrency(
+    resources: ResourcesConfig, cluster: Cluster, asked: int | None, num_trials: int, *, worker_bytes: int = 0
+) -> int:
     """Return how many trials run at a time: what the cluster holds, what was asked for, what there is to do.
 
     On a cluster that was joined, what was asked for may exceed what it holds now: autoscaling brings nodes for trials
     that wait, and where it does not they run as others end.
 
+    Args:
+        worker_bytes: memory of a worker, about. Its nodes' memory limits how many run unless it was said how many
+            shall; one does in any case, for this is an estimate.
     Raises:
         ClusterError: not even one trial fits, and it was not said how many shall run on nodes to come.
     """
@@ -131,7 +136,8 @@ def concurrency(resources: ResourcesConfig, cluster: Cluster, asked: int | None,
             "Lower --workers-per-trial or --gpus-per-worker, or add nodes; on a cluster that adds them by itself, say "
             "with --max-concurrent how many trials to run at a time."
         )
-    return max(1, min(most, asked or most, num_trials))
+    fitting = cluster.num_workers(cpus, resources.gpus_per_worker, worker_bytes) // workers
+    return max(1, min(most, asked or fitting, num_trials))
 
 
 def num_slots(prepared: Prepared, cluster: Cluster, ledger: Ledger) -> int:
@@ -143,7 +149,8 @@ def most_at_a_time(prepared: Prepared, cluster: Cluster, num_trials: int) -> int
     """Return how many of so many trials run at a time. Raises what `concurrency` does."""
     config = prepared.config
     resources = config.resources.model_copy(update={"cpus_per_worker": prepared.cpus_per_worker})
-    return concurrency(resources, cluster, config.search.max_concurrent, num_trials)
+    asked, worker_bytes = config.search.max_concurrent, prepared.worker_bytes
+    return concurrency(resources, cluster, asked, num_trials, worker_bytes=worker_bytes)
 
 
 def _num_to_come(ledger: Ledger) -> int:

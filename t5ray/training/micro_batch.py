@@ -16,13 +16,14 @@ from t5ray.config import TrainingConfig
 from t5ray.data.batches import Indices, Limit, token_budget
 from t5ray.data.tokens import TokenisedSplit
 from t5ray.training.checkpoint import MOMENTS, random_state, set_random_state
+from t5ray.training.footprint import CPU_TOKENS
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
 from t5ray.training.step import EpochSums, accumulate
 from t5ray.training.trainee import Trainee
 
-BUDGET_TOKENS = 16_384
-"""Of a micro-batch where nothing is tried: more make a CPU no faster, and sharded workers cannot try alone."""
+SHARDED_TOKENS = 16_384
+"""Of a micro-batch where the model is sharded: workers cannot try alone."""
 SPARE_SHARE = 0.05
 """Share of a GPU's memory that stays free while it is tried: later steps find it more scattered."""
 TARGET_WEIGHT = 1.5
@@ -52,7 +53,8 @@ def row_limit(trainee: Trainee, split: TokenisedSplit, config: TrainingConfig, g
         RunFailed: the memory of some worker does not hold one row.
     """
     if config.micro_batch_tokens is not None or not _can_run_out(group) or trainee.sharded:
-        return token_budget(config.micro_batch_tokens or BUDGET_TOKENS, config.micro_batch_size)
+        budget = CPU_TOKENS if group.device.type == "cpu" else SHARDED_TOKENS
+        return token_budget(config.micro_batch_tokens or budget, config.micro_batch_size)
     most = -(-config.batch_size // group.size)
     return fitting(trainee, split, min(most, config.micro_batch_size or most), group)
 

@@ -19,11 +19,13 @@ from t5ray.model.loading import (
     load_config,
     load_tokenizer,
     model_max_tokens,
+    num_parameters,
     tokenizer_fingerprint,
 )
 from t5ray.text.lint import lint_task
 from t5ray.text.objectives import check_stopping, choose_objective, source_problems
 from t5ray.text.tasks import resolve_task
+from t5ray.training.footprint import CPU_TOKENS, gpu_worker_bytes, worker_bytes
 
 HEAD_ROOM = 1.25
 """Output cap over the longest target that training sees."""
@@ -49,6 +51,8 @@ class Prepared:
     """Of the training rows, where a run may augment them."""
     back_translates: bool = False
     """True where a run may ask for back translations."""
+    worker_bytes: int = 0
+    """Memory of the machine that a worker takes at most, about; 0: not known."""
     cpus_per_worker: int = 1
     """CPUs, and torch threads, of each worker: what was asked for, else 1 until `room.shared_out` knows the machine."""
 
@@ -97,8 +101,22 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
         notes=tuple(notes),
         texts=TrainingTexts.of(splits.train, splits.task) if may_augment else None,
         back_translates=back_translates,
+        worker_bytes=_worker_bytes(config, model_config, num_parameters(model), data, varied),
         cpus_per_worker=config.resources.cpus_per_worker or 1,
     )
+
+
+def _worker_bytes(
+    config: RunConfig, model_config: Any, numbers: int, data: TokenisedData, varied: Collection[str]
+) -> int:
+    """Estimate the memory of a worker; a search that varies the batch size may double it."""
+    if config.resources.gpus_per_worker:
+        return gpu_worker_bytes(numbers)
+    training, row = config.training, data.max_input_tokens + data.max_target_tokens
+    rows = training.batch_size * (2 if "batch_size" in varied else 1)
+    rows = min(rows, training.micro_batch_size or rows, len(data.train))
+    tokens = max(row, min(rows * row, training.micro_batch_tokens or CPU_TOKENS))
+    return worker_bytes(model_config, numbers, training, tokens, data.max_input_tokens)
 
 
 def _required(config: RunConfig, varied: Collection[str]) -> tuple[str, str, str]:

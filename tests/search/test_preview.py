@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,23 @@ def test_evaluations_within_epochs_and_shared_validation_count(plan: Plan) -> No
     steps = -(-len(prepared.data.train) // 16)
     found = estimate(prepared, space(), 1, 1, Probe(load_s=0.0, step_s=0.0, validate_row_s=1.0))
     assert found.epoch_s == pytest.approx(-(-steps // 3) * len(prepared.data.validation) / 2)
+
+
+def test_the_plan_says_what_memory_there_is_and_where_it_is_too_little(plan: Plan) -> None:
+    def described(cluster: Cluster, **search: object) -> list[str]:
+        prepared = plan(training={"max_epochs": 9}, search={"num_trials": 9, **search})
+        return describe(replace(prepared, worker_bytes=3 * 2**30), space(), cluster, books(9))
+
+    roomy, narrow = (replace(CLUSTER, nodes=((2.0, 0.0, memory * 2.0**30),)) for memory in (6, 5))
+    assert described(roomy)[0] == (
+        "trials       9 (2 at a time: each needs 1 CPU and about 3.0 GiB of memory for 1 worker, "
+        "the cluster has 2 CPUs and 6.0 GiB), up to 9 epochs each"
+    )
+    assert described(narrow)[0].startswith("trials       9 (1 at a time")
+    warning = "note         2 trials at a time may take 6.0 GiB of memory, but there are 5.0 GiB."
+    assert [line.startswith(warning) for line in described(narrow, max_concurrent=2)].count(True) == 1
+    for cluster, search in ((roomy, {}), (narrow, {}), (CLUSTER, {"max_concurrent": 2})):
+        assert not any("may take" in line for line in described(cluster, **search))
 
 
 def test_the_plan_says_what_would_run(plan: Plan, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:

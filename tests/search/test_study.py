@@ -1,6 +1,7 @@
 """What is refused before a search starts, and how many trials run at a time."""
 
 import functools
+import math
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,24 @@ def test_concurrency(
     resources: dict[str, float], have: Cluster, asked: int | None, num_trials: int, expected: int
 ) -> None:
     assert concurrency(ResourcesConfig.model_validate(resources), have, asked, num_trials) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "expected"),
+    [
+        (((8.0, 0.0, 24e9),), None, 4),  # 8 CPUs, but 6 GB each
+        (((8.0, 0.0, 24e9),), 8, 8),  # it was said how many
+        (((8.0, 0.0, 5e9),), None, 1),  # an estimate refuses nothing
+        (((2.0, 0.0, 64e9), (8.0, 0.0, 13e9)), None, 4),
+        (((8.0, 0.0, math.inf),), None, 8),
+        (((8.0, 0.0),), None, 8),  # not known
+    ],
+)
+def test_no_more_trials_run_than_memory_holds(
+    nodes: tuple[tuple[float, ...], ...], asked: int | None, expected: int
+) -> None:
+    have = Cluster(len(nodes), sum(node[0] for node in nodes), 0.0, 0, None, started_here=True, nodes=nodes)
+    assert concurrency(ResourcesConfig(), have, asked, 10, worker_bytes=6 * 10**9) == expected
 
 
 def test_runs_that_confirm_take_no_more_than_there_is(words: Path, tiny_t5: Path, tmp_path: Path) -> None:
