@@ -10,7 +10,7 @@ from t5ray.config import TrainingConfig
 from t5ray.training.checkpoint import weights_in_state
 
 CPU_TOKENS = 4096
-"""Of a micro-batch on a CPU: more make it no faster, and with 16,384 of them flan-T5-small took 10 GB."""
+"""Of a micro-batch on a CPU: more make it no faster, and take memory: see benchmarks/micro_batch.py."""
 FP32_BYTES = 4
 PROCESS_BYTES = 800 * 2**20
 """A process that has imported torch, transformers and Ray, and what its allocator holds back."""
