@@ -44,8 +44,8 @@ def main() -> None:
                 found[budget].append(pool.submit(measure, *given).result())
     config, numbers, row = load_config(args.model), num_parameters(args.model), args.length + args.length // 8
     for budget, pairs in found.items():
-        tokens = max(row, min(budget, args.rows * row))
-        foretold = worker_bytes(config, numbers, TrainingConfig(), tokens, args.length)
+        rows = max(1, min(budget // row, args.rows))
+        foretold = worker_bytes(config, numbers, TrainingConfig(), rows, args.length, args.length // 8)
         print(
             f"{budget:>6} tokens: {statistics.median(seconds for seconds, _ in pairs):.2f} s a step, "
             f"peak {max(peak for _, peak in pairs) / 2**30:.1f} GiB, foretold {foretold / 2**30:.1f} GiB"

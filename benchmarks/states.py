@@ -29,8 +29,8 @@ def main() -> None:
     found: dict[str, list[float]] = {"new files": [], "old files": []}
     with (
         tempfile.TemporaryDirectory(prefix="t5ray-states-") as folder,
-        StateWriter(Path(folder, "new/run"), shares_disk=True, keeps_spare=False) as new,
-        StateWriter(Path(folder, "old/run"), shares_disk=True) as old,
+        StateWriter(Path(folder, "new/run"), shares_disk=True) as new,
+        StateWriter(Path(folder, "old/run"), shares_disk=True, keeps_spare=True) as old,
     ):
         for number in range(args.rounds + 2):  # the first two of each are written into new files
             for name, states in (("new files", new), ("old files", old)):

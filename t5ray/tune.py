@@ -76,11 +76,10 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.search.preview import describe, foresee
     from t5ray.search.run_ids import settle_run_ids
     from t5ray.search.samplers import notes
-    from t5ray.search.study import most_at_a_time, open_ledger, open_study, run_search
+    from t5ray.search.study import open_ledger, open_study, run_search, settle_cpus
     from t5ray.search.workspace import Workspace
     from t5ray.tracking import open_tracker
     from t5ray.training.prepare import prepare
-    from t5ray.training.room import shared_out
 
     space = load_space(settings.search.space)
     require_consistent(space, settings.training, settings.search.space)
@@ -99,7 +98,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         on_loss=lambda exc: terminal.end_with(exc, _again(settings, workspace)),
         environment=heap.environment(),
     ) as cluster:
-        prepared = shared_out(prepared, cluster, most_at_a_time(prepared, cluster, wanted))
+        prepared = settle_cpus(prepared, cluster, books)
         terminal.tell(describe(prepared, space, cluster, books))
         if ledger is None:
             terminal.tell(foresee(prepared, space, cluster, books))

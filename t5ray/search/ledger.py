@@ -98,6 +98,8 @@ class Ledger:
     """Trials in all that the search is to run, extensions included."""
     most: int | None = None
     """Trials that there can be: the points of a grid. None: no limit."""
+    cpus_per_worker: int = 0
+    """CPUs, and torch threads, that its workers have had; 0: none has begun."""
     budget_from_s: float = 0.0
     """`wall_s` at which the time budget began."""
     warm_points: list[dict[str, Any]] | None = None

@@ -89,8 +89,10 @@ def _room(prepared: Prepared, cluster: Cluster) -> str:
 
 def _memory(prepared: Prepared, cluster: Cluster, slots: int) -> list[str]:
     """Warn where the trials at a time may take more memory than there is."""
-    needed = slots * prepared.config.resources.workers_per_trial * prepared.worker_bytes
-    if not 0 < cluster.memory_bytes < needed:
+    resources = prepared.config.resources
+    needed = slots * resources.workers_per_trial * prepared.worker_bytes
+    run_now = cluster.num_workers(prepared.cpus_per_worker, resources.gpus_per_worker) // resources.workers_per_trial
+    if slots > run_now or not 0 < cluster.memory_bytes < needed:  # nodes to come bring memory
         return []
     return [
         f"note         {_count(slots, 'trial')} at a time may take {_bytes(needed)} of memory, but there are "

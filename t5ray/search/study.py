@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from t5ray.training.footprint import FP32_BYTES
 from t5ray.training.outcome import identity_of, public
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
+from t5ray.training.room import shared_out
 from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
@@ -153,6 +155,23 @@ def most_at_a_time(prepared: Prepared, cluster: Cluster, num_trials: int) -> int
     return concurrency(resources, cluster, asked, num_trials, worker_bytes=worker_bytes)
 
 
+def settle_cpus(prepared: Prepared, cluster: Cluster, ledger: Ledger) -> Prepared:
+    """Share out the machine's CPUs, as an earlier session of the search did where that fits.
+
+    Sums over another number of threads differ in their last bits, and a resumed search must go on as it would have.
+
+    Raises:
+        ClusterError: as `concurrency`.
+    """
+    shared = shared_out(prepared, cluster, most_at_a_time(prepared, cluster, ledger.target))
+    resources, earlier = prepared.config.resources, ledger.cpus_per_worker
+    fits = earlier and cluster.num_workers(earlier, resources.gpus_per_worker) >= resources.workers_per_trial
+    if fits and not resources.cpus_per_worker:
+        shared = replace(shared, cpus_per_worker=earlier)
+    ledger.cpus_per_worker = shared.cpus_per_worker
+    return shared
+
+
 def _num_to_come(ledger: Ledger) -> int:
     return max(ledger.target - len(ledger.ended), 0)
 
@@ -208,6 +227,21 @@ def run_search(
     What an interruption cut off goes first. The ledger holds the outcome. Ctrl-C leaves everything in place for
     --resume.
     """
+    try:
+        _run(prepared, space, ledger, workspace, cluster, tracker, announce)
+    finally:
+        workspace.drop_spare()
+
+
+def _run(
+    prepared: Prepared,
+    space: SearchSpace,
+    ledger: Ledger,
+    workspace: Workspace,
+    cluster: Cluster,
+    tracker: Tracker,
+    announce: Callable[[TrialRecord], None],
+) -> None:
     config = prepared.config
     if not (_num_to_come(ledger) or num_missing(ledger)):
         return
@@ -255,8 +289,6 @@ def run_search(
                 f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is "
                 "kept: mend the cause, then give the same command with --resume."
             ) from exc
-        finally:
-            workspace.drop_spare()
     observer.cut_off("the time budget was used up")
     ledger.budget_from_s = ledger.wall_s  # used up, or of no more use: a later session begins a new one
     ledger.save()

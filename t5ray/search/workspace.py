@@ -4,6 +4,7 @@
     <storage>/<name>/state/ledger.json, optuna.journal     what --resume needs
     <storage>/<name>/state/confirm/<run>.json              predictions of runs that confirm the best
     <storage>/<name>/state/trials/<number>/best-<step>/, last.pt  checkpoints of one trial
+    <storage>/<name>/state/trials/.spare.pt                a file that the next state is written into
     <storage>/cache/                                       tokenised data, shared by all runs
 
 With a URI (`s3://bucket/runs`) the driver works in a local folder of the same name; it copies ledger and journal there
@@ -78,8 +79,9 @@ class Workspace(Place):
         BestWeights(self.trials / key, remote).keep(step)
 
     def drop_spare(self) -> None:
-        """Delete the file that states were to be written into."""
-        (self.trials / SPARE).unlink(missing_ok=True)
+        """Delete the file that states were to be written into; what is left there costs space only."""
+        with suppress(OSError):
+            (self.trials / SPARE).unlink(missing_ok=True)
 
     def fetch_trial(self, key: str, step: int) -> None:
         """Copy the best weights of a trial or run, made at this step, here from the storage URI, where there is one.

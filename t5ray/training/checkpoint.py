@@ -84,7 +84,7 @@ class StateWriter:
     over: making a gigabyte of new pages takes longer than filling them, several times so on virtual machines.
     """
 
-    def __init__(self, folder: Path, *, shares_disk: bool = False, keeps_spare: bool = True) -> None:
+    def __init__(self, folder: Path, *, shares_disk: bool = False, keeps_spare: bool = False) -> None:
         """Write nothing yet.
 
         Args:

@@ -1,4 +1,4 @@
-"""How much of a machine's memory a training worker takes, by formula: what a driver knows before anything is loaded.
+"""About how much of a machine's memory a training worker takes: what a driver knows before anything is loaded.
 
 Comes in: a model's configuration, the settings and the lengths. Goes out: bytes. A test holds it to the peak of a
 process that trains.
@@ -20,18 +20,21 @@ SPREAD = 1.3
 """Peak of a micro-batch over what its backward pass needs of the forward pass."""
 
 
-def worker_bytes(config: Any, numbers: int, training: TrainingConfig, tokens: int, longest: int) -> int:
-    """Return about how much memory a worker on CPUs takes, at most.
+def worker_bytes(
+    config: Any, numbers: int, training: TrainingConfig, rows: int, input_tokens: int, target_tokens: int
+) -> int:
+    """Return about how much memory a worker on CPUs takes at the peak of its longest micro-batch.
 
     Args:
         config: transformers' configuration of the T5.
         numbers: of its weights.
-        tokens: of a micro-batch, inputs and targets.
-        longest: tokens of the longest input.
+        rows: of that micro-batch.
+        input_tokens: of each row, as `target_tokens`.
     """
-    # beside what is saved: the weights that the next trial begins with, and gradients
-    held = (2 + weights_in_state(training)) * FP32_BYTES * numbers
-    return int(PROCESS_BYTES + held + SPREAD * FP32_BYTES * tokens * _numbers_per_token(config, training, longest))
+    held = 1 + (1 if training.lora_rank else 1 + weights_in_state(training))  # those that the next trial begins with
+    encoder = input_tokens * _per_token(config, config.num_layers, training, input_tokens)
+    decoder = target_tokens * _per_token(config, config.num_decoder_layers, training, target_tokens, input_tokens)
+    return int(PROCESS_BYTES + FP32_BYTES * (held * numbers + SPREAD * rows * (encoder + decoder)))
 
 
 def gpu_worker_bytes(numbers: int) -> int:
@@ -39,10 +42,17 @@ def gpu_worker_bytes(numbers: int) -> int:
     return GPU_PROCESS_BYTES + FP32_BYTES * numbers
 
 
-def _numbers_per_token(config: Any, training: TrainingConfig, longest: int) -> int:
-    """Return how many numbers of a token the backward pass needs: states, queries, keys, values, attention weights."""
+def _per_token(config: Any, layers: int, training: TrainingConfig, *attended: int) -> int:
+    """Return how many numbers of a token the backward pass needs of a stack.
+
+    Those are states, queries, keys, values, attention weights and what the feed-forward part is made of.
+
+    Args:
+        attended: tokens that each of a layer's attentions looks at.
+    """
     inner = config.num_heads * config.d_kv
-    layer = 6 * config.d_model + 4 * inner + 5 * config.d_ff + 2 * config.num_heads * longest
+    attentions = sum(3 * config.d_model + 4 * inner + 2 * config.num_heads * tokens for tokens in attended)
+    layer = attentions + 3 * config.d_model + 5 * config.d_ff
     if training.gradient_checkpointing:  # what goes into each layer, and one layer at a time
-        return int(layer + config.num_layers * config.d_model)
-    return int(layer * config.num_layers)
+        return int(layer + layers * config.d_model)
+    return int(layer * layers)

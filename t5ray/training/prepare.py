@@ -52,7 +52,7 @@ class Prepared:
     back_translates: bool = False
     """True where a run may ask for back translations."""
     worker_bytes: int = 0
-    """Memory of the machine that a worker takes at most, about; 0: not known."""
+    """Memory of the machine that a worker takes, about; 0: not known."""
     cpus_per_worker: int = 1
     """CPUs, and torch threads, of each worker: what was asked for, else 1 until `room.shared_out` knows the machine."""
 
@@ -109,14 +109,20 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
 def _worker_bytes(
     config: RunConfig, model_config: Any, numbers: int, data: TokenisedData, varied: Collection[str]
 ) -> int:
-    """Estimate the memory of a worker; a search that varies the batch size may double it."""
+    """Estimate the memory of a worker.
+
+    Of settings that a search varies it takes what needs much: twice the batch size, AdamW, an average of the weights.
+    """
     if config.resources.gpus_per_worker:
         return gpu_worker_bytes(numbers)
-    training, row = config.training, data.max_input_tokens + data.max_target_tokens
+    training = config.training
+    costly = {"optimizer": "adamw", "ema_decay": training.ema_decay or 0.999, "lora_rank": 0}
+    training = training.model_copy(update={name: value for name, value in costly.items() if name in varied})
+    longest = [int(np.asarray(lengths).max()) for lengths in (data.train.input_lengths, data.train.label_lengths)]
     rows = training.batch_size * (2 if "batch_size" in varied else 1)
     rows = min(rows, training.micro_batch_size or rows, len(data.train))
-    tokens = max(row, min(rows * row, training.micro_batch_tokens or CPU_TOKENS))
-    return worker_bytes(model_config, numbers, training, tokens, data.max_input_tokens)
+    within_budget = (training.micro_batch_tokens or CPU_TOKENS) // sum(longest)
+    return worker_bytes(model_config, numbers, training, max(1, min(rows, within_budget)), *longest)
 
 
 def _required(config: RunConfig, varied: Collection[str]) -> tuple[str, str, str]:

@@ -185,6 +185,7 @@ def test_a_time_budget_closes_the_books_of_running_trials_and_what_it_left_out_i
     assert trial["state"] == "PRUNED"
     assert "the time budget was used up" in trial["reason"]
     assert trial["stopped_epoch"] is None
+    assert not list((folder / "runs/words/state/trials").rglob("*.pt*"))
     assert "they would have trained" not in (folder / "runs/words/report.html").read_text()  # ASHA saved nothing
     (told,) = study_trials(folder)
     assert (told.state.name, told.user_attrs["cause"]) == ("FAIL", trial["reason"])  # pruned is what ASHA stopped

@@ -3,6 +3,7 @@
 import functools
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,14 @@ from t5ray.search.searcher import StudySearch
 from t5ray.search.study import (
     budget_left_s,
     concurrency,
-    most_at_a_time,
     most_runs,
     num_slots,
     open_ledger,
     require_disk,
+    settle_cpus,
 )
 from t5ray.search.workspace import Workspace
 from t5ray.training.prepare import prepare
-from t5ray.training.room import shared_out
 
 SPACE = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}}})
 
@@ -82,8 +82,13 @@ def test_runs_that_confirm_take_no_more_than_there_is(words: Path, tiny_t5: Path
     report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
     ledger.trials = {n: TrialRecord(n, {"n": n}, "COMPLETE", reports=[report]) for n in range(2)}
     assert (num_slots(prepared, cluster(8), ledger), num_missing(ledger)) == (6, 6)
-    shared = shared_out(prepared, cluster(8), most_at_a_time(prepared, cluster(8), ledger.target))
+    shared = settle_cpus(prepared, cluster(8), ledger)
     assert (shared.cpus_per_worker, num_slots(shared, cluster(8), ledger)) == (4, 2)
+    assert settle_cpus(prepared, cluster(16), ledger).cpus_per_worker == 4  # as before
+    assert settle_cpus(prepared, cluster(2), ledger).cpus_per_worker == 1  # too few now
+    ledger.cpus_per_worker = 4
+    asked = prepared.config.model_copy(update={"resources": ResourcesConfig(cpus_per_worker=2)})
+    assert settle_cpus(replace(prepared, config=asked, cpus_per_worker=2), cluster(8), ledger).cpus_per_worker == 2
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(8, 8), (20, 10), (1, 1), (None, 2)])

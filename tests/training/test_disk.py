@@ -11,7 +11,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from t5ray.data.tokens import TokenisedData
-from t5ray.training.checkpoint import weights_in_state
+from t5ray.training.checkpoint import SPARE, weights_in_state
 from t5ray.training.plan import RunPlan
 from tests.disk import HighWater
 from tests.tiny import character_tokenizer, tiny_config
@@ -37,7 +37,7 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
     def looking(function: Callable[..., None]) -> Callable[..., None]:
         def look(*given: Any) -> None:
             function(*given)
-            found.look(plan.folder)
+            found.look(plan.folder.parent)
 
         return look
 
@@ -53,6 +53,22 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
     size = (tmp_path / "wide/model.safetensors").stat().st_size
     assert found.size_bytes <= 1.02 * (2 + 2 * weights_in_state(plan.config)) * size  # numbers beside the tensors
     assert [path.name for path in plan.folder.iterdir()] == ["best-24"]
+
+
+@pytest.mark.parametrize(
+    ("shares_disk", "remote", "keeps"), [(True, None, True), (True, "memory://runs/0", False), (False, None, False)]
+)
+def test_only_where_the_command_can_delete_it_a_run_leaves_a_file_to_the_next(
+    tmp_path: Path,
+    data: TokenisedData,
+    plan: RunPlan,
+    tiny_t5: Path,
+    shares_disk: bool,
+    remote: str | None,
+    keeps: bool,
+) -> None:
+    run(tiny_t5, data, replace(plan, shares_disk=shares_disk, remote=remote))
+    assert (plan.folder.parent / SPARE).exists() == keeps
 
 
 def test_what_a_kill_left_half_written_is_deleted(

@@ -30,6 +30,12 @@ Attempts = list[tuple[int, int]]
 """Rows and input tokens of each."""
 
 
+def test_on_cpus_tokens_are_limited_without_a_trial(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
+    with made_ready(load_model(str(tiny_t5)), plan.config, Group()) as trainee:
+        limit = micro_batch.row_limit(trainee, data.train, plan.config, Group())
+    assert [limit(tokens) for tokens in (16, 512, 5000)] == [4096 // 16, 4096 // 512, 1]
+
+
 @contextmanager
 def memory_for(tokens: int) -> Iterator[Attempts]:
     """A device that runs out of memory above so many padded input tokens; what was forwarded on it."""
