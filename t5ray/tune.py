@@ -68,6 +68,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.board import board
     from t5ray.cluster import connect
     from t5ray.config import load_space
+    from t5ray.search.capacity import settle_cpus
     from t5ray.search.conclude import conclude
     from t5ray.search.confirm import num_expected
     from t5ray.search.contradictions import require_consistent
@@ -76,7 +77,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.search.preview import describe, foresee
     from t5ray.search.run_ids import settle_run_ids
     from t5ray.search.samplers import notes
-    from t5ray.search.study import open_ledger, open_study, run_search, settle_cpus
+    from t5ray.search.study import open_ledger, open_study, run_search
     from t5ray.search.workspace import Workspace
     from t5ray.tracking import open_tracker
     from t5ray.training.prepare import prepare

@@ -8,6 +8,7 @@
     confirm.py    the best trained again on fresh seeds     conclude.py   the winner's bundle, its test, the end
     importance.py how much each parameter decided           result.py     search.json, report.html
     preview.py    what a search would do                    workspace.py  where everything of a search is kept
+    capacity.py   how many trials run at a time, and on what
 
 The only home of ray.tune and optuna. Must not know Ray Data.
 """

@@ -169,6 +169,11 @@ class Ledger:
         return self.target
 
     @property
+    def num_to_come(self) -> int:
+        """Trials that have not ended."""
+        return max(self.target - len(self.ended), 0)
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether there can be no more trials."""
         return self.most is not None and len(self.trials) >= self.most

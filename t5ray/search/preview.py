@@ -11,11 +11,11 @@ from t5ray.cluster import Cluster, free_bytes
 from t5ray.config import SearchSpace
 from t5ray.data.batches import num_steps
 from t5ray.report.words import seconds
+from t5ray.search.capacity import checkpoint_bytes, num_slots
 from t5ray.search.confirm import BEST_OF
 from t5ray.search.contradictions import idle_parameters
 from t5ray.search.ledger import Ledger
 from t5ray.search.scheduler import bracket_shares, rung_epochs
-from t5ray.search.study import checkpoint_bytes, num_slots
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared
 from t5ray.training.probe import Probe, ProbeSpec, measure

@@ -8,6 +8,8 @@
     course.py      what one epoch has gathered so far
     stopping.py    early stopping
     memory.py      what becomes of a run whose GPU is too small
+    footprint.py   about how much of a machine's memory a worker takes
+    room.py        what a run gets of the machine: CPUs, and whether it fits
     validation.py  loss and metrics on held-out rows, on real generations
     rows.py        held-out rows one by one, for comparisons in pairs
     checkpoint.py  what is on disk of a run: the states to go on from

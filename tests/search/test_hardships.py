@@ -14,8 +14,8 @@ from transformers import T5ForConditionalGeneration
 
 from t5ray.config import TrainingConfig
 from t5ray.search import study
+from t5ray.search.capacity import checkpoint_bytes
 from t5ray.search.journal import open_storage
-from t5ray.search.study import checkpoint_bytes
 from t5ray.tune import main as tune
 from tests.disk import watched
 from tests.search.commands import SPACE, arguments, result

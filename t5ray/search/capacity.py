@@ -1,0 +1,100 @@
+"""What a search takes of a machine or cluster: trials at a time, the CPUs of their workers, the disk."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from t5ray.cluster import Cluster, free_bytes
+from t5ray.config import ResourcesConfig, TrainingConfig
+from t5ray.errors import ClusterError
+from t5ray.model.loading import num_parameters
+from t5ray.search.confirm import num_missing
+from t5ray.search.ledger import Ledger
+from t5ray.training.checkpoint import weights_in_state
+from t5ray.training.footprint import FP32_BYTES
+from t5ray.training.prepare import Prepared
+from t5ray.training.room import shared_out
+
+
+def concurrency(
+    resources: ResourcesConfig, cluster: Cluster, asked: int | None, num_trials: int, *, worker_bytes: int = 0
+) -> int:
+    """Return how many trials run at a time: what the cluster holds, what was asked for, what there is to do.
+
+    On a cluster that was joined, what was asked for may exceed what it holds now: autoscaling brings nodes for trials
+    that wait, and where it does not they run as others end.
+
+    Args:
+        worker_bytes: memory of a worker, about. Its nodes' memory limits how many run unless it was said how many
+            shall; one does in any case, for this is an estimate.
+    Raises:
+        ClusterError: not even one trial fits, and it was not said how many shall run on nodes to come.
+    """
+    workers, cpus = resources.workers_per_trial, resources.cpus_per_worker or 1
+    most = cluster.num_workers(cpus, resources.gpus_per_worker) // workers
+    if asked and not cluster.started_here:
+        return min(asked, num_trials)
+    if most < 1:
+        raise ClusterError(
+            f"One trial must fit the cluster, but needs {workers} workers of {cpus} CPUs "
+            f"and {resources.gpus_per_worker:g} GPUs each, and the cluster has {cluster.shown}. "
+            "Lower --workers-per-trial or --gpus-per-worker, or add nodes; on a cluster that adds them by itself, say "
+            "with --max-concurrent how many trials to run at a time."
+        )
+    fitting = cluster.num_workers(cpus, resources.gpus_per_worker, worker_bytes) // workers
+    return max(1, min(most, asked or fitting, num_trials))
+
+
+def num_slots(prepared: Prepared, cluster: Cluster, ledger: Ledger) -> int:
+    """Return how many runs go at a time in what is left of a search. Raises what `concurrency` does."""
+    return most_at_a_time(prepared, cluster, ledger.num_to_come or num_missing(ledger) or 1)
+
+
+def most_at_a_time(prepared: Prepared, cluster: Cluster, num_trials: int) -> int:
+    """Return how many of so many trials run at a time. Raises what `concurrency` does."""
+    config = prepared.config
+    resources = config.resources.model_copy(update={"cpus_per_worker": prepared.cpus_per_worker})
+    asked, worker_bytes = config.search.max_concurrent, prepared.worker_bytes
+    return concurrency(resources, cluster, asked, num_trials, worker_bytes=worker_bytes)
+
+
+def settle_cpus(prepared: Prepared, cluster: Cluster, ledger: Ledger) -> Prepared:
+    """Share out the machine's CPUs, as an earlier session of the search did where that fits.
+
+    Sums over another number of threads differ in their last bits, and a resumed search must go on as it would have.
+
+    Raises:
+        ClusterError: as `concurrency`.
+    """
+    shared = shared_out(prepared, cluster, most_at_a_time(prepared, cluster, ledger.target))
+    resources, earlier = prepared.config.resources, ledger.cpus_per_worker
+    fits = earlier and cluster.num_workers(earlier, resources.gpus_per_worker) >= resources.workers_per_trial
+    if fits and not resources.cpus_per_worker:
+        shared = replace(shared, cpus_per_worker=earlier)
+    ledger.cpus_per_worker = shared.cpus_per_worker
+    return shared
+
+
+def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
+    """Return what a search may have on disk at once.
+
+    A running trial has its best weights, beside them the better ones that are being written, and its last state; one
+    state more is being written, and the best trial so far keeps its weights. All of them are in fp32, whatever the
+    model came in. With AdamW, whose state is 3 times the weights, that is no more than 2 states for each running trial
+    and one more.
+    """
+    state = weights_in_state(training)
+    return ((2 + state) * slots + state + 1) * FP32_BYTES * num_parameters(model)
+
+
+def require_disk(model: str, training: TrainingConfig, storage: Path, slots: int) -> None:
+    """Refuse a search whose checkpoints the disk cannot hold.
+
+    Raises:
+        ClusterError: there is less free space than that.
+    """
+    needed, free = checkpoint_bytes(model, training, slots), free_bytes(storage)
+    if free is not None and free < needed:
+        raise ClusterError(
+            f"{storage}: the disk must hold the checkpoints of {slots} trials at a time, {needed / 2**30:.1f} GiB, "
+            f"but has {free / 2**30:.1f} GiB free. Free space, lower --max-concurrent, or choose another --storage."
+        )

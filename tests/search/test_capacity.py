@@ -1,0 +1,122 @@
+"""How many trials run at a time, with how many CPUs, and what a disk must hold."""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from t5ray.cluster import Cluster
+from t5ray.config import ResourcesConfig, RunConfig, TrainingConfig
+from t5ray.errors import ClusterError
+from t5ray.search import capacity
+from t5ray.search.capacity import concurrency, num_slots, require_disk, settle_cpus
+from t5ray.search.confirm import num_missing
+from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.training.prepare import prepare
+
+
+def cluster(cpus: float, gpus: float = 0.0) -> Cluster:
+    return Cluster(1, cpus, gpus, 0, None, started_here=True)
+
+
+@pytest.mark.parametrize(
+    ("resources", "have", "asked", "num_trials", "expected"),
+    [
+        ({}, cluster(2), None, 10, 2),
+        ({}, cluster(8), 3, 10, 3),
+        ({}, cluster(8), None, 5, 5),
+        ({"workers_per_trial": 3}, cluster(8), None, 10, 2),
+        ({"cpus_per_worker": 4}, cluster(8), None, 10, 2),
+        ({"gpus_per_worker": 1}, cluster(64, 4), None, 10, 4),
+        ({"gpus_per_worker": 0.5}, cluster(64, 1), None, 10, 2),
+        ({"gpus_per_worker": 0.1}, cluster(64, 0.3), None, 10, 3),  # 0.3 / 0.1 is a little below 3 in floats
+    ],
+)
+def test_concurrency(
+    resources: dict[str, float], have: Cluster, asked: int | None, num_trials: int, expected: int
+) -> None:
+    assert concurrency(ResourcesConfig.model_validate(resources), have, asked, num_trials) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "expected"),
+    [
+        (((8.0, 0.0, 24e9),), None, 4),  # 8 CPUs, but 6 GB each
+        (((8.0, 0.0, 24e9),), 8, 8),  # it was said how many
+        (((8.0, 0.0, 5e9),), None, 1),  # an estimate refuses nothing
+        (((2.0, 0.0, 64e9), (8.0, 0.0, 13e9)), None, 4),
+        (((8.0, 0.0, math.inf),), None, 8),
+        (((8.0, 0.0),), None, 8),  # not known
+    ],
+)
+def test_no_more_trials_run_than_memory_holds(
+    nodes: tuple[tuple[float, ...], ...], asked: int | None, expected: int
+) -> None:
+    have = Cluster(len(nodes), sum(node[0] for node in nodes), 0.0, 0, None, started_here=True, nodes=nodes)
+    assert concurrency(ResourcesConfig(), have, asked, 10, worker_bytes=6 * 10**9) == expected
+
+
+def test_runs_that_confirm_take_no_more_than_there_is(words: Path, tiny_t5: Path, tmp_path: Path) -> None:
+    """Two trials have had 4 of 8 CPUs each; what a resumed search has left are 6 runs to confirm them."""
+    given = {"data": {"path": str(words)}, "task": "classify", "model": str(tiny_t5)}
+    prepared = prepare(RunConfig.model_validate(given), tmp_path / "cache")
+    ledger = Ledger(tmp_path / "l.json", target=2, confirm_seeds=[1, 2, 3])
+    report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
+    ledger.trials = {n: TrialRecord(n, {"n": n}, "COMPLETE", reports=[report]) for n in range(2)}
+    assert (num_slots(prepared, cluster(8), ledger), num_missing(ledger)) == (6, 6)
+    shared = settle_cpus(prepared, cluster(8), ledger)
+    assert (shared.cpus_per_worker, num_slots(shared, cluster(8), ledger)) == (4, 2)
+    assert settle_cpus(prepared, cluster(16), ledger).cpus_per_worker == 4  # as before
+    assert settle_cpus(prepared, cluster(2), ledger).cpus_per_worker == 1  # too few now
+    ledger.cpus_per_worker = 4
+    asked = prepared.config.model_copy(update={"resources": ResourcesConfig(cpus_per_worker=2)})
+    assert settle_cpus(replace(prepared, config=asked, cpus_per_worker=2), cluster(8), ledger).cpus_per_worker == 2
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(8, 8), (20, 10), (1, 1), (None, 2)])
+def test_on_a_cluster_that_may_grow_as_many_run_as_were_asked_for(asked: int | None, expected: int) -> None:
+    have = Cluster(3, 5.0, 0.0, 0, None, started_here=False, nodes=((1.0, 0.0), (2.0, 0.0), (2.0, 0.0)))
+    assert concurrency(ResourcesConfig(cpus_per_worker=2), have, asked, 10) == expected
+
+
+def test_a_trial_larger_than_the_cluster_is_refused() -> None:
+    with pytest.raises(ClusterError, match=r"needs 4 workers of 1 CPUs and 1 GPUs each, .* has 8 CPUs and 2 GPUs"):
+        concurrency(ResourcesConfig(workers_per_trial=4, gpus_per_worker=1), cluster(8, 2), None, 10)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources"),
+    [(((4.0, 0.0),) * 4, {"cpus_per_worker": 8}), (((8.0, 1.0),) * 4, {"gpus_per_worker": 2})],
+)
+def test_a_worker_does_not_stretch_over_two_nodes(
+    nodes: tuple[tuple[float, float], ...], resources: dict[str, int]
+) -> None:
+    cpus, gpus = (sum(node[i] for node in nodes) for i in (0, 1))
+    have = Cluster(4, cpus, gpus, 0, None, started_here=False, nodes=nodes)
+    with pytest.raises(ClusterError, match="on 4 nodes"):
+        concurrency(ResourcesConfig.model_validate(resources), have, None, 10)
+    whole = ResourcesConfig.model_validate({name: value // 2 for name, value in resources.items()})
+    assert concurrency(whole, have, None, 10) == 4
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(
+    tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model by its hub id, with its weights in half precision, or not here yet: trials keep them in fp32."""
+    size = 4 * sum(tensor.numel() for tensor in load_file(tiny_t5 / "model.safetensors").values())
+    snapshot = tmp_path / "models--google--tiny/snapshots/1234"
+    snapshot.mkdir(parents=True)
+    shutil.copy(tiny_t5 / "config.json", snapshot)
+    (tmp_path / "models--google--tiny/refs").mkdir()
+    (tmp_path / "models--google--tiny/refs/main").write_text("1234")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(capacity, "free_bytes", lambda path: 14 * size)
+    for model in ("google/tiny", str(tiny_t5)):
+        # each trial has two best weights, and a state of weights and two moments; besides there are another state,
+        # which is being written, and the best weights of all
+        require_disk(model, TrainingConfig(), tmp_path, slots=2)
+        with pytest.raises(ClusterError, match="must hold the checkpoints of 3 trials at a time"):
+            require_disk(model, TrainingConfig(), tmp_path, slots=3)
