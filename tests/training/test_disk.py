@@ -22,7 +22,7 @@ from tests.training.test_best import judging
 @pytest.mark.parametrize("shares_disk", [False, True])
 @pytest.mark.parametrize(("every", "seconds"), [(None, None), (3, None), (3, 0.001)])
 def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     data: TokenisedData,
     plan: RunPlan,
     monkeypatch: pytest.MonkeyPatch,
@@ -30,8 +30,9 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
     seconds: float | None,
     shares_disk: bool,
 ) -> None:
-    T5ForConditionalGeneration(tiny_config(d_model=256)).save_pretrained(tmp_path / "wide")
-    character_tokenizer().save_pretrained(tmp_path / "wide")
+    wide = tmp_path_factory.mktemp("wide")
+    T5ForConditionalGeneration(tiny_config(d_model=256)).save_pretrained(wide)
+    character_tokenizer().save_pretrained(wide)
     found = HighWater()
 
     def looking(function: Callable[..., None]) -> Callable[..., None]:
@@ -47,10 +48,10 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
     judging(monkeypatch, *(1 - 0.1 * number for number in range(9)))  # each evaluation is the best so far
     config = plan.config.model_copy(update={"evaluate_every_steps": every, "checkpoint_every_s": seconds})
     falling = replace(plan, objective="validation_loss", mode="min", config=config, shares_disk=shares_disk)
-    reports, _ = run(tmp_path / "wide", data, falling)
+    reports, _ = run(wide, data, falling)
     assert [report["best_epoch"] for report in reports] == [1, 2, 3]
     assert (found.weights, found.states) == (2, 2)
-    size = (tmp_path / "wide/model.safetensors").stat().st_size
+    size = (wide / "model.safetensors").stat().st_size
     assert found.size_bytes <= 1.02 * (2 + 2 * weights_in_state(plan.config)) * size  # numbers beside the tensors
     assert [path.name for path in plan.folder.iterdir()] == ["best-24"]
 
