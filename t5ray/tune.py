@@ -58,8 +58,12 @@ def command(
         return _tune(settings, preview=True, resume=False, extend=None)
     from t5ray.search.workspace import Workspace
 
-    with Workspace.of(settings).held():
-        return _tune(settings, preview=False, resume=resume, extend=extend)
+    workspace = Workspace.of(settings)
+    with workspace.held():
+        try:
+            return _tune(settings, preview=False, resume=resume, extend=extend)
+        finally:  # whatever ended the search, nobody writes states any more
+            workspace.drop_spare()
 
 
 def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | None) -> int:

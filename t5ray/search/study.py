@@ -133,21 +133,6 @@ def run_search(
     What an interruption cut off goes first. The ledger holds the outcome. Ctrl-C leaves everything in place for
     --resume.
     """
-    try:
-        _run(prepared, space, ledger, workspace, cluster, tracker, announce)
-    finally:
-        workspace.drop_spare()
-
-
-def _run(
-    prepared: Prepared,
-    space: SearchSpace,
-    ledger: Ledger,
-    workspace: Workspace,
-    cluster: Cluster,
-    tracker: Tracker,
-    announce: Callable[[TrialRecord], None],
-) -> None:
     config = prepared.config
     if not (ledger.num_to_come or num_missing(ledger)):
         return
