@@ -20,6 +20,13 @@ import psutil
 POLL_S = 0.5
 
 
+def peak_bytes(pid: int | str = "self") -> int:
+    """Return the most memory that a process has had; raises what reading does where it has ended."""
+    with open(f"/proc/{pid}/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 @dataclass
 class Watched:
     """What a command did."""
@@ -68,9 +75,8 @@ class Command:
             time.sleep(POLL_S)
 
     def _note(self, kind: str, pid: int) -> None:
-        with contextlib.suppress(OSError, StopIteration), open(f"/proc/{pid}/status") as status:
-            line = next(line for line in status if line.startswith("VmHWM:"))
-            self._peaks[kind] = max(self._peaks[kind], int(line.split()[1]) / 1024)
+        with contextlib.suppress(OSError, StopIteration):
+            self._peaks[kind] = max(self._peaks[kind], peak_bytes(pid) / 2**20)
 
     def workers(self) -> list[psutil.Process]:
         """Return the processes that score now."""

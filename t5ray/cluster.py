@@ -16,13 +16,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from t5ray.errors import ClusterError
 from t5ray.liveness import own_ray, raylet_at, require_answer, watched
 
 DOWNLOAD = ".download-"
 """Begins the names of folders beside a target in which it arrives."""
+
+
+class Node(NamedTuple):
+    """What a node has for workers."""
+
+    cpus: float
+    gpus: float
+    memory_bytes: float = math.inf
+    """As Ray counts it; infinite where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +47,18 @@ class Cluster:
     dashboard_url: str | None
     started_here: bool
     """True where this command started the Ray, and so stops it at the end."""
-    nodes: tuple[tuple[float, ...], ...] = ()
-    """CPUs, GPUs and, where known, bytes of memory of each node that is alive. Empty: one node has them all."""
+    nodes: tuple[Node, ...] = ()
+    """Those that are alive. Empty: one node has all CPUs and GPUs."""
 
     @property
     def memory_bytes(self) -> float:
-        """Memory for workers on all nodes together; 0 where it is not known."""
-        return sum(memory for _, _, *rest in self.nodes for memory in rest)
+        """Memory for workers on all nodes together; infinite where it is not known."""
+        return sum(node.memory_bytes for node in self.nodes) if self.nodes else math.inf
 
     def num_workers(self, cpus: float, gpus: float, memory_bytes: float = 0.0) -> int:
         """Return how many workers of this size fit at the same time; none may stretch over two nodes."""
-        nodes, needs = self.nodes or ((self.num_cpus, self.num_gpus),), (cpus, gpus, memory_bytes)
-        shares = ([has / need for has, need in zip(node, needs, strict=False) if need] for node in nodes)
+        nodes, needs = self.nodes or (Node(self.num_cpus, self.num_gpus),), (cpus, gpus, memory_bytes)
+        shares = ([has / need for has, need in zip(node, needs, strict=True) if need] for node in nodes)
         return sum(int(min(share) + 1e-6) for share in shares)
 
     @property
@@ -216,7 +225,7 @@ def _describe(dashboard_url: str | None, *, started_here: bool) -> Cluster:
         object_store_bytes=int(have.get("object_store_memory", 0)),
         dashboard_url=f"http://{dashboard_url}" if dashboard_url else None,
         started_here=started_here,
-        nodes=tuple((node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", math.inf)) for node in nodes),
+        nodes=tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", math.inf)) for node in nodes),
     )
 
 

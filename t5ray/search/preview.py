@@ -81,7 +81,7 @@ def _room(prepared: Prepared, cluster: Cluster) -> str:
     needs, has = _count(workers * prepared.cpus_per_worker, "CPU"), _count(cluster.num_cpus, "CPU")
     if gpus or cluster.num_gpus:
         needs, has = f"{needs} and {_count(workers * gpus, 'GPU')}", f"{has} and {_count(cluster.num_gpus, 'GPU')}"
-    if 0 < cluster.memory_bytes < math.inf:
+    if math.isfinite(cluster.memory_bytes):
         needs = f"{needs} and about {_bytes(workers * prepared.worker_bytes)} of memory"
         has = f"{has} and {_bytes(cluster.memory_bytes)}"
     return f"each needs {needs} for {_count(workers, 'worker')}, the cluster has {has}"
@@ -92,7 +92,7 @@ def _memory(prepared: Prepared, cluster: Cluster, slots: int) -> list[str]:
     resources = prepared.config.resources
     needed = slots * resources.workers_per_trial * prepared.worker_bytes
     run_now = cluster.num_workers(prepared.cpus_per_worker, resources.gpus_per_worker) // resources.workers_per_trial
-    if slots > run_now or not 0 < cluster.memory_bytes < needed:  # nodes to come bring memory
+    if slots > run_now or cluster.memory_bytes >= needed:  # nodes to come bring memory
         return []
     return [
         f"note         {_count(slots, 'trial')} at a time may take {_bytes(needed)} of memory, but there are "

@@ -1,6 +1,5 @@
 """How many trials run at a time, with how many CPUs, and what a disk must hold."""
 
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from t5ray.cluster import Cluster
+from t5ray.cluster import Cluster, Node
 from t5ray.config import ResourcesConfig, RunConfig, TrainingConfig
 from t5ray.errors import ClusterError
 from t5ray.search import capacity
@@ -44,18 +43,15 @@ def test_concurrency(
 @pytest.mark.parametrize(
     ("nodes", "asked", "expected"),
     [
-        (((8.0, 0.0, 24e9),), None, 4),  # 8 CPUs, but 6 GB each
-        (((8.0, 0.0, 24e9),), 8, 8),  # it was said how many
-        (((8.0, 0.0, 5e9),), None, 1),  # an estimate refuses nothing
-        (((2.0, 0.0, 64e9), (8.0, 0.0, 13e9)), None, 4),
-        (((8.0, 0.0, math.inf),), None, 8),
-        (((8.0, 0.0),), None, 8),  # not known
+        ((Node(8, 0, 24e9),), None, 4),  # 8 CPUs, but 6 GB each
+        ((Node(8, 0, 24e9),), 8, 8),  # it was said how many
+        ((Node(8, 0, 5e9),), None, 1),  # an estimate refuses nothing
+        ((Node(2, 0, 64e9), Node(8, 0, 13e9)), None, 4),
+        ((Node(8, 0),), None, 8),  # not known
     ],
 )
-def test_no_more_trials_run_than_memory_holds(
-    nodes: tuple[tuple[float, ...], ...], asked: int | None, expected: int
-) -> None:
-    have = Cluster(len(nodes), sum(node[0] for node in nodes), 0.0, 0, None, started_here=True, nodes=nodes)
+def test_no_more_trials_run_than_memory_holds(nodes: tuple[Node, ...], asked: int | None, expected: int) -> None:
+    have = Cluster(len(nodes), sum(node.cpus for node in nodes), 0.0, 0, None, started_here=True, nodes=nodes)
     assert concurrency(ResourcesConfig(), have, asked, 10, worker_bytes=6 * 10**9) == expected
 
 
@@ -78,7 +74,7 @@ def test_runs_that_confirm_take_no_more_than_there_is(words: Path, tiny_t5: Path
 
 @pytest.mark.parametrize(("asked", "expected"), [(8, 8), (20, 10), (1, 1), (None, 2)])
 def test_on_a_cluster_that_may_grow_as_many_run_as_were_asked_for(asked: int | None, expected: int) -> None:
-    have = Cluster(3, 5.0, 0.0, 0, None, started_here=False, nodes=((1.0, 0.0), (2.0, 0.0), (2.0, 0.0)))
+    have = Cluster(3, 5.0, 0.0, 0, None, started_here=False, nodes=(Node(1, 0), Node(2, 0), Node(2, 0)))
     assert concurrency(ResourcesConfig(cpus_per_worker=2), have, asked, 10) == expected
 
 
@@ -89,11 +85,9 @@ def test_a_trial_larger_than_the_cluster_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "resources"),
-    [(((4.0, 0.0),) * 4, {"cpus_per_worker": 8}), (((8.0, 1.0),) * 4, {"gpus_per_worker": 2})],
+    [((Node(4, 0),) * 4, {"cpus_per_worker": 8}), ((Node(8, 1),) * 4, {"gpus_per_worker": 2})],
 )
-def test_a_worker_does_not_stretch_over_two_nodes(
-    nodes: tuple[tuple[float, float], ...], resources: dict[str, int]
-) -> None:
+def test_a_worker_does_not_stretch_over_two_nodes(nodes: tuple[Node, ...], resources: dict[str, int]) -> None:
     cpus, gpus = (sum(node[i] for node in nodes) for i in (0, 1))
     have = Cluster(4, cpus, gpus, 0, None, started_here=False, nodes=nodes)
     with pytest.raises(ClusterError, match="on 4 nodes"):

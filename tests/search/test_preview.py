@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from t5ray.cluster import Cluster
+from t5ray.cluster import Cluster, Node
 from t5ray.config import RunConfig, SearchSpace
 from t5ray.search import preview
 from t5ray.search.ledger import Ledger, TrialRecord
@@ -123,7 +123,7 @@ def test_the_plan_says_what_memory_there_is_and_where_it_is_too_little(plan: Pla
         prepared = plan(training={"max_epochs": 9}, search={"num_trials": 9, **search})
         return describe(replace(prepared, worker_bytes=3 * 2**30), space(), cluster, books(9))
 
-    roomy, narrow = (replace(CLUSTER, nodes=((2.0, 0.0, memory * 2.0**30),)) for memory in (6, 5))
+    roomy, narrow = (replace(CLUSTER, nodes=(Node(2, 0, memory * 2.0**30),)) for memory in (6, 5))
     assert described(roomy)[0] == (
         "trials       9 (2 at a time: each needs 1 CPU and about 3.0 GiB of memory for 1 worker, "
         "the cluster has 2 CPUs and 6.0 GiB), up to 9 epochs each"
