@@ -133,3 +133,18 @@ def test_the_schemas_for_editors_are_those_of_the_settings(tmp_path: Path) -> No
     for name in ("run.json", "space.json"):
         kept = (root / "search_spaces" / "schema" / name).read_text(encoding="utf-8")
         assert kept == (tmp_path / name).read_text(encoding="utf-8"), "run python scripts/make_schemas.py"
+
+
+def test_the_page_of_all_settings_is_that_of_the_settings(tmp_path: Path) -> None:
+    root, written = Path(__file__).parents[2], tmp_path / "settings.md"
+    subprocess.run([sys.executable, "scripts/make_settings_page.py", str(written)], cwd=root, check=True)
+    kept = (root / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert kept == written.read_text(encoding="utf-8"), "run python scripts/make_settings_page.py"
+    named = {line.split("`")[1] for line in kept.splitlines() if line.startswith("| `")}
+    assert {
+        "training.learning_rate",
+        "decode.num_beams",
+        "search.num_trials",
+        "shard_rows",
+        "bootstrap_samples",
+    } <= named
