@@ -19,6 +19,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -103,9 +104,11 @@ class StateWriter:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def save(self, state: dict[str, Any], progress: Progress) -> None:
+    def save(self, state: dict[str, Any], progress: Progress, then: Callable[[], object] = lambda: None) -> None:
         """Write a state, after the one before has reached the disk.
 
+        Args:
+            then: called by the thread when the disk has it.
         Raises:
             OSError: the disk did not take it, or the one before.
         """
@@ -126,18 +129,18 @@ class StateWriter:
             temporary.replace(folder / LAST)
             handed_over = ours.pop_all()
         try:
-            self._landing = self._thread.submit(self._land, handed_over)
+            self._landing = self._thread.submit(self._land, handed_over, then)
         except BaseException:
             handed_over.close()
             raise
 
     def wait(self) -> None:
-        """Wait until what was written is on the disk. Raises OSError where the disk did not take it."""
+        """Wait until what was written is on the disk. Raises OSError where it is not, and what `then` raises."""
         landing, self._landing = self._landing, None
         if landing is not None:
             landing.result()
 
-    def _land(self, ours: ExitStack) -> None:
+    def _land(self, ours: ExitStack, then: Callable[[], object]) -> None:
         last, before = self.folder / LAST, self.folder / BEFORE_LAST
         with ours:
             try:
@@ -151,6 +154,7 @@ class StateWriter:
                 before.replace(self._spare)
             elif self.shares_disk:
                 before.unlink(missing_ok=True)
+        then()  # the next run has its turn meanwhile
 
     @property
     def _spare(self) -> Path:

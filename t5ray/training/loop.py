@@ -100,8 +100,6 @@ class _Run:
         self.saved_at = time.monotonic()
         self.save_s = 0.0
         """Seconds of the last save, which the epoch after it reports."""
-        self.outdated: int | None = None
-        """Step up to which weights but the best go once the last state has landed; None: all that may go have gone."""
 
     def go(self) -> Progress:
         """Run from where the last state was saved."""
@@ -111,16 +109,15 @@ class _Run:
             answer = answer and self._tell(earlier)
         while answer and not is_over:
             outcome = self._epoch(self.progress.epoch + 1)
-            self._land()  # what hears the report may delete this run's files
+            self.states.wait()  # what hears the report may delete this run's files
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
-                self.outdated = self.progress.step
         if answer is not None and self.group.rank == 0:
             remote = self.plan.remote if self.plan.remote_states else None
             drop_last(self.plan.folder, remote, keeps_spare=self.plan.keeps_spare)
-        if answer is not None:
-            self._keep_best(until=math.inf)
+        if answer is not None and self.group.rank == 0:
+            self.best.keep(self.progress.best_step)
         return self.progress
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
@@ -128,17 +125,6 @@ class _Run:
         if answer is not None:
             self.best.heard = report["best_step"]
         return answer
-
-    def _land(self) -> None:
-        """Wait until the disk has the last state, and delete the weights that only the one before names."""
-        self.states.wait()
-        if self.outdated is not None:
-            self._keep_best(until=self.outdated)
-            self.outdated = None
-
-    def _keep_best(self, *, until: float) -> None:
-        if self.group.rank == 0:
-            self.best.keep(self.progress.best_step, until=until)
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch, or the rest of one that was cut off, and return its report."""
@@ -203,7 +189,7 @@ class _Run:
                 found = self._validate(loaded, course)
             judged = time.perf_counter()
             if self._is_best(found):
-                self._land()  # two best weights are on disk at most
+                self.states.wait()  # two best weights are on disk at most
                 self.progress.best_epoch, self.progress.best_step = epoch, found.step
                 self.progress.best_value = found.value
                 weights = self.trainee.full_weights()
@@ -247,11 +233,17 @@ class _Run:
         self.progress.inside = None if course is None else course.plain(self.group)
         state = {**self.trainee.state(), "random": self.group.gather(random_state())}
         if self.group.rank == 0:
-            self.states.save(state, self.progress)
-            if self.plan.remote_states:
-                upload_file(self.plan.folder / LAST, str(self.plan.remote))
+            best, step, within = self.progress.best_step, self.progress.step, course is not None
+            self.states.save(state, self.progress, lambda: self._landed(best, step, within_epoch=within))
         self.saved_at = time.monotonic()
         return time.perf_counter() - started
+
+    def _landed(self, best: int, step: int, *, within_epoch: bool) -> None:
+        """Copy the state of a step, and delete the weights that only states before it name. Runs in a thread."""
+        if self.plan.remote_states:
+            upload_file(self.plan.folder / LAST, str(self.plan.remote))
+        if not within_epoch:  # there its best weights may be of a step that nobody has heard of
+            self.best.keep(best, until=step)
 
     def _restored(self) -> Progress:
         """Go on from the folder's state, which every worker must be able to read."""

@@ -12,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
+from t5ray.cluster import upload_file
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
 from t5ray.training import checkpoint, loop
 from t5ray.training.best import BestWeights, best_name
 from t5ray.training.checkpoint import BEFORE_LAST, LAST
 from t5ray.training.group import Group
-from t5ray.training.plan import RunPlan
+from t5ray.training.plan import Pulse, RunPlan
 from t5ray.training.validation import Validation
 from tests.training.running import Weights, run
 
@@ -92,6 +93,28 @@ def test_weights_that_a_state_names_stay_until_the_disk_has_the_next(
     assert steps(plan) == ["best-24"]
 
 
+@pytest.mark.parametrize("remote", [None, "memory://uploaded"])
+def test_weights_that_no_state_names_go_while_the_run_goes_on(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, remote: str | None
+) -> None:
+    """They go when the state after them is where it belongs, and only then."""
+    judging(monkeypatch, 0.5, 0.4, 0.3)
+    copied = list[list[str]]()
+
+    def noting(source: Path, target: str) -> None:
+        upload_file(source, target)
+        copied.append(steps(plan))
+
+    def tick(pulse: Pulse) -> None:
+        while pulse.step == 17 and steps(plan) != ["best-16"]:  # the first step of epoch 3; a test has a time limit
+            time.sleep(0.01)
+
+    monkeypatch.setattr(loop, "upload_file", noting)
+    plan = replace(plan, objective="validation_loss", mode="min", remote=remote, remote_states=remote is not None)
+    run(tiny_t5, data, plan, tick=tick)
+    assert copied == ([["best-8"], ["best-16", "best-8"]] if remote else [])
+
+
 def test_no_report_is_told_while_a_state_lands(
     tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,11 +136,14 @@ def test_no_report_is_told_while_a_state_lands(
     assert told == [[], [], []]
 
 
+@pytest.mark.parametrize("seconds", [None, 1e-9])
 def test_so_do_they_within_an_epoch(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, seconds: float | None
 ) -> None:
+    """Also where a state within it names better ones."""
     judging(monkeypatch, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # at 3, 6, 8 and 11, 14, 16
-    often = replace(plan, config=plan.config.model_copy(update={"evaluate_every_steps": 3}))
+    settings = {"evaluate_every_steps": 3, "checkpoint_every_s": seconds}
+    often = replace(plan, config=plan.config.model_copy(update=settings))
     (_, weights), _ = train(tiny_t5, data, often, {1: True})
     assert steps(plan) == ["best-16", "best-8"]
     assert hold(plan, 8, weights)
