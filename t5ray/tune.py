@@ -169,7 +169,8 @@ def outcome(content: Mapping[str, Any]) -> str:
     tie = f"; a tie with {_trials(confirm['tie_with'])}" if confirm["tie_with"] else ""
     seeds = f"{len(confirm['seeds'])} fresh seed{'s' if len(confirm['seeds']) > 1 else ''}"
     mean = f"validation {metric} {_mean(winner)} over {seeds}"
-    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}."
+    unsure = " One seed says nothing of how much seeds differ." if len(confirm["seeds"]) == 1 else ""
+    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}"
 
 
 def _trials(numbers: Sequence[int]) -> str:

@@ -38,6 +38,8 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
     )
     several = outcome({**CONTENT, "confirm": {**confirm, "tie_with": [7, 5, 0]}})
     assert "; a tie with trials 0, 5 and 7; on test" in several
+    one = outcome({**CONTENT, "confirm": {**confirm, "seeds": [1]}})
+    assert one.endswith("on test 0.8500. One seed says nothing of how much seeds differ.")
 
 
 def test_a_grid_that_has_run_whole_is_done_though_more_trials_were_asked_for(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class SearchConfig(Settings):
     """The objective: a metric of the task, or `validation_loss`. None: the task's first metric."""
     confirm_seeds: int = Field(default=3, ge=0, le=20)
     """Fresh seeds on which the best three trials and the default are trained again before one is called the winner.
-    0: no confirmation."""
+    One says nothing of how much seeds differ. 0: no confirmation."""
     warm_start: str | None = None
     """Name of an earlier search in the same storage: its best points run right after the default, and where the spaces
     agree the sampler learns from its trials."""

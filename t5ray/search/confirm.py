@@ -16,6 +16,7 @@ import numpy as np
 
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.text.bootstrap import Floats, Statistic, percentile_interval, resampled
+from t5ray.text.comparison import are_behind, means_over_seeds
 
 BEST_OF = 3
 """Trials that are confirmed, the default besides."""
@@ -175,8 +176,8 @@ def compare(
 ) -> dict[str, Any] | None:
     """Return `confirm` of search.json; None where fewer than two candidates came to their end.
 
-    Intervals: 95 %, percentile bootstrap of the mean over seeds. Rows are drawn together for all candidates (paired),
-    seeds for each by itself. A tie: the interval of the difference to the winner holds 0.
+    Intervals: 95 %, bootstrap of the mean over seeds (`means_over_seeds`). Rows are drawn together for all candidates
+    (paired), seeds for each by itself. A tie: the difference to the winner is within chance (`are_behind`).
 
     Args:
         statistics: (trial, seed) -> the objective over the validation sample's `rows` rows.
@@ -184,13 +185,10 @@ def compare(
     found, winner, seeds = means(ledger), leader(ledger), ledger.confirm_seeds
     if winner is None or len(found) < 2:
         return None
-    drawn = {trial: _means_over_resamples(trial, seeds, statistics, metric, rows) for trial in found}
     order = [trial for trial in candidates(ledger) if trial in found]
-    ties = []
-    for trial in order:
-        low, high = percentile_interval(drawn[winner] - drawn[trial])
-        if trial != winner and low <= 0 <= high:
-            ties.append(trial)
+    values = {trial: _on_seeds([statistics[trial, seed] for seed in seeds], metric, rows) for trial in order}
+    pairs = np.stack([_drawn(values[trial], trial, degrees=2 * (len(seeds) - 1)) for trial in order])
+    behind = are_behind(pairs, np.array([found[trial] for trial in order]), order.index(winner))
     return {
         "seeds": list(seeds),
         "rows": rows,
@@ -199,26 +197,19 @@ def compare(
                 "trial": trial,
                 "values": [ledger.confirm_run(trial, seed).best_value for seed in seeds],
                 "mean": found[trial],
-                "interval": list(percentile_interval(drawn[trial])),
+                "interval": list(percentile_interval(_drawn(values[trial], trial, degrees=len(seeds) - 1))),
             }
             for trial in order
         ],
         "winner": winner,
-        "tie_with": ties,
+        "tie_with": [t for t, is_behind in zip(order, behind, strict=True) if t != winner and not is_behind],
     }
 
 
-def _means_over_resamples(
-    trial: int,
-    seeds: Sequence[int],
-    statistics: Mapping[tuple[int, int], Sequence[Statistic]],
-    metric: str,
-    rows: int,
-) -> Floats:
-    """Return the candidate's mean over seeds in each resample, [RESAMPLES]."""
-    values = np.stack(
-        [resampled(statistics[trial, seed], rows, samples=RESAMPLES, seed=0)[metric] for seed in seeds]  # type: ignore[index]
-    )
-    chosen = np.random.default_rng(trial + 1).integers(len(seeds), size=values.shape)
-    means: Floats = np.take_along_axis(values, chosen, axis=0).mean(axis=0)
-    return means
+def _on_seeds(statistics: Sequence[Sequence[Statistic]], metric: str, rows: int) -> Floats:
+    """Return a candidate's objective on each seed in each resample of the rows, [S, RESAMPLES]."""
+    return np.stack([resampled(found, rows, samples=RESAMPLES, seed=0)[metric] for found in statistics])  # type: ignore[index]
+
+
+def _drawn(values: Floats, trial: int, *, degrees: int) -> Floats:
+    return means_over_seeds(values, degrees=degrees, seed=trial + 1)
