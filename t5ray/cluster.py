@@ -33,6 +33,20 @@ class Node(NamedTuple):
     memory_bytes: float = math.inf
     """As Ray counts it; infinite where it is not known."""
 
+    def num_workers(self, cpus: float, gpus: float, memory_bytes: float = 0.0) -> int:
+        """Return how many workers of this size fit at the same time. No GPU's share stretches over two GPUs."""
+        shares = [_times(self.cpus, cpus)] if cpus else []
+        if gpus:
+            parts = int(self.gpus) * _times(1.0, gpus) + _times(self.gpus % 1, gpus)
+            shares.append(parts if gpus < 1 else _times(self.gpus, gpus))
+        if memory_bytes and not math.isinf(self.memory_bytes):
+            shares.append(_times(self.memory_bytes, memory_bytes))
+        return min(shares)
+
+
+def _times(has: float, need: float) -> int:
+    return int(has / need + 1e-6)
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -57,9 +71,8 @@ class Cluster:
 
     def num_workers(self, cpus: float, gpus: float, memory_bytes: float = 0.0) -> int:
         """Return how many workers of this size fit at the same time; none may stretch over two nodes."""
-        nodes, needs = self.nodes or (Node(self.num_cpus, self.num_gpus),), (cpus, gpus, memory_bytes)
-        shares = ([has / need for has, need in zip(node, needs, strict=True) if need] for node in nodes)
-        return sum(int(min(share) + 1e-6) for share in shares)
+        nodes = self.nodes or (Node(self.num_cpus, self.num_gpus),)
+        return sum(node.num_workers(cpus, gpus, memory_bytes) for node in nodes)
 
     @property
     def shown(self) -> str:

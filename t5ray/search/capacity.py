@@ -7,7 +7,7 @@ from t5ray.cluster import Cluster, free_bytes
 from t5ray.config import ResourcesConfig, TrainingConfig
 from t5ray.errors import ClusterError
 from t5ray.model.loading import num_parameters
-from t5ray.search.confirm import num_missing
+from t5ray.search.confirm import num_expected
 from t5ray.search.ledger import Ledger
 from t5ray.training.checkpoint import weights_in_state
 from t5ray.training.footprint import FP32_BYTES
@@ -46,7 +46,8 @@ def concurrency(
 
 def num_slots(prepared: Prepared, cluster: Cluster, ledger: Ledger) -> int:
     """Return how many runs go at a time in what is left of a search. Raises what `concurrency` does."""
-    return most_at_a_time(prepared, cluster, ledger.num_to_come or num_missing(ledger) or 1)
+    to_come, to_confirm = ledger.num_to_come, num_expected(ledger, ledger.target)  # the latter when those have ended
+    return most_at_a_time(prepared, cluster, max(1, to_come, to_confirm))
 
 
 def most_at_a_time(prepared: Prepared, cluster: Cluster, num_trials: int) -> int:
@@ -86,15 +87,19 @@ def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
     return ((2 + state) * slots + state + 1) * FP32_BYTES * num_parameters(model)
 
 
-def require_disk(model: str, training: TrainingConfig, storage: Path, slots: int) -> None:
+def require_disk(model: str, training: TrainingConfig, trials: Path, slots: int) -> None:
     """Refuse a search whose checkpoints the disk cannot hold.
 
+    Args:
+        training: with the costliest of what the search varies.
+        trials: folder of the checkpoints. Those that an earlier session left there make room for others.
     Raises:
         ClusterError: there is less free space than that.
     """
-    needed, free = checkpoint_bytes(model, training, slots), free_bytes(storage)
-    if free is not None and free < needed:
+    needed, free = checkpoint_bytes(model, training, slots), free_bytes(trials)
+    held = sum(path.stat().st_size for path in trials.rglob("*") if path.is_file())
+    if free is not None and free + held < needed:
         raise ClusterError(
-            f"{storage}: the disk must hold the checkpoints of {slots} trials at a time, {needed / 2**30:.1f} GiB, "
+            f"{trials}: the disk must hold the checkpoints of {slots} trials at a time, {needed / 2**30:.1f} GiB, "
             f"but has {free / 2**30:.1f} GiB free. Free space, lower --max-concurrent, or choose another --storage."
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from t5ray.config import RunConfig
 from t5ray.errors import T5RayError
-from t5ray.search.confirm import compare, means, weights_of_winner
+from t5ray.search.confirm import compare, kept, means, weights_of_winner
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.result import summary, write_summary
 from t5ray.search.workspace import Workspace
@@ -47,6 +47,7 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     Raises:
         T5RayError: every trial failed; says why.
     """
+    workspace.leave_trials(kept(ledger))
     source, test = weights_of_winner(ledger), None
     if source is not None:
         ledger.confirm = confirm(prepared, ledger, workspace)

@@ -134,8 +134,9 @@ class Confirmation:
             return None
         if ledger.interrupted:
             chosen, seeds = [n for n in chosen if n == 0], seeds[:-1]
-        begun = {(run.trial, run.seed) for run in ledger.confirm_runs}
-        wanted = ((trial, seed) for seed in seeds for trial in chosen if (trial, seed) not in begun)
+        begun, failed = {(run.trial, run.seed) for run in ledger.confirm_runs}, _failed(ledger)
+        left = [trial for trial in chosen if trial not in failed]  # those cannot win any more
+        wanted = ((trial, seed) for seed in seeds for trial in left if (trial, seed) not in begun)
         return next(wanted, None)
 
 
@@ -143,7 +144,7 @@ def num_missing(ledger: Ledger) -> int:
     """Return how many confirming runs are still to be done, as far as is known now."""
     chosen = candidates(ledger)
     ended = {(run.trial, run.seed) for run in ledger.confirm_runs if run.state != "RUNNING"}
-    wanted = {(trial, seed) for seed in ledger.confirm_seeds for trial in chosen}
+    wanted = {(trial, seed) for seed in ledger.confirm_seeds for trial in chosen if trial not in _failed(ledger)}
     return len(wanted - ended) if len(chosen) > 1 else 0
 
 

@@ -155,8 +155,8 @@ class Observer(ray.tune.Callback):
                 tags=tags,
                 time_ms=record.reports[-1].get(HEARD_MS) if record.reports else None,
             )
-        self._delete_losers()
         self._save(record)
+        self._delete_losers()  # only now: no weights go that the books on disk still name
         with suppress(ClusterError):  # a storage that is away for a moment: the next end, or the search's, makes up
             self.workspace.upload_state()
 

@@ -5,10 +5,11 @@ and the earlier search's trials for the sampler to learn from.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import optuna
 
@@ -25,6 +26,8 @@ WARM_POINTS = 3
 """Trials of an earlier search that are run again first, at most."""
 SAME = ("objective", "data", "model")
 """What must agree, besides the space, for an earlier search's values to mean the same."""
+ALIKE = ("seed", "micro_batch_size", "micro_batch_tokens", "checkpoint_every_s", "log_every_steps", "parallel")
+"""Training settings that need not: values do not depend on them, but for chance."""
 
 
 def first_points(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> list[Params]:
@@ -55,10 +58,12 @@ def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -
     defaults = default_settings(space, prepared.config.training)
     scored = sorted((r for r in earlier.ended if r.best_value is not None and r.state != "FAIL"), key=earlier.rank)
     found: list[Params] = []
+    runs = [point(space, {**defaults, **given}) for given in ({}, *space.start_from)]
+    known = [placed[0] for placed in runs if placed is not None]
     for record in scored:
-        known = {name: value for name, value in record.params.items() if name in space.parameters}
-        placed = point(space, {**defaults, **known})
-        if placed is not None and placed[0] not in found and len(found) < WARM_POINTS:
+        its = {name: value for name, value in record.params.items() if name in space.parameters}
+        placed = point(space, {**defaults, **its})
+        if placed is not None and placed[0] not in (*known, *found) and len(found) < WARM_POINTS:
             found.append(placed[0])
     ledger.warm_points = found
     name, differ = prepared.config.search.warm_start, differences(earlier, prepared, space)
@@ -70,8 +75,16 @@ def differences(earlier: Ledger, prepared: Prepared, space: SearchSpace) -> list
     """Return why an earlier search's values cannot be learned from; empty where they can."""
     now, before = identity_of(prepared), earlier.identity
     differ = [name for name in SAME if before.get(name) != now[name]]
+    if _effective(before, space) != _effective(now, space):
+        differ.append("training settings")
     parameters = json.loads(before.get("search space", "{}")).get("parameters")
     return differ if parameters == space.model_dump(mode="json")["parameters"] else [*differ, "search space"]
+
+
+def _effective(identity: Mapping[str, str], space: SearchSpace) -> dict[str, Any]:
+    """Return the training settings that values depend on besides those that are searched."""
+    settings = json.loads(identity.get("training settings", "{}"))
+    return {name: value for name, value in settings.items() if name not in {*space.parameters, *ALIKE}}
 
 
 def earlier_trials(ledger: Ledger, prepared: Prepared, space: SearchSpace) -> Sequence[optuna.trial.FrozenTrial]:

@@ -1,7 +1,7 @@
 """What a search would do, and how long it would take, in words, before anything runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -16,6 +16,7 @@ from t5ray.search.confirm import BEST_OF
 from t5ray.search.contradictions import idle_parameters
 from t5ray.search.ledger import Ledger
 from t5ray.search.scheduler import bracket_shares, rung_epochs
+from t5ray.training.footprint import costliest
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared
 from t5ray.training.probe import Probe, ProbeSpec, measure
@@ -38,7 +39,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
     steps, tokens = _per_epoch(prepared)
     lines = [
         f"trials       {num_trials}{f', {ended} of them ended' if ended else ''} "
-        f"({slots} at a time: {_room(prepared, cluster)}), "
+        f"({min(slots, num_trials)} at a time: {_room(prepared, cluster)}), "
         f"up to {_count(training.max_epochs, 'epoch')} each",
         f"objective    {prepared.objective} ({prepared.mode}) on {_sample(prepared)} validation rows",
         *describe_run(prepared),
@@ -58,7 +59,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
             f"confirm      the best {BEST_OF} and the default again on {seeds}: "
             f"{_confirming_runs(prepared, num_trials)} full runs at most"
         )
-    return [*lines, *_disk(prepared, slots)]
+    return [*lines, *_disk(prepared, space.parameters, slots)]
 
 
 def _short_grid(space: SearchSpace, asked: int, num_trials: int) -> list[str]:
@@ -113,9 +114,9 @@ def _confirming_runs(prepared: Prepared, num_trials: int) -> int:
     return min(BEST_OF + 1, num_trials) * prepared.config.search.confirm_seeds if num_trials > 1 else 0
 
 
-def _disk(prepared: Prepared, slots: int) -> list[str]:
-    config, storage = prepared.config, prepared.config.storage
-    needed, free = checkpoint_bytes(prepared.model, config.training, slots), free_bytes(storage)
+def _disk(prepared: Prepared, varied: Collection[str], slots: int) -> list[str]:
+    needed = checkpoint_bytes(prepared.model, costliest(prepared.config.training, varied), slots)
+    free = free_bytes(prepared.config.storage)
     has = "" if free is None else f", of {_bytes(free)} free"
     return [f"disk         {_bytes(needed)} for checkpoints at most{has}"]
 
@@ -246,5 +247,5 @@ def _measure(prepared: Prepared, together: int) -> Sequence[Probe]:
         if isinstance(exc.cause, RunFailed):
             raise exc.cause from exc
         raise
-    except ray.exceptions.WorkerCrashedError as exc:  # the operating system ends a process that takes all memory
+    except ray.exceptions.RayError as exc:  # the operating system ends a process that takes all memory
         raise RunFailed(f"its process died, as it does where memory runs out: {exc}") from exc

@@ -36,7 +36,7 @@ def rung_epochs(config: SchedulerConfig, max_epochs: int) -> list[int]:
     while epoch < max_epochs:
         rungs.append(ceil(epoch))
         epoch *= config.reduction_factor
-    return [epoch for epoch in rungs if epoch < max_epochs]
+    return [epoch for epoch in dict.fromkeys(rungs) if epoch < max_epochs]  # a small factor comes to some twice
 
 
 def bracket_shares(config: SchedulerConfig, max_epochs: int) -> list[float]:

@@ -20,6 +20,8 @@ from t5ray.search.samplers import build_sampler
 from t5ray.search.space import Params, point, suggest
 
 STATE_OF = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
+TRIALS_APART = 1_000_003
+"""Between the sampler seeds of two searches whose seeds follow each other: more than a search has trials."""
 OUTSIDE, HISTORY = "outside_space", "trials of an earlier search"
 
 
@@ -115,7 +117,7 @@ class StudySearch(ray.tune.search.Searcher):
             return None
         first = self._first_points[number] if number < len(self._first_points) else None
         placed = point(self.space, first) if first is not None else None
-        self._study.sampler = build_sampler(self.space.sampler, self.space, self._seed + number)
+        self._study.sampler = build_sampler(self.space.sampler, self.space, sampler_seed(self._seed, number))
         known = self._study.get_trials(deepcopy=False)[number + self._offset :]  # copies of all cost more than the rest
         if known and known[0].state == TrialState.RUNNING:
             trial = self._asked_before(number)
@@ -192,6 +194,11 @@ class StudySearch(ray.tune.search.Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Leave Tune nothing to pickle: its own restore is not used."""
         return {}
+
+
+def sampler_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial's proposal: no trial of another search has the same."""
+    return (seed * TRIALS_APART + number) % 2**32
 
 
 def told_state(record: TrialRecord) -> str:

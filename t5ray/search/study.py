@@ -23,6 +23,7 @@ from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
 from t5ray.sessions import require_same, search_identity
 from t5ray.tracking import Tracker
+from t5ray.training.footprint import costliest
 from t5ray.training.outcome import identity_of, public
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
@@ -137,7 +138,7 @@ def run_search(
     if not (ledger.num_to_come or num_missing(ledger)):
         return
     slots = num_slots(prepared, cluster, ledger)
-    require_disk(prepared.model, config.training, workspace.folder, slots)
+    require_disk(prepared.model, costliest(config.training, space.parameters), workspace.trials, slots)
     searcher = StudySearch(
         space,
         ledger,

@@ -14,12 +14,13 @@ there themselves, and the states that a trial may go on from at another node.
 
 import json
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from t5ray.cluster import download_dir, is_there, remove_dir, replace_dir, upload_dir, upload_file
+from t5ray.cluster import download_dir, is_there, names_in, remove_dir, replace_dir, upload_dir, upload_file
 from t5ray.errors import ClusterError
 from t5ray.training.best import BestWeights, best_name
 from t5ray.training.checkpoint import SPARE, drop_last
@@ -72,6 +73,15 @@ class Workspace(Place):
             with suppress(ClusterError):  # what is left there costs space; a search is not worth ending for it
                 remove_dir(f"{self.remote_trials}/{key}")
 
+    def leave_trials(self, keys: Collection[str]) -> None:
+        """Delete the checkpoints of all trials and runs but these: a kill may have left others."""
+        found = {path.name for path in self.trials.glob("*") if path.is_dir()}
+        if self.remote_trials:
+            with suppress(ClusterError):
+                found.update(names_in(self.remote_trials))
+        for key in found.difference(keys):
+            self.drop_trial(key)
+
     def leave_best(self, key: str, step: int) -> None:
         """Delete all that an ended trial or run has left but its best weights."""
         remote = f"{self.remote_trials}/{key}" if self.remote_trials else None
@@ -117,12 +127,12 @@ class Workspace(Place):
         return copy
 
     def upload_state(self) -> None:
-        """Copy ledger and journal to the storage URI."""
-        for part in (self.ledger, self.journal):
-            if self.remote and part.exists():
-                upload_file(part, f"{self.remote}/saved")
+        """Copy ledger and journal to the storage URI: the ledger last, for all that it knows of must be there."""
         if self.remote and self.confirmed.exists():
             upload_dir(self.confirmed, f"{self.remote}/saved/confirm")
+        for part in (self.journal, self.ledger):
+            if self.remote and part.exists():
+                upload_file(part, f"{self.remote}/saved")
 
     def upload(self) -> None:
         """Copy results and state to the storage URI; checkpoints are there already."""

@@ -4,6 +4,7 @@ Comes in: a model's configuration, the settings and the lengths. Goes out: bytes
 process that trains.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from t5ray.config import TrainingConfig
@@ -18,6 +19,17 @@ GPU_PROCESS_BYTES = 3 * 2**30
 """One that has a GPU, whose libraries lie in the machine's memory as well."""
 SPREAD = 1.3
 """Peak of a micro-batch over what its backward pass needs of the forward pass."""
+
+
+def costliest(training: TrainingConfig, varied: Collection[str]) -> TrainingConfig:
+    """Return settings whose weights and state are as large as any that a search over some of them comes to."""
+    optimizer = "optimizer" in varied or ("preset" in varied and "optimizer" not in training.model_fields_set)
+    costly = {
+        "optimizer": ("adamw", optimizer),
+        "ema_decay": (training.ema_decay or 0.999, "ema_decay" in varied),
+        "lora_rank": (0, "lora_rank" in varied),
+    }
+    return training.model_copy(update={name: value for name, (value, varies) in costly.items() if varies})
 
 
 def worker_bytes(

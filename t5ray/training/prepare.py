@@ -25,7 +25,7 @@ from t5ray.model.loading import (
 from t5ray.text.lint import lint_task
 from t5ray.text.objectives import check_stopping, choose_objective, source_problems
 from t5ray.text.tasks import resolve_task
-from t5ray.training.footprint import CPU_TOKENS, gpu_worker_bytes, worker_bytes
+from t5ray.training.footprint import CPU_TOKENS, costliest, gpu_worker_bytes, worker_bytes
 
 HEAD_ROOM = 1.25
 """Output cap over the longest target that training sees."""
@@ -111,13 +111,11 @@ def _worker_bytes(
 ) -> int:
     """Estimate the memory of a worker.
 
-    Of settings that a search varies it takes what needs much: twice the batch size, AdamW, an average of the weights.
+    Of settings that a search varies it takes what needs much, and twice the batch size.
     """
     if config.resources.gpus_per_worker:
         return gpu_worker_bytes(numbers)
-    training = config.training
-    costly = {"optimizer": "adamw", "ema_decay": training.ema_decay or 0.999, "lora_rank": 0}
-    training = training.model_copy(update={name: value for name, value in costly.items() if name in varied})
+    training = costliest(config.training, varied)
     longest = [int(np.asarray(lengths).max()) for lengths in (data.train.input_lengths, data.train.label_lengths)]
     rows = training.batch_size * (2 if "batch_size" in varied else 1)
     rows = min(rows, training.micro_batch_size or rows, len(data.train))

@@ -11,9 +11,10 @@ from t5ray.cluster import Cluster, Node
 from t5ray.config import ResourcesConfig, RunConfig, TrainingConfig
 from t5ray.errors import ClusterError
 from t5ray.search import capacity
-from t5ray.search.capacity import concurrency, num_slots, require_disk, settle_cpus
+from t5ray.search.capacity import checkpoint_bytes, concurrency, num_slots, require_disk, settle_cpus
 from t5ray.search.confirm import num_missing
 from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.training.footprint import costliest
 from t5ray.training.prepare import prepare
 
 
@@ -31,6 +32,8 @@ def cluster(cpus: float, gpus: float = 0.0) -> Cluster:
         ({"cpus_per_worker": 4}, cluster(8), None, 10, 2),
         ({"gpus_per_worker": 1}, cluster(64, 4), None, 10, 4),
         ({"gpus_per_worker": 0.5}, cluster(64, 1), None, 10, 2),
+        ({"gpus_per_worker": 0.6}, cluster(64, 2), None, 10, 2),  # not 3: no share stretches over two GPUs
+        ({"gpus_per_worker": 2}, cluster(64, 5), None, 10, 2),
         ({"gpus_per_worker": 0.1}, cluster(64, 0.3), None, 10, 3),  # 0.3 / 0.1 is a little below 3 in floats
     ],
 )
@@ -63,6 +66,9 @@ def test_runs_that_confirm_take_no_more_than_there_is(words: Path, tiny_t5: Path
     report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
     ledger.trials = {n: TrialRecord(n, {"n": n}, "COMPLETE", reports=[report]) for n in range(2)}
     assert (num_slots(prepared, cluster(8), ledger), num_missing(ledger)) == (6, 6)
+    ledger.target = 3  # one more, then the runs that confirm all three
+    assert (num_slots(prepared, cluster(8), ledger), num_slots(prepared, cluster(64), ledger)) == (8, 9)
+    ledger.target = 2
     shared = settle_cpus(prepared, cluster(8), ledger)
     assert (shared.cpus_per_worker, num_slots(shared, cluster(8), ledger)) == (4, 2)
     assert settle_cpus(prepared, cluster(16), ledger).cpus_per_worker == 4  # as before
@@ -114,3 +120,36 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(
         require_disk(model, TrainingConfig(), tmp_path, slots=2)
         with pytest.raises(ClusterError, match="must hold the checkpoints of 3 trials at a time"):
             require_disk(model, TrainingConfig(), tmp_path, slots=3)
+
+
+def test_what_an_earlier_session_has_on_disk_makes_room_for_the_rest(
+    tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = checkpoint_bytes(str(tiny_t5), TrainingConfig(), slots=1)
+    (tmp_path / "3/best-8").mkdir(parents=True)
+    (tmp_path / "3/best-8/model.safetensors").write_bytes(b"0" * 1000)
+    (tmp_path / "3/last.pt").write_bytes(b"0" * 3000)
+    monkeypatch.setattr(capacity, "free_bytes", lambda path: needed - 4000)
+    require_disk(str(tiny_t5), TrainingConfig(), tmp_path, slots=1)
+    (tmp_path / "3/last.pt").unlink()
+    with pytest.raises(ClusterError, match="must hold the checkpoints of 1 trials at a time"):
+        require_disk(str(tiny_t5), TrainingConfig(), tmp_path, slots=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "varied", "times"),
+    [
+        ({"preset": "t5-adafactor"}, ["optimizer"], 9),  # weights twice and a state of weights and two moments; ...
+        ({"preset": "t5-adafactor"}, ["learning_rate"], 5),  # ... a state of weights alone
+        ({}, ["preset"], 9),
+        ({"optimizer": "adafactor"}, ["preset"], 5),  # what was given wins over the preset
+        ({}, ["ema_decay"], 11),
+    ],
+)
+def test_the_costliest_of_what_a_search_varies_counts(
+    tiny_t5: Path, given: dict[str, str], varied: list[str], times: int
+) -> None:
+    """For one trial at a time: two best weights and the best of all, its state and the one that is being written."""
+    size = 4 * sum(tensor.numel() for tensor in load_file(tiny_t5 / "model.safetensors").values())
+    training = costliest(TrainingConfig.model_validate(given), varied)
+    assert checkpoint_bytes(str(tiny_t5), training, slots=1) == times * size

@@ -118,6 +118,8 @@ def test_a_failed_run_takes_its_candidate_out() -> None:
     for run in iter(Confirmation(found).next_run, None):
         finish(run, None if run.key == "1-seed1" else 0.5)
     assert leader(found) == 0
+    assert [run.key for run in found.confirm_runs] == ["1-seed1", "0-seed1", "0-seed2"]  # it could not win any more
+    assert (num_missing(found), num_expected(found, 2)) == (0, 0)
 
 
 def test_no_more_is_kept_than_one_checkpoint_besides_the_running_ones() -> None:

@@ -1,10 +1,11 @@
 """A search killed before, or in the middle of, any write to its disk ends, resumed, as if nothing had been.
 
-What a killed search knows is what is on disk. So killing it at every write there is covers every moment; Tune and the
-trainings are stand-ins that call the search's parts in Tune's order and give values that follow from the parameters.
+What a killed search knows is what is on disk. So killing it at every write, and before every deletion, covers every
+moment; Tune and the trainings are stand-ins that call the search's parts in Tune's order and give values that follow
+from the parameters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from optuna.storages.journal import JournalFileBackend
 
 from t5ray.config import SearchSpace
 from t5ray.model import card
-from t5ray.search.confirm import Confirmation, weights_of_winner
+from t5ray.search.confirm import Confirmation, kept, weights_of_winner
 from t5ray.search.journal import open_storage
-from t5ray.search.ledger import Ledger
+from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.scheduler import Asha, build_scheduler
 from t5ray.search.searcher import StudySearch
+from t5ray.search.workspace import Workspace
+from t5ray.training.best import best_name
 from tests.search.events import epoch, tune_trial
 from tests.search.test_observer import observer
 
@@ -56,6 +59,15 @@ class Disk:
         for home in ("t5ray.search.ledger", "t5ray.model.card"):  # the ledger's, and those of write_json
             monkeypatch.setattr(f"{home}.write_text", guarded_text)
         monkeypatch.setattr(JournalFileBackend, "append_logs", guarded_append)
+        for name in ("drop_trial", "leave_best"):
+            monkeypatch.setattr(Workspace, name, self._guarded(getattr(Workspace, name)))
+
+    def _guarded(self, delete: Callable[..., None]) -> Callable[..., None]:
+        def guarded(workspace: Workspace, *given: Any) -> None:
+            self.count(None)
+            delete(workspace, *given)
+
+        return guarded
 
     def count(self, journal: Path | None) -> None:
         if self.writes == self.last:
@@ -75,6 +87,21 @@ class Disk:
             pass
         finally:
             self.last = -1
+
+
+def holds_what_it_names(folder: Path) -> bool:
+    """Say whether the weights are on disk of every trial that the books on disk need to go on or to end with."""
+    path = folder / "state/ledger.json"
+    if not path.exists():
+        return True
+    ledger = Ledger.load(path)
+    needed = [record for record in _records(ledger) if record.key in kept(ledger) and record.reports]
+    trials = folder / "state/trials"
+    return all((trials / record.key / best_name(record.reports[-1]["best_step"])).exists() for record in needed)
+
+
+def _records(ledger: Ledger) -> list[TrialRecord]:
+    return [*ledger.trials.values(), *ledger.confirm_runs]
 
 
 def value_of(params: dict[str, Any], number: int, seed: int | None) -> float:
@@ -102,6 +129,7 @@ def search(folder: Path) -> Ledger:
     while isinstance(config := searcher.suggest("one"), dict):
         _run(config, folder, books, scheduler, searcher)
     assert config == ray.tune.search.Searcher.FINISHED
+    Workspace(folder, folder / "cache").leave_trials(kept(ledger))  # as the search's end begins
     return ledger
 
 
@@ -112,9 +140,10 @@ def _run(config: dict[str, Any], folder: Path, books: Any, scheduler: Any, searc
     key, values = books._record(trial).key, list[float]()
     for number in range(1, EPOCHS + 1):
         values.append(value_of(config["params"], number, config.get("seed")))
-        (folder / "state/trials" / key / "best-1").mkdir(parents=True, exist_ok=True)
+        best = values.index(max(values)) + 1
         result = epoch(number, values[-1], final=number == EPOCHS)
-        result |= {"best_value": max(values), "best_epoch": values.index(max(values)) + 1}
+        result |= {"best_value": max(values), "best_epoch": best, "best_step": best}
+        (folder / "state/trials" / key / best_name(best)).mkdir(parents=True, exist_ok=True)
         if result["final"] and "seed" in config:
             result["rows"] = {"predictions": [key]}
         stop = result["final"] or scheduler.on_trial_result(None, trial, result) == "STOP"
@@ -133,7 +162,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Return everything that must not depend on a kill."""
     ledger = Ledger.load(folder / "state/ledger.json")
     names = ("trial", "seed", "state", "reason", "params", "values", "best_epoch", "stopped_epoch")
-    records = [*ledger.trials.values(), *ledger.confirm_runs]
+    records = _records(ledger)
     told = optuna.load_study(study_name="t5ray", storage=open_storage(folder / "journal")).trials
     winner = weights_of_winner(ledger)
     assert winner is not None
@@ -159,6 +188,7 @@ def test_a_kill_at_any_write_changes_nothing(tmp_path: Path, monkeypatch: pytest
         folder = tmp_path / f"killed-{write}"
         with disk.killing(write, half=write % 2 == 0):
             search(folder)
+        assert holds_what_it_names(folder), f"killed at write {write} of {writes}"
         search(folder)
         assert outcome(folder) == expected, f"killed at write {write} of {writes}"
 
@@ -173,6 +203,7 @@ def test_kills_after_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         with disk.killing(apart, half=kills % 2 == 0):
             search(folder)
             (folder / "over").touch()
+        assert holds_what_it_names(folder)
         kills += 1
     assert kills > 1
     assert outcome(folder) == outcome(tmp_path / "whole")

@@ -24,11 +24,12 @@ def space(high: float = 1e-2, **more: Any) -> SearchSpace:
     return SearchSpace.model_validate({"parameters": ranges, **more})
 
 
-def prepared(storage: Path, name: str, *, warm_start: str | None = None, data: str = "words") -> Prepared:
+def prepared(
+    storage: Path, name: str, *, warm_start: str | None = None, data: str = "words", **training: Any
+) -> Prepared:
     """What these functions look at."""
-    config = RunConfig.model_validate(
-        {"storage": str(storage), "name": name, "model": "tiny", "search": {"warm_start": warm_start}}
-    )
+    given = {"storage": str(storage), "name": name, "model": "tiny", "search": {"warm_start": warm_start}}
+    config = RunConfig.model_validate({**given, "training": training})
     splits = SimpleNamespace(fingerprint=data)
     found = SimpleNamespace(config=config, objective="exact_match", mode="max", splits=splits, decode=config.decode)
     return cast(Prepared, found)
@@ -73,7 +74,7 @@ def test_the_best_points_run_right_after_the_defaults_and_the_files_points(tmp_p
     ledger = Ledger(tmp_path / "ledger.json")
     (said,) = look_up_warm_start(ledger, here, wanted)
     assert said == "warm start   3 best points of before within this space, and all its trials' history"
-    best = [earlier.trials[number].params for number in (1, 4, 0)]
+    best = [earlier.trials[number].params for number in (1, 4, 2)]  # trial 0's run as the defaults
     assert ledger.warm_points == best
     assert first_points(wanted, here, ledger)[:2] == [DEFAULTS, {**DEFAULTS, "batch_size": 16}]
     assert first_points(wanted, here, ledger)[2:] == best
@@ -85,12 +86,12 @@ def test_points_outside_the_new_space_are_left_out_and_parameters_it_lacks_too(t
     ledger = Ledger(tmp_path / "ledger.json")
     (said,) = look_up_warm_start(ledger, prepared(tmp_path, "after", warm_start="before"), narrow)
     assert "not its history: search space differ" in said
-    fitting = [n for n in (1, 4, 0, 2) if earlier.trials[n].params["learning_rate"] <= rates[2]]
+    fitting = [n for n in (1, 4, 2) if earlier.trials[n].params["learning_rate"] <= rates[2]]
     assert ledger.warm_points == [earlier.trials[number].params for number in fitting][:3]
 
     only_rate = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}}})
     look_up_warm_start(found := Ledger(tmp_path / "l.json"), prepared(tmp_path, "b", warm_start="before"), only_rate)
-    assert found.warm_points == [{"learning_rate": earlier.trials[n].params["learning_rate"]} for n in (1, 4, 0)]
+    assert found.warm_points == [{"learning_rate": earlier.trials[n].params["learning_rate"]} for n in (1, 4, 2)]
 
 
 def test_the_sampler_learns_from_every_trial_that_has_a_value(tmp_path: Path, earlier: Ledger) -> None:
@@ -131,6 +132,25 @@ def test_the_history_of_another_problem_is_not_learned_from(tmp_path: Path, earl
     assert earlier_trials(Ledger(tmp_path / "x.json"), here, wanted) == ()
     (said,) = look_up_warm_start(Ledger(tmp_path / "x.json"), here, wanted)
     assert f"not its history: {what} differ" in said
+
+
+@pytest.mark.parametrize(
+    ("training", "learns"),
+    [
+        ({"max_epochs": 9}, False),
+        ({"validation_rows": 7}, False),
+        ({"dropout": 0.3}, False),
+        ({"learning_rate": 1e-5}, True),  # it is searched
+        ({"seed": 3, "micro_batch_tokens": 64, "log_every_steps": 1}, True),
+    ],
+)
+def test_values_of_other_training_are_not_learned_from(
+    tmp_path: Path, earlier: Ledger, training: dict[str, Any], learns: bool
+) -> None:
+    here = prepared(tmp_path, "after", warm_start="before", **training)
+    (said,) = look_up_warm_start(Ledger(tmp_path / "x.json"), here, space())
+    assert ("not its history: training settings differ" in said) != learns
+    assert bool(earlier_trials(Ledger(tmp_path / "x.json"), here, space())) == learns
 
 
 def test_the_earlier_search_is_looked_up_once(tmp_path: Path, earlier: Ledger) -> None:

@@ -4,8 +4,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
 from safetensors.torch import load_file
 
 from t5ray.cluster import Cluster, Node
@@ -166,6 +169,26 @@ def test_a_probe_that_fails_or_finds_no_room_is_told(plan: Plan, monkeypatch: py
     assert foresee(prepared, space(), CLUSTER, books(10)) == [
         "probe        none: the cluster had no room for it within 10 min 00 s"
     ]
+
+
+@pytest.mark.parametrize("kind", [ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError])
+def test_a_probe_whose_process_is_killed_for_its_memory_is_told(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def get(done: list[Any]) -> list[Probe]:
+        raise kind("the node ran low on memory")
+
+    task = SimpleNamespace(remote=lambda *given: None)
+    stand_in = SimpleNamespace(
+        remote=lambda **given: lambda function: task,
+        put=lambda data: data,
+        wait=lambda running, **given: (running, []),
+        get=get,
+        exceptions=ray.exceptions,
+    )
+    monkeypatch.setattr(preview, "ray", stand_in)
+    (line,) = foresee(plan(), space(), CLUSTER, books(10))
+    assert line.startswith("probe        the default settings cannot train: its process died, as it does where memory")
 
 
 @pytest.mark.integration

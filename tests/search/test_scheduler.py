@@ -19,6 +19,8 @@ def test_rung_epochs_example() -> None:
     assert rung_epochs(SchedulerConfig(grace_epochs=2, reduction_factor=2), 8) == [2, 4]
     # 1, 2.5, 6.25 and 15.6: a trial is judged at the first epoch that has reached the mark
     assert rung_epochs(SchedulerConfig(grace_epochs=1, reduction_factor=2.5), 20) == [1, 3, 7, 16]
+    # 1, 1.3, 1.69, 2.2, 2.86, 3.7, 4.8
+    assert rung_epochs(SchedulerConfig(grace_epochs=1, reduction_factor=1.3), 5) == [1, 2, 3, 4]
     assert rung_epochs(SchedulerConfig(name="none"), 8) == []
     assert rung_epochs(MEDIAN, 8) == []
 

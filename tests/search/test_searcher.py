@@ -106,6 +106,19 @@ def test_defaults_outside_the_space_are_run_but_teach_the_sampler_nothing(tmp_pa
     assert [(t.state.name, t.params) for t in told(tmp_path)] == [("FAIL", {})]
 
 
+def test_searches_with_seeds_that_follow_each_other_propose_other_trials(tmp_path: Path) -> None:
+    rates = list[float]()
+    for seed in (0, 1, 2):
+        (tmp_path / str(seed)).mkdir()
+        search = searcher(tmp_path / str(seed), Ledger(tmp_path / f"{seed}/l.json", "max"), seed)
+        for number in range(4):
+            config = search.suggest(str(number))
+            assert isinstance(config, dict)
+            if number > 0:  # the defaults
+                rates.append(config["params"]["learning_rate"])
+    assert len(set(rates)) == 9
+
+
 def test_a_resumed_search_gives_out_interrupted_trials_first_and_then_proposes_what_it_would_have(
     tmp_path: Path,
 ) -> None:

@@ -7,6 +7,7 @@ import fsspec
 import pytest
 
 from t5ray.config import RunConfig
+from t5ray.search import workspace as module
 from t5ray.search.workspace import Workspace
 
 
@@ -44,6 +45,19 @@ def test_results_and_state_go_to_a_uri_and_come_back(tmp_path: Path, monkeypatch
     again.drop_trial("3")
     assert not files.exists("/bucket/runs/study/state/trials/3")
     assert not (again.trials / "3").exists()
+
+
+def test_a_ledger_at_a_uri_knows_of_nothing_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head node that goes down between two copies leaves a state that can be gone on with."""
+    workspace = at_bucket(tmp_path, monkeypatch)
+    workspace.confirmed.mkdir()
+    for path in (workspace.ledger, workspace.journal, workspace.rows_of("1-seed1")):
+        path.write_text("{}")
+    copied = list[str]()
+    for name in ("upload_file", "upload_dir"):
+        monkeypatch.setattr(module, name, lambda path, target: copied.append(path.name))
+    workspace.upload_state()
+    assert copied == ["confirm", "optuna.journal", "ledger.json"]
 
 
 def at_bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
