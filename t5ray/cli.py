@@ -186,6 +186,8 @@ def run_settings(ctx: typer.Context) -> "RunConfig":
     ]
     settings = load(ctx, RunConfig, SETTING_OF, base=demo_settings() if is_demo else None, checks=checks)
     if goes_on is not None:
+        if is_demo:
+            sessions.require_demo(settings, book, goes_on)
         sessions.require_same_settings(settings, book, extends=goes_on == "--extend")
     return settings if settings.name else settings.model_copy(update={"name": default_name(settings.task or "run")})
 

@@ -20,6 +20,8 @@ LOCAL_STORAGE = "t5ray_runs"
 """Where a command works when the storage is a URI."""
 SEARCH_BOOK, RUN_BOOK = "state/ledger.json", "state/run.json"
 """Where a search, and a single run, keep what they began with, in their folder."""
+SEARCH_FILES, RUN_FILES = (SEARCH_BOOK, "search.json"), (RUN_BOOK, "train.json")
+"""What tells the folder of a search, and of a single run, whether it has ended or not."""
 GROUPS = {
     "training settings": "training",
     "decode settings": "decode",
@@ -91,6 +93,24 @@ def require_same_settings(config: RunConfig, book: str, *, extends: bool = False
     if book == SEARCH_BOOK:
         now |= search_identity(load_space(config.search.space), config)
     require_same(before, now, f"{config.storage.rstrip('/')}/{config.name}")
+
+
+def require_demo(config: RunConfig, book: str, flag: str) -> None:
+    """Refuse to go on with a run on other data as if it were the embedded demo, which is meant where none is named.
+
+    Args:
+        flag: --resume or --extend.
+    Raises:
+        ConfigError: says how to name them.
+    """
+    folder = folder_of(config.storage) / str(config.name)
+    model = _read(folder / book).get("identity", {}).get("model")
+    if model is not None and Path(model).parts[-2:] != Path(str(config.model)).parts[-2:]:
+        raise ConfigError(
+            f"{folder}: {flag} must stand beside the flags that it began with, but --data, --task and --model are "
+            f"missing, and the model was {model}. Give its first command again with {flag}, or "
+            f"--config {folder}/config.yaml."
+        )
 
 
 def unnamed_problems(flag: str, storage: str, book: str) -> list[str]:

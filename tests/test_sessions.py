@@ -145,3 +145,44 @@ def test_other_rows_are_told_in_words() -> None:
     with pytest.raises(ConfigError, match=r"these differ: data: the rows or their splits are others\. Give the same"):
         require_same({"data": "abc", "model": "m"}, {"data": "def", "model": "m"}, "runs/x")
     require_same({"data": "abc"}, {"data": "abc", "added by a later version": "1"}, "runs/x")
+
+
+@pytest.mark.parametrize(
+    ("entry", "book", "flag"),
+    [(tune, SEARCH_BOOK, "--resume"), (tune, SEARCH_BOOK, "--extend 2"), (train, RUN_BOOK, "--resume")],
+)
+def test_who_names_no_data_is_told_that_the_demo_is_not_what_goes_on(
+    entry: Any, book: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(book)
+    assert entry.main(["--name", "first", *flag.split()]) == 2
+    told = refusal(capsys)
+    assert "must stand beside the flags that it began with, but --data, --task and --model are missing" in told
+    assert "the model was absent/model" in told
+    assert "--config t5ray_runs/first/config.yaml" in told
+    assert "these differ" not in told
+
+
+@pytest.mark.parametrize(
+    ("entry", "files", "what"),
+    [
+        (train, [SEARCH_BOOK, "search.json", "best/config.json"], "holds a search"),
+        (train, ["search.json"], "holds a search"),
+        (tune, ["train.json", "best/config.json"], "holds a run of train"),
+        (tune, [RUN_BOOK], "holds a run of train"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_search_and_a_single_run_never_share_a_folder(
+    entry: Any, files: list[str], what: str, more: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in files:
+        path = here / "t5ray_runs/first" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    assert entry.main([*NAMED, *more]) == 2
+    assert (
+        f"t5ray_runs/first: must hold nothing, or a {'search' if entry is tune else 'run of train'}, but {what}"
+        in refusal(capsys)
+    )
+    assert all((here / "t5ray_runs/first" / name).read_text() == "{}" for name in files)

@@ -21,7 +21,7 @@ from t5ray.search.scheduler import build_scheduler
 from t5ray.search.searcher import StudySearch
 from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
-from t5ray.sessions import require_same, search_identity
+from t5ray.sessions import RUN_FILES, require_same, search_identity
 from t5ray.tracking import Tracker
 from t5ray.training.footprint import costliest
 from t5ray.training.outcome import identity_of, public
@@ -46,8 +46,12 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
 
     Raises:
         ConfigError: the folder holds a search and neither --resume nor --extend was given, there is none to go on, or
-            none to extend.
+            none to extend; or it holds a single run.
     """
+    if space.holds(*RUN_FILES):
+        raise ConfigError(
+            f"{space.shown}: must hold nothing, or a search, but holds a run of train. Choose another --name."
+        )
     space.fetch_state()
     there = space.ledger.exists()
     if (resume or extend) and not there:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from t5ray.cluster import is_uri, upload_dir, upload_file
+from t5ray.cluster import is_there, is_uri, upload_dir, upload_file
 from t5ray.config import RunConfig
 from t5ray.errors import ClusterError
 from t5ray.locking import lock
@@ -52,6 +52,12 @@ class Place:
     def outbox(self) -> Path:
         """What could not be sent to MLflow yet."""
         return self.folder / OUTBOX
+
+    def holds(self, *names: str) -> bool:
+        """Say whether any of these files is there, here or at the URI."""
+        if any((self.folder / name).exists() for name in names):
+            return True
+        return self.remote is not None and any(is_there(f"{self.remote}/{name}") for name in names)
 
     @contextmanager
     def held(self) -> Iterator[None]:

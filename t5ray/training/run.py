@@ -22,7 +22,7 @@ from t5ray.config import RunConfig, dump_yaml
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.model.card import write_json, write_text
-from t5ray.sessions import RUN_BOOK, require_same
+from t5ray.sessions import RUN_BOOK, SEARCH_FILES, require_same
 from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
 from t5ray.training.best import best_name
@@ -41,24 +41,25 @@ Reports = list[dict[str, Any]]
 
 def is_finished(place: Place) -> bool:
     """Say whether the run has ended, here or at the storage URI."""
-    return _holds(place, "train.json")
-
-
-def _holds(place: Place, name: str) -> bool:
-    return (place.folder / name).exists() or (place.remote is not None and is_there(f"{place.remote}/{name}"))
+    return place.holds("train.json")
 
 
 def open_place(config: RunConfig, *, resume: bool) -> Place:
     """Return the run's place, with the books of the run that is to go on.
 
     Raises:
-        ConfigError: the place holds a run and --resume was not given, or there is no interrupted one to go on with.
+        ConfigError: the place holds a run and --resume was not given, there is no interrupted one to go on with, or it
+            holds a search.
         ClusterError: the storage cannot be reached.
     """
     place = Place.of(config)
+    if place.holds(*SEARCH_FILES):
+        raise ConfigError(
+            f"{place.shown}: must hold nothing, or a run of train, but holds a search. Choose another --name."
+        )
     if is_finished(place):
         raise ConfigError(f"{place.shown}: must be a new folder, but holds a finished run. Choose another --name.")
-    interrupted = _holds(place, RUN_BOOK)
+    interrupted = place.holds(RUN_BOOK)
     if interrupted and not resume:
         raise ConfigError(
             f"{place.shown}: must be a new folder, but holds an interrupted run. Add --resume, or choose another "
@@ -143,7 +144,7 @@ def run_once(
 
 def _trained_before(place: Place) -> Reports | None:
     """Return the reports of a run that was cut off after its last epoch; None where there is training to do."""
-    if not _holds(place, REPORTS):
+    if not place.holds(REPORTS):
         return None
     if not (place.folder / REPORTS).exists():
         download_file(f"{place.remote}/{REPORTS}", place.folder / REPORTS)
