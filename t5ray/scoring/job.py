@@ -18,6 +18,7 @@ from t5ray.errors import ClusterError, DataError
 from t5ray.scoring.hub_copy import drop_copy
 from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import forget_all, rows_under_way
+from t5ray.scoring.kinds import columns_with_parts
 from t5ray.scoring.ledger import Entry, JobSummary
 from t5ray.scoring.plan import Job, require_same_job
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
@@ -251,6 +252,7 @@ def _opening_record(job: Job) -> dict[str, Any]:
         "seconds": job.seconds_before,
         "fingerprint": job.fingerprint,
         "columns": dict(spec.columns),
+        "columns_with_parts": columns_with_parts(spec.input.schema),
         "has_references": all(spec.columns.get(name, name) in names for name in spec.task.target_columns),
         "stamps": [[file.source.name, file.stamp] for file in job.spec.input.files],
         "config": {**job.config.public().model_dump(mode="json"), "tracking_uri": shown(job.config.tracking_uri)},

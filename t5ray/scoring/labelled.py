@@ -4,6 +4,7 @@ Comes in: settings. Goes out: `Labelled`, and what was predicted where that is k
 """
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,7 +148,9 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     problems = Problems(where, config.skip_bad_rows)
     columns = {**job.get("columns", job.get("fingerprint", {}).get("columns", {})), **config.columns}
     records, references, predictions, errors = [], [], [], []
-    for place, row in read_parts(where, only_parts=bool(job)):
+    in_cells = job.get("columns_with_parts", ()) if job.get("config", {}).get("format") == "csv" else ()
+    for place, cells in read_parts(where, only_parts=bool(job)):
+        row = {**cells, **{name: _with_parts(cells[name]) for name in in_cells if name in cells}}
         if PREDICTION not in row:
             raise DataError(f"{where}: every row must have the column `{PREDICTION}`, but {place} has not.")
         try:
@@ -167,6 +170,15 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     inputs = [_inputs(task, columns, row) for row in records]
     labelled = Labelled(task, records, inputs, references, about, "", skipped=tuple(problems.lines))
     return labelled, Scored(predictions, errors)
+
+
+def _with_parts(cell: Any) -> Any:
+    """Return the list or object that a CSV cell spells; another value of its column stands there as text."""
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    return value if isinstance(value, list | dict) else cell
 
 
 def _prediction(row: Mapping[str, Any]) -> str | None:
