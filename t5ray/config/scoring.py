@@ -78,7 +78,8 @@ class EvaluateConfig(Settings):
     predictions: str | None = None
     """Output directory of predict, with the references in the same rows."""
     split: Literal["train", "validation", "test", "all"] | None = None
-    """Which split of the data. None: test where the data have a `split` column, else all that training did not see."""
+    """Which split of the data. None: test where the data have a `split` column, else all; of these what training did not
+    see."""
     task: str | None = None
     """With `predictions`, or with a model that is no bundle."""
     source_language: str | None = None

@@ -46,6 +46,8 @@ class Labelled:
     """What a user should know though it stops nothing."""
     skipped: tuple[str, ...] = ()
     """One sentence for each row that was left out on request."""
+    num_seen: int = 0
+    """Rows that were left out as training saw their input text."""
 
     @property
     def notes(self) -> list[str]:
@@ -79,7 +81,8 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
         skip_bad_rows=config.skip_bad_rows,
     )
     rows = read_examples(data, model.task, config.split)
-    if config.split is None and rows.split == "all":
+    num_rows = len(rows.examples)
+    if config.split is None:
         rows = _unseen(rows, model, str(config.data))
     return Labelled(
         task=model.task,
@@ -90,6 +93,7 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
         fingerprint=rows.fingerprint,
         findings=rows.findings,
         skipped=rows.skipped,
+        num_seen=num_rows - len(rows.examples),
     )
 
 
@@ -113,21 +117,23 @@ def _unseen(rows: EvaluationRows, model: ScoringModel, where: str) -> Evaluation
     num_seen = len(fresh) - int(fresh.sum())
     if num_seen == 0:
         return rows
-    seen = f"{where}: the model saw the input text of {num_seen} of {len(fresh)} rows in training"
+    named = "" if rows.split == "all" else f"{rows.split} "
+    seen = f"{where}: the model saw the input text of {num_seen} of {len(fresh)} {named}rows in training"
+    asking = f"--split {rows.split} judges every {'one' if named else 'row'}."
     if not fresh.any():
         raise DataError(
-            f"{seen}, so nothing is left to judge it on. Give other data, or --split all to judge every row."
+            f"{seen}, so nothing is left to judge it on. Give other data; {asking}"
         )
     examples = tuple(itertools.compress(rows.examples, fresh))
     return replace(
         rows,
         examples=examples,
         records=tuple(itertools.compress(rows.records, fresh)),
-        split="unseen",
+        split=f"unseen {named}".rstrip(),
         fingerprint=fingerprint(examples),
         findings=(
             *rows.findings,
-            f"{seen}, so only the other {len(examples)} are judged. --split all judges every row.",
+            f"{seen}, so only the other {len(examples)} are judged. {asking}",
         ),
     )
 
