@@ -121,9 +121,7 @@ def _unseen(rows: EvaluationRows, model: ScoringModel, where: str) -> Evaluation
     seen = f"{where}: the model saw the input text of {num_seen} of {len(fresh)} {named}rows in training"
     asking = f"--split {rows.split} judges every {'one' if named else 'row'}."
     if not fresh.any():
-        raise DataError(
-            f"{seen}, so nothing is left to judge it on. Give other data; {asking}"
-        )
+        raise DataError(f"{seen}, so nothing is left to judge it on. Give other data; {asking}")
     examples = tuple(itertools.compress(rows.examples, fresh))
     return replace(
         rows,
