@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from t5ray.config.decode import DEFAULT_NEW_TOKENS
 from t5ray.disk import sync
 from t5ray.errors import ConfigError, DataError
 from t5ray.locking import lock
@@ -69,8 +70,8 @@ class JobSummary:
     """Share of predictions that were cut at the token cap."""
     cut_input_share: float = 0.0
     """Share of inputs that were longer than the model takes, and were cut."""
-    max_new_tokens: int | None = None
-    """That cap; None where it is the model's own."""
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    """That cap."""
     has_references: bool = False
     """True where the rows hold what they can be judged by."""
 
@@ -85,7 +86,7 @@ class JobSummary:
             padding_share=record["padding_share"],
             capped_share=record["capped_share"],
             cut_input_share=record.get("cut_input_share", 0.0),
-            max_new_tokens=record["fingerprint"]["decode"].get("max_new_tokens"),
+            max_new_tokens=record["fingerprint"]["decode"].get("max_new_tokens") or DEFAULT_NEW_TOKENS,
             has_references=record.get("has_references", False),
         )
 
