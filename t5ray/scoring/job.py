@@ -117,12 +117,11 @@ def _run_alone(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
         record["seconds"] = round(job.seconds_before + time.monotonic() - started, 3)
         ledger.write_job(record)
     _require_unchanged(job.spec.input)
-    total = _total(job)
+    finished = _finished(job)
     forget_all(ledger.folder)
     drop_copy(ledger.folder)
     ledger.sweep()
-    workers = pool_for(job.config, cluster, job.spec.input.num_shards).most
-    record |= {"state": "done", **_counts(total, workers)}
+    record |= {"state": "done", **_counts(sum(finished.values(), Entry()), ledger.scoring_seconds(finished))}
     ledger.write_job(record)
     return JobSummary.read(record)
 
@@ -137,8 +136,8 @@ def _require_unchanged(rows: Input) -> None:
         file.require_unchanged()
 
 
-def _total(job: Job) -> Entry:
-    """Add up the entries of all shards.
+def _finished(job: Job) -> dict[int, Entry]:
+    """Return the entries of all shards.
 
     Raises:
         DataError: a part that was finished is gone.
@@ -149,7 +148,7 @@ def _total(job: Job) -> Entry:
             f"{job.spec.output}: finished parts must stay, but {missing} went missing while the job ran. "
             "Run the same command again: it scores those."
         )
-    return sum(finished.values(), Entry())
+    return finished
 
 
 def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
@@ -267,12 +266,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _counts(total: Entry, workers: int) -> dict[str, Any]:
+def _counts(total: Entry, seconds: float) -> dict[str, Any]:
     predicted = total.rows - total.errors
     return {
         "rows_out": total.rows,
         "rows_with_error": total.errors,
-        "rows_per_s": round(total.rows * workers / total.seconds, 2) if total.seconds else 0.0,
+        "rows_per_s": round(total.rows / seconds, 2) if seconds else 0.0,
         "padding_share": round(1 - total.real_tokens / total.padded_tokens, 4) if total.padded_tokens else 0.0,
         "capped_share": round(total.capped / predicted, 4) if predicted else 0.0,
         "cut_input_share": round(total.cut_inputs / predicted, 4) if predicted else 0.0,

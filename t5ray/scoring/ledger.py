@@ -63,7 +63,7 @@ class JobSummary:
     """Rows with an error instead of a prediction."""
     seconds: float
     rows_per_s: float
-    """Rows per second of scoring, all workers together; start-up is not part of it."""
+    """Rows per second of scoring, all workers together; start-up is not part of it, nor are pauses."""
     padding_share: float
     """Share of forwarded input positions that were padding."""
     capped_share: float
@@ -163,6 +163,19 @@ class Ledger:
         indices = sorted(int(path.stem.removeprefix("part-")) for path in self.entry_file(0).parent.glob("part-*.json"))
         found = {index: self.read_entry(index) for index in indices if index < self.num_shards}
         return {index: entry for index, entry in found.items() if entry is not None}
+
+    def scoring_seconds(self, finished: Mapping[int, Entry]) -> float:
+        """Return for how long some worker scored: what entries took before they were written, overlaps counted once.
+
+        Args:
+            finished: what `finished` gave.
+        """
+        ends = [(self.entry_file(index).stat().st_mtime, entry.seconds) for index, entry in finished.items()]
+        total, until = 0.0, 0.0
+        for start, end in sorted((end - seconds, end) for end, seconds in ends):
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total
 
     def read_entry(self, index: int) -> Entry | None:
         """Return the counts of a finished shard; None where it is not finished."""
