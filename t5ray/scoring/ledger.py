@@ -154,7 +154,9 @@ class Ledger:
             DataError: the disk refuses.
         """
         with writing(self.folder):
-            self.entry_file(index).unlink(missing_ok=True)  # of a part that is replaced: its counts no longer hold
+            with contextlib.suppress(FileNotFoundError):
+                self.entry_file(index).unlink()  # of a part that is replaced: its counts no longer hold
+                sync(self.entry_file(index).parent)
             write_atomically(self.part(index), part)
             write_atomically(self.entry_file(index), json.dumps(asdict(entry)).encode())
 
