@@ -93,7 +93,7 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
         commands["try those again"] = cli.again("predict", retry_errors=True)
     if summary.capped_share:
         longer = cli.again("predict", output=f"{settings.output.rstrip('/')}-longer")
-        commands["let outputs be longer"] = f"{longer} --set decode.max_new_tokens={2 * (summary.max_new_tokens or 64)}"
+        commands["let outputs be longer"] = f"{longer} --set decode.max_new_tokens={2 * summary.max_new_tokens}"
     if summary.has_references:
         output = shlex.quote(settings.output.rstrip("/"))
         commands["judge it"] = f"python -m t5ray.evaluate --predictions {output} --output {output}-evaluation"

@@ -110,6 +110,13 @@ def test_what_cannot_be_judged_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "out").exists()
 
 
+def test_a_seed_that_no_generator_takes_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge(tmp_path / "nowhere", tmp_path / "out", "--task", "classify", "--seed", "-1") == 2
+    assert "seed" in capsys.readouterr().err
+
+
 def test_rows_without_a_reference_are_left_out_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[dict[str, Any]] = [
         {"text": "t", "label": "a", "prediction": "a"},

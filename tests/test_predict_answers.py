@@ -223,5 +223,9 @@ def test_outputs_that_hit_the_cap_are_told_with_the_command_that_lifts_it(
     (line,) = [line for line in shown.splitlines() if "let outputs be longer" in line]
     assert f"--output {tmp_path}/out-longer " in line
     assert line.endswith(" --set decode.max_new_tokens=6")  # the last --set wins
+    predict(tiny_t5, tmp_path, "--output", str(tmp_path / "plain"))
+    twice = 2 * (Engine(str(tiny_t5)).decode.max_new_tokens or 0)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "let outputs be longer" in line]
+    assert line.endswith(f" --set decode.max_new_tokens={twice}")
     predict(tiny_t5, tmp_path, "--set", "decode.answers=[up, down]", "--output", str(tmp_path / "answers"))
     assert "of outputs cut" not in capsys.readouterr().out

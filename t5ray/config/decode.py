@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from t5ray.config.base import Settings
 
+DEFAULT_NEW_TOKENS = 128
+"""Output cap of a plain model, whose own default of 20 tokens cuts most answers."""
+
 
 class DecodeConfig(Settings):
     """How predictions are generated. Stored in the bundle, so that scoring needs no flags.

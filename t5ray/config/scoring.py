@@ -78,7 +78,8 @@ class EvaluateConfig(Settings):
     predictions: str | None = None
     """Output directory of predict, with the references in the same rows."""
     split: Literal["train", "validation", "test", "all"] | None = None
-    """Which split of the data. None: test where the data have a `split` column, else all that training did not see."""
+    """Which split of the data. None: test where the data have a `split` column, else all; only rows that training did
+    not see."""
     task: str | None = None
     """With `predictions`, or with a model that is no bundle."""
     source_language: str | None = None
@@ -107,7 +108,7 @@ class EvaluateConfig(Settings):
     """Decode settings other than the bundle's."""
     bootstrap_samples: int = Field(default=1000, ge=0)
     """Resamples behind each 95 % interval; 0 leaves the intervals out."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seeds the bootstrap."""
     tracking: TrackingConfig = TrackingConfig()
     address: str | None = None

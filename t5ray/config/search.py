@@ -26,5 +26,5 @@ class SearchConfig(Settings):
     warm_start: str | None = None
     """Name of an earlier search in the same storage: its best points run right after the default, and where the spaces
     agree the sampler learns from its trials."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seeds the sampler."""

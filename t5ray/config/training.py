@@ -103,7 +103,7 @@ class TrainingConfig(AugmentationConfig):
     """Several workers hold copies of the model (ddp) or parts of it (fsdp). auto: fsdp where a copy does not fit."""
     validation_rows: int = Field(default=1000, ge=1)
     """Validation rows that are generated after each epoch for the objective: a fixed sample."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seeds data order, dropout and augmentation."""
 
     _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)

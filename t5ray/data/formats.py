@@ -125,9 +125,14 @@ def _read_tsv(file: IO[bytes], name: str) -> RowStream:
     return _read_csv(file, name, delimiter="\t")
 
 
-def _read_jsonl(file: IO[bytes], name: str) -> RowStream:
+def read_json_lines(file: IO[bytes], name: str, *, is_start: bool = True) -> RowStream:
+    """Read JSON lines.
+
+    Args:
+        is_start: a byte order mark may open the first line; False where that is not the first of its file.
+    """
     for number, line in enumerate(file, start=1):
-        content = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).rstrip()
+        content = (line.removeprefix(codecs.BOM_UTF8) if is_start and number == 1 else line).rstrip()
         if content:
             yield _json_row(content, f"{name}:{number}")
 
@@ -158,7 +163,7 @@ def _read_json(file: IO[bytes], name: str) -> RowStream:
     """Read a list of objects; a file that opens with an object is read as JSON lines."""
     data = file.read().removeprefix(codecs.BOM_UTF8)
     if data.lstrip()[:1] != b"[":
-        yield from _read_jsonl(io.BytesIO(data), name)
+        yield from read_json_lines(io.BytesIO(data), name, is_start=False)
         return
     for number, value in enumerate(_parse_json(data, name), start=1):
         place = f"{name} row {number}"
@@ -203,7 +208,7 @@ def _read_parquet(file: IO[bytes], name: str) -> RowStream:
 READERS: dict[str, Callable[[IO[bytes], str], RowStream]] = {
     "csv": _read_csv,
     "tsv": _read_tsv,
-    "jsonl": _read_jsonl,
+    "jsonl": read_json_lines,
     "json": _read_json,
     "parquet": _read_parquet,
 }

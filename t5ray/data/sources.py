@@ -19,6 +19,9 @@ from t5ray.errors import DataError
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 """Suffix -> format. Text formats may be packed: `.csv.gz`."""
 
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+"""What file systems call that which changes when a file does; the first that is there counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -47,6 +50,15 @@ class Source:
                 yield gzip.GzipFile(fileobj=raw) if self.packed else raw  # type: ignore[misc]
         except (OSError, EOFError, zlib.error) as exc:
             raise DataError(f"{self.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
+
+
+def version_of(info: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return what changes when a file does, by the name that its file system has for it; two empty texts if nothing.
+
+    Args:
+        info: what fsspec says of the file.
+    """
+    return next(((name, info[name]) for name in VERSION_KEYS if info.get(name)), ("", ""))
 
 
 def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> tuple[list[Source], list[str]]:

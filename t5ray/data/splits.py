@@ -104,7 +104,8 @@ def read_examples(config: DataConfig, task: TaskConfig, split: str | None) -> Ev
     with the same seed are the rows that training did not see.
 
     Args:
-        split: train, validation, test or all. None: test where the data have a `split` column, else all.
+        split: train, validation, test or all. None: test where the data have a `split` column, else all. Texts that
+            are in train, too, are reported where a split is asked for; where none is, the caller is to leave them out.
     Raises:
         ConfigError: `path` is not set, or `columns` renames a column that the task does not have.
         DataError: as in `read_splits`, but labels are not checked; or there is no such split.
@@ -118,6 +119,8 @@ def read_examples(config: DataConfig, task: TaskConfig, split: str | None) -> Ev
         chosen: Sequence[int] = range(len(rows.examples))
     elif asked in rows.splits and asked != "train":
         chosen = _named(rows, asked)
+        if split is not None:
+            findings += _leaks(rows, {"train": _named(rows, "train"), asked: chosen})
     else:
         numbers, carved = _divide(rows, config.split_seed, problems.where)
         chosen, findings = numbers[asked], findings + carved
@@ -188,7 +191,8 @@ def _leaks(rows: Rows, numbers: Mapping[str, Sequence[int]]) -> list[str]:
     if not rows.has_split_column:
         return []
     texts = {rows.examples[number].inputs for number in numbers["train"]}
-    leaks = {name: sum(rows.examples[number].inputs in texts for number in numbers[name]) for name in CARVED}
+    asked = [name for name in CARVED if name in numbers]
+    leaks = {name: sum(rows.examples[number].inputs in texts for number in numbers[name]) for name in asked}
     return [
         f"{count} of {len(numbers[name])} {name} rows have an input text that is also in train: "
         "their score says nothing about new text."

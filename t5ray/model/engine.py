@@ -11,15 +11,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from t5ray.config import DecodeConfig
+from t5ray.config.decode import DEFAULT_NEW_TOKENS
 from t5ray.model.card import BundleCard, read_card
 from t5ray.model.loading import load_model
 from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.model.predictor import Prediction, Predictor, Tally
 
 __all__ = ["Engine", "Prediction", "Prepared", "prepare_inputs", "tokenise"]
-
-DEFAULT_NEW_TOKENS = 128
-"""Output cap of a plain model, whose own default of 20 tokens cuts most answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
 
 
-class Scored(Protocol):
+class TextPrediction(Protocol):
     """One prediction of an engine: `model.predictor.Prediction`, which says what each member is."""
 
     @property
@@ -55,7 +55,7 @@ class TextEngine(Protocol):
     def prepare(self, inputs: Sequence[str]) -> Any: ...  # noqa: D102
     def score(  # noqa: D102
         self, prepared: Any, *, scores: bool = False, all_scores: bool = False
-    ) -> Sequence[Scored]: ...
+    ) -> Sequence[TextPrediction]: ...
 
 
 @dataclass(frozen=True)

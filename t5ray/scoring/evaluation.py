@@ -149,6 +149,7 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
         "calibration": asdict(scored.calibration) if scored.calibration else None,
         "rows_with_error": num_errors,
         "rows_left_out": len(rows.skipped),
+        "rows_seen_in_training": rows.num_seen,
         "task": rows.task.name,
         **rows.about,
     }
@@ -165,6 +166,7 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
                 **rows.about,
                 "rows with an error": num_errors or None,
                 "rows left out": len(rows.skipped) or None,
+                "rows seen in training, left out": rows.num_seen or None,
                 "calibration error": scored.calibration,
             },
             confusion=_confusion_mapping(judgement),

@@ -18,13 +18,11 @@ from typing import Any
 import fsspec
 
 from t5ray.cluster import download_dir
+from t5ray.data.sources import version_of
 from t5ray.errors import ModelError
 from t5ray.model.card import fingerprint
 from t5ray.redaction import hide_secrets
 from t5ray.tracking import resolve_model
-
-VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
-"""What file systems call that which changes when a file does; the first that is there counts."""
 
 
 def cache_folder() -> Path:
@@ -82,12 +80,8 @@ def _stamp(uri: str) -> str:
         raise ModelError(f"{uri}: must be the folder of a model, but holds no config.json. Check the address.")
     if leading_out := [name for name in found if ".." in name.split("/")]:
         raise ModelError(f"{uri}: all files must lie in the model's folder, but one is called {leading_out[0]!r}.")
-    listing = [[name, found[name]["size"], _version(found[name])] for name in sorted(found)]
+    listing = [[name, found[name]["size"], str(version_of(found[name])[1])] for name in sorted(found)]
     return hashlib.sha256(json.dumps([uri, listing]).encode()).hexdigest()
-
-
-def _version(info: dict[str, Any]) -> str:
-    return str(next((info[key] for key in VERSION_KEYS if info.get(key)), ""))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5ray.errors import ModelError
-from t5ray.scoring.engines import Scored, Tally, TextEngine
+from t5ray.scoring.engines import Tally, TextEngine, TextPrediction
 
 HOPELESS = 32
 """Texts in a row on which the engine failed, after which it is asked whether it can do anything at all."""
@@ -49,8 +49,12 @@ class Halving:
         return self._engine.call_rows
 
     def num_tokens(self, texts: Sequence[str]) -> Sequence[int]:
-        """Return the length of each text in tokens."""
-        return self._engine.num_tokens(texts)
+        """Return the length of each text in tokens; 0 where there is no telling: `predict` then says why."""
+        try:
+            return list(self._engine.num_tokens(texts))
+        except Exception:  # noqa: BLE001 (`predict` meets it again)
+            middle = len(texts) // 2
+            return [*self.num_tokens(texts[:middle]), *self.num_tokens(texts[middle:])] if middle else [0]
 
     def prepare(self, texts: Sequence[str]) -> Any:
         """Tokenise what `predict` will be asked for. None where that fails: `predict` then finds the guilty text."""
@@ -59,7 +63,7 @@ class Halving:
         except Exception:  # noqa: BLE001 (`predict` meets it again)
             return None
 
-    def predict(self, texts: Sequence[str], prepared: Any = None) -> list[Scored | str]:
+    def predict(self, texts: Sequence[str], prepared: Any = None) -> list[TextPrediction | str]:
         """Return the prediction of each text, or the reason why there is none.
 
         Args:
@@ -79,7 +83,7 @@ class Halving:
             self._require_hope(found)
         return [found]
 
-    def _try(self, texts: Sequence[str], prepared: Any = None) -> list[Scored | str] | str:
+    def _try(self, texts: Sequence[str], prepared: Any = None) -> list[TextPrediction | str] | str:
         """Return what the engine says, or in words what it raised: the exception itself would hold on to all tensors.
 
         A device without memory for them must have it back before the halves are tried.

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from t5ray.data.sources import FORMATS, Source, find_sources
+from t5ray.data.sources import FORMATS, Source, find_sources, version_of
 from t5ray.errors import DataError
 
 TEXT = "text"
@@ -24,8 +24,6 @@ TEXT = "text"
 INPUT_FORMATS = {**FORMATS, ".txt": TEXT}
 """Suffix -> format; all but Parquet may be packed with gzip."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
-"""What file systems call that which changes when a file does; the first that is there counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +138,15 @@ def stamp_of(source: Source) -> str:
         info = source.files.info(source.path)
     except OSError as exc:
         raise DataError(f"{source.name}: the input file must stay until the job is done, but: {exc}.") from exc
-    return f"{info['size']} bytes, {_version(info)}"
+    return f"{info['size']} bytes, {_shown_version(info)}"
 
 
-def _version(info: Mapping[str, Any]) -> str:
+def _shown_version(info: Mapping[str, Any]) -> str:
     """Return the time or version of a file as its file system says it."""
-    name = next((key for key in VERSION_KEYS if info.get(key)), None)
-    if name == "mtime" and isinstance(info[name], float):
-        return f"changed {datetime.datetime.fromtimestamp(info[name], datetime.UTC).isoformat()}"
-    return f"{name} {info[name]}" if name else "no time known"
+    name, value = version_of(info)
+    if name == "mtime" and isinstance(value, float):
+        return f"changed {datetime.datetime.fromtimestamp(value, datetime.UTC).isoformat()}"
+    return f"{name} {value}" if name else "no time known"
 
 
 def remembered(rows: Input) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from t5ray.errors import ClusterError, DataError
 from t5ray.scoring.hub_copy import drop_copy
 from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import forget_all, rows_under_way
+from t5ray.scoring.kinds import columns_with_parts
 from t5ray.scoring.ledger import Entry, JobSummary
 from t5ray.scoring.plan import Job, require_same_job
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
@@ -116,12 +117,11 @@ def _run_alone(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
         record["seconds"] = round(job.seconds_before + time.monotonic() - started, 3)
         ledger.write_job(record)
     _require_unchanged(job.spec.input)
-    total = _total(job)
+    finished = _finished(job)
     forget_all(ledger.folder)
     drop_copy(ledger.folder)
     ledger.sweep()
-    workers = pool_for(job.config, cluster, job.spec.input.num_shards).most
-    record |= {"state": "done", **_counts(total, workers)}
+    record |= {"state": "done", **_counts(sum(finished.values(), Entry()), ledger.scoring_seconds(finished))}
     ledger.write_job(record)
     return JobSummary.read(record)
 
@@ -136,8 +136,8 @@ def _require_unchanged(rows: Input) -> None:
         file.require_unchanged()
 
 
-def _total(job: Job) -> Entry:
-    """Add up the entries of all shards.
+def _finished(job: Job) -> dict[int, Entry]:
+    """Return the entries of all shards.
 
     Raises:
         DataError: a part that was finished is gone.
@@ -148,7 +148,7 @@ def _total(job: Job) -> Entry:
             f"{job.spec.output}: finished parts must stay, but {missing} went missing while the job ran. "
             "Run the same command again: it scores those."
         )
-    return sum(finished.values(), Entry())
+    return finished
 
 
 def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
@@ -251,6 +251,7 @@ def _opening_record(job: Job) -> dict[str, Any]:
         "seconds": job.seconds_before,
         "fingerprint": job.fingerprint,
         "columns": dict(spec.columns),
+        "columns_with_parts": columns_with_parts(spec.input.schema),
         "has_references": all(spec.columns.get(name, name) in names for name in spec.task.target_columns),
         "stamps": [[file.source.name, file.stamp] for file in job.spec.input.files],
         "config": {**job.config.public().model_dump(mode="json"), "tracking_uri": shown(job.config.tracking_uri)},
@@ -265,12 +266,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _counts(total: Entry, workers: int) -> dict[str, Any]:
+def _counts(total: Entry, seconds: float) -> dict[str, Any]:
     predicted = total.rows - total.errors
     return {
         "rows_out": total.rows,
         "rows_with_error": total.errors,
-        "rows_per_s": round(total.rows * workers / total.seconds, 2) if total.seconds else 0.0,
+        "rows_per_s": round(total.rows / seconds, 2) if seconds else 0.0,
         "padding_share": round(1 - total.real_tokens / total.padded_tokens, 4) if total.padded_tokens else 0.0,
         "capped_share": round(total.capped / predicted, 4) if predicted else 0.0,
         "cut_input_share": round(total.cut_inputs / predicted, 4) if predicted else 0.0,

@@ -11,6 +11,7 @@ killing. The notes double as progress.
          "survived": was any slice scored}
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -152,13 +153,12 @@ def journal_file(output: Path, part: Path) -> Path:
 
 
 def rows_under_way(output: Path) -> int:
-    """Return how many rows of unfinished shards are scored already."""
+    """Return how many rows of unfinished shards are scored already, as far as the notes can be read."""
     done = 0
-    for path in (output / "_progress").glob("*.json"):
-        try:
-            done += int(json.loads(path.read_bytes())["done"])
-        except FileNotFoundError:
-            continue  # committed meanwhile
+    with contextlib.suppress(OSError):  # of a share that does not answer for a while
+        for path in (output / "_progress").glob("*.json"):
+            with contextlib.suppress(OSError):  # likewise, or the shard is committed meanwhile
+                done += int(json.loads(path.read_bytes())["done"])
     return done
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from t5ray.data.cells import JSON_TEXT, holds_json
 from t5ray.errors import DataError
 
-JSON_TEXT = {"json": "true"}
-"""Metadata of a string field that holds JSON text."""
 EXACT_INT = 2**53
 """Whole numbers up to here survive as float64."""
 SCALARS: dict[frozenset[str], pa.DataType] = {
@@ -70,6 +69,11 @@ class Kinds:
         if self._strings:
             return pa.schema([pa.field(name, pa.string()) for name in self._seen])
         return pa.schema([_field(name, kinds) for name, kinds in self._seen.items()])
+
+
+def columns_with_parts(schema: pa.Schema) -> list[str]:
+    """Return the columns that may hold lists or objects, which are JSON in the cells of a CSV."""
+    return [field.name for field in schema if pa.types.is_nested(field.type) or holds_json(field)]
 
 
 def require_distinct(names: Sequence[str], file: str) -> None:

@@ -4,6 +4,7 @@ Comes in: settings. Goes out: `Labelled`, and what was predicted where that is k
 """
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,8 @@ class Labelled:
     """What a user should know though it stops nothing."""
     skipped: tuple[str, ...] = ()
     """One sentence for each row that was left out on request."""
+    num_seen: int = 0
+    """Rows that were left out as training saw their input text."""
 
     @property
     def notes(self) -> list[str]:
@@ -78,7 +81,8 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
         skip_bad_rows=config.skip_bad_rows,
     )
     rows = read_examples(data, model.task, config.split)
-    if config.split is None and rows.split == "all":
+    num_rows = len(rows.examples)
+    if config.split is None:
         rows = _unseen(rows, model, str(config.data))
     return Labelled(
         task=model.task,
@@ -89,6 +93,7 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
         fingerprint=rows.fingerprint,
         findings=rows.findings,
         skipped=rows.skipped,
+        num_seen=num_rows - len(rows.examples),
     )
 
 
@@ -112,21 +117,21 @@ def _unseen(rows: EvaluationRows, model: ScoringModel, where: str) -> Evaluation
     num_seen = len(fresh) - int(fresh.sum())
     if num_seen == 0:
         return rows
-    seen = f"{where}: the model saw the input text of {num_seen} of {len(fresh)} rows in training"
+    named = "" if rows.split == "all" else f"{rows.split} "
+    seen = f"{where}: the model saw the input text of {num_seen} of {len(fresh)} {named}rows in training"
+    asking = f"--split {rows.split} judges every {'one' if named else 'row'}."
     if not fresh.any():
-        raise DataError(
-            f"{seen}, so nothing is left to judge it on. Give other data, or --split all to judge every row."
-        )
+        raise DataError(f"{seen}, so nothing is left to judge it on. Give other data; {asking}")
     examples = tuple(itertools.compress(rows.examples, fresh))
     return replace(
         rows,
         examples=examples,
         records=tuple(itertools.compress(rows.records, fresh)),
-        split="unseen",
+        split=f"unseen {named}".rstrip(),
         fingerprint=fingerprint(examples),
         findings=(
             *rows.findings,
-            f"{seen}, so only the other {len(examples)} are judged. --split all judges every row.",
+            f"{seen}, so only the other {len(examples)} are judged. {asking}",
         ),
     )
 
@@ -147,7 +152,9 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     problems = Problems(where, config.skip_bad_rows)
     columns = {**job.get("columns", job.get("fingerprint", {}).get("columns", {})), **config.columns}
     records, references, predictions, errors = [], [], [], []
-    for place, row in read_parts(where, only_parts=bool(job)):
+    in_cells = job.get("columns_with_parts", ()) if job.get("config", {}).get("format") == "csv" else ()
+    for place, cells in read_parts(where, only_parts=bool(job)):
+        row = {**cells, **{name: _with_parts(cells[name]) for name in in_cells if name in cells}}
         if PREDICTION not in row:
             raise DataError(f"{where}: every row must have the column `{PREDICTION}`, but {place} has not.")
         try:
@@ -167,6 +174,15 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     inputs = [_inputs(task, columns, row) for row in records]
     labelled = Labelled(task, records, inputs, references, about, "", skipped=tuple(problems.lines))
     return labelled, Scored(predictions, errors)
+
+
+def _with_parts(cell: Any) -> Any:
+    """Return the list or object that a CSV cell spells; another value of its column stands there as text."""
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    return value if isinstance(value, list | dict) else cell
 
 
 def _prediction(row: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from t5ray.config.decode import DEFAULT_NEW_TOKENS
 from t5ray.disk import sync
 from t5ray.errors import ConfigError, DataError
 from t5ray.locking import lock
@@ -62,15 +63,15 @@ class JobSummary:
     """Rows with an error instead of a prediction."""
     seconds: float
     rows_per_s: float
-    """Rows per second of scoring, all workers together; start-up is not part of it."""
+    """Rows per second of scoring, all workers together; start-up is not part of it, nor are pauses."""
     padding_share: float
     """Share of forwarded input positions that were padding."""
     capped_share: float
     """Share of predictions that were cut at the token cap."""
     cut_input_share: float = 0.0
     """Share of inputs that were longer than the model takes, and were cut."""
-    max_new_tokens: int | None = None
-    """That cap; None where it is the model's own."""
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    """That cap."""
     has_references: bool = False
     """True where the rows hold what they can be judged by."""
 
@@ -85,7 +86,7 @@ class JobSummary:
             padding_share=record["padding_share"],
             capped_share=record["capped_share"],
             cut_input_share=record.get("cut_input_share", 0.0),
-            max_new_tokens=record["fingerprint"]["decode"].get("max_new_tokens"),
+            max_new_tokens=record["fingerprint"]["decode"].get("max_new_tokens") or DEFAULT_NEW_TOKENS,
             has_references=record.get("has_references", False),
         )
 
@@ -153,7 +154,9 @@ class Ledger:
             DataError: the disk refuses.
         """
         with writing(self.folder):
-            self.entry_file(index).unlink(missing_ok=True)  # of a part that is replaced: its counts no longer hold
+            with contextlib.suppress(FileNotFoundError):
+                self.entry_file(index).unlink()  # of a part that is replaced: its counts no longer hold
+                sync(self.entry_file(index).parent)
             write_atomically(self.part(index), part)
             write_atomically(self.entry_file(index), json.dumps(asdict(entry)).encode())
 
@@ -162,6 +165,19 @@ class Ledger:
         indices = sorted(int(path.stem.removeprefix("part-")) for path in self.entry_file(0).parent.glob("part-*.json"))
         found = {index: self.read_entry(index) for index in indices if index < self.num_shards}
         return {index: entry for index, entry in found.items() if entry is not None}
+
+    def scoring_seconds(self, finished: Mapping[int, Entry]) -> float:
+        """Return for how long some worker scored: what entries took before they were written, overlaps counted once.
+
+        Args:
+            finished: what `finished` gave.
+        """
+        ends = [(self.entry_file(index).stat().st_mtime, entry.seconds) for index, entry in finished.items()]
+        total, until = 0.0, 0.0
+        for start, end in sorted((end - seconds, end) for end, seconds in ends):
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total
 
     def read_entry(self, index: int) -> Entry | None:
         """Return the counts of a finished shard; None where it is not finished."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from t5ray.data.cells import values_of
-from t5ray.data.formats import READERS, BadRow, Row, read_source
+from t5ray.data.formats import READERS, BadRow, Row, read_json_lines, read_source
 from t5ray.data.sources import Source
 from t5ray.errors import DataError
 from t5ray.scoring.inputs import DELIMITERS, TEXT, InputFile, Shard
@@ -106,7 +106,7 @@ def _read_range(file: InputFile, shard: Shard, ranges: RangeReader) -> ShardRows
         rows = _collect(READERS[kind](io.BytesIO(file.header + data), name), name, shard)
         return replace(rows, has_no_nulls=True)
     lines = [line for line in data.split(b"\n") if line and not line.isspace()]
-    return _collect(READERS[kind](io.BytesIO(data), name), name, shard, lines)
+    return _collect(read_json_lines(io.BytesIO(data), name, is_start=shard.start == 0), name, shard, lines)
 
 
 def _text_rows(data: bytes, name: str, shard: Shard) -> ShardRows:

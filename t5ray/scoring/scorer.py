@@ -15,7 +15,7 @@ from t5ray import errors
 from t5ray.config import LANGUAGES, TaskConfig
 from t5ray.errors import DataError, T5RayError
 from t5ray.scoring.ahead import one_ahead
-from t5ray.scoring.engines import EngineSpec, Scored, TextEngine
+from t5ray.scoring.engines import EngineSpec, TextEngine, TextPrediction
 from t5ray.scoring.halving import Halving
 from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import Journal, Slice, Stage, journal_file
@@ -230,7 +230,7 @@ class Scorer:
             cut_inputs += found.input_cut
         return Entry(capped=capped, cut_inputs=cut_inputs)
 
-    def _note(self, results: Results, number: int, one: Scored) -> None:
+    def _note(self, results: Results, number: int, one: TextPrediction) -> None:
         task = self._spec.task
         results.predictions[number] = read_prediction(task, one.text)
         if results.scores is not None:

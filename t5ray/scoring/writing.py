@@ -30,6 +30,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from t5ray.data.cells import holds_json
 from t5ray.scoring.reading import ShardRows
 
 PREDICTION, PREDICTIONS, SCORE, SCORES, ERROR = "prediction", "predictions", "score", "scores", "error"
@@ -123,7 +124,7 @@ def _typed(rows: ShardRows, schema: pa.Schema) -> pa.Table:
     arrays = []
     for column in schema:
         values = [record.get(column.name) for record in rows.records]
-        if column.metadata:
+        if holds_json(column):
             values = [None if value is None else json_text(value) for value in values]
         arrays.append(pa.array(_storable(values), column.type))
     return pa.Table.from_arrays(arrays, schema=schema)

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from t5ray.config import TrainingConfig
+from t5ray.config import RunConfig, TrainingConfig
 from t5ray.config.training import PRESETS
 
 
@@ -62,3 +62,12 @@ def test_adafactor_flags_that_conflict_are_refused(settings: dict[str, object], 
 
 def test_adafactor_flags_that_agree_are_taken() -> None:
     assert TrainingConfig.model_validate({**RELATIVE, "adafactor_warmup_init": True}).adafactor_relative_step
+
+
+@pytest.mark.parametrize("section", ["training", "search"])
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1])
+def test_a_seed_that_generators_refuse_once_numbers_of_trials_are_added_is_refused_at_once(
+    section: str, seed: int
+) -> None:
+    with pytest.raises(ValidationError, match="seed"):
+        RunConfig.model_validate({section: {"seed": seed}})

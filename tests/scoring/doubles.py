@@ -38,7 +38,7 @@ class Count:
 class ShoutingEngine:
     """Fails on a batch with `bomb` in it, dies at `killer` and `fault`, and loses its device at `device`.
 
-    Likewise it cannot prepare `garbled`, and dies when it prepares `poison`.
+    Likewise it cannot tokenise `garbled`, and dies when it prepares `poison`.
     """
 
     call_rows: ClassVar[int] = 1024
@@ -47,11 +47,12 @@ class ShoutingEngine:
     batches: list[list[str]] = field(default_factory=list)
 
     def num_tokens(self, inputs: Sequence[str]) -> list[int]:
+        if any("garbled" in text for text in inputs):
+            raise ValueError("no tokens")
         return [len(text.split()) + 1 for text in inputs]
 
     def prepare(self, inputs: Sequence[str]) -> list[str]:
-        if any("garbled" in text for text in inputs):
-            raise ValueError("no tokens")
+        self.num_tokens(inputs)
         if any("poison" in text for text in inputs):
             os.kill(os.getpid(), signal.SIGKILL)
         return list(inputs)

@@ -81,6 +81,46 @@ def test_data_of_which_nothing_is_new_are_refused(tmp_path: Path, data: Path) ->
         read_labelled(settings(tmp_path, data), model)
 
 
+@pytest.fixture
+def named(tmp_path: Path, data: Path) -> Path:
+    """Data that name their splits, whose two test rows repeat a training row and are new."""
+    path = tmp_path / "named.jsonl"
+    rows = [{**json.loads(line), "split": "train"} for line in data.read_text().splitlines()]
+    rows += [{"text": f"held out {n}", "label": "odd", "split": "dev"} for n in range(3)]
+    rows += [{"text": text, "label": "odd", "split": "test"} for text in ("row 7", "new")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_test_rows_that_training_saw_are_left_out_where_no_split_is_asked_for(tmp_path: Path, named: Path) -> None:
+    model = model_of(tmp_path / "best", named)
+    rows = read_labelled(settings(tmp_path, named), model)
+    assert (rows.inputs, rows.about["split"], rows.num_seen) == (["new => "], "unseen test", 1)
+    assert rows.notes == [
+        f"{named}: the model saw the input text of 1 of 2 test rows in training, so only the other 1 are judged. "
+        "--split test judges every one."
+    ]
+    conclude(settings(tmp_path, named, bootstrap_samples=10), rows, Scored(["odd"], [None]))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    found = {name: metrics[name] for name in ("rows", "split", "rows_seen_in_training")}
+    assert found == {"rows": 1, "split": "unseen test", "rows_seen_in_training": 1}
+
+
+def test_test_rows_that_are_asked_for_are_all_judged_and_their_leak_is_told(tmp_path: Path, named: Path) -> None:
+    model = model_of(tmp_path / "best", named)
+    rows = read_labelled(settings(tmp_path, named, split="test"), model)
+    assert (rows.inputs, rows.about["split"], rows.num_seen) == (["row 7 => ", "new => "], "test", 0)
+    assert rows.notes == [
+        "1 of 2 test rows have an input text that is also in train: their score says nothing about new text."
+    ]
+
+
+def test_test_rows_that_training_never_saw_are_judged_as_they_are(tmp_path: Path, named: Path) -> None:
+    named.write_text("".join(line + "\n" for line in named.read_text().splitlines() if "row 7" not in line))
+    rows = read_labelled(settings(tmp_path, named), model_of(tmp_path / "best", named))
+    assert (rows.inputs, rows.about["split"], rows.notes, rows.num_seen) == (["new => "], "test", [], 0)
+
+
 @pytest.mark.parametrize(
     ("row", "given"),
     [

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from t5ray.errors import ModelError
-from t5ray.scoring.engines import Scored
+from t5ray.scoring.engines import TextPrediction
 from t5ray.scoring.halving import HOPELESS, PROBE, Halving
 from tests.scoring.doubles import Answer, ShoutingEngine
 
 
-def said(found: Sequence[Scored | str]) -> list[str]:
+def said(found: Sequence[TextPrediction | str]) -> list[str]:
     return [one if isinstance(one, str) else one.text for one in found]
 
 

@@ -18,7 +18,7 @@ from t5ray.errors import ClusterError, DataError, ModelError
 from t5ray.model.card import fingerprint
 from t5ray.scoring.inputs import Shard
 from t5ray.scoring.job import Pace, Pool, _opening_record, pool_for, run
-from t5ray.scoring.ledger import read_job
+from t5ray.scoring.ledger import Entry, read_job
 from t5ray.scoring.plan import Job, prepare
 from t5ray.scoring.scorer import DEADLY, Outcome, Scorer, ScorerSpec
 from tests.scoring.doubles import DeadlySpec, ShoutingEngine, ShoutingSpec, SlowSpec, spec_for
@@ -103,6 +103,17 @@ def test_a_finished_part_that_goes_missing_is_told(tmp_path: Path) -> None:
     job = Job(settings(output=str(tmp_path / "out")), spec, {}, {}, (), 0.0)
     with pytest.raises(DataError, match="out: finished parts must stay, but 1 went missing while the job ran"):
         run(job, small(), quiet)
+
+
+def test_the_rate_is_that_of_the_workers_that_ran_and_a_pause_does_not_count(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "rows.jsonl", 1000), tmp_path / "out", shard_rows=10)
+    for shard in spec.input.shards:  # by two workers, 100 s in all; an hour's pause in the middle
+        spec.ledger.commit(shard.index, b"part", Entry(rows=10, seconds=1.0))
+        ended = 1_700_000_000 + shard.index // 2 + (3600 if shard.index >= 50 else 0)
+        os.utime(spec.ledger.entry_file(shard.index), (ended, ended))
+    config = settings(output=str(tmp_path / "out"), workers="1,8")
+    summary = run(Job(config, spec, {"decode": {}}, {}, (), 0.0), small(num_cpus=2.0), quiet)
+    assert (summary.num_rows, summary.rows_per_s) == (1000, 20.0)
 
 
 @pytest.mark.parametrize("change", ["touched", "gone"])

@@ -1,5 +1,8 @@
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -59,3 +62,25 @@ def test_notes_say_how_many_rows_are_behind_a_worker(tmp_path: Path) -> None:
     Journal(notes(tmp_path)).begin((0, 3))
     forget_all(tmp_path)
     assert Journal(notes(tmp_path)).num_deaths == 0
+
+
+def test_notes_that_a_share_does_not_give_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        journal = Journal(journal_file(tmp_path, tmp_path / f"part-0000{number}.csv"))
+        journal.begin((0, 3))
+        journal.begin((3, 5))
+    read = Path.read_bytes
+
+    def stale(path: Path) -> bytes:
+        if path.stem == "part-00001":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    assert rows_under_way(tmp_path) == 2 * 3
+
+    def gone(*_: object) -> Iterator[Path]:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert rows_under_way(tmp_path) == 0

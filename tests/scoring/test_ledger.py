@@ -97,6 +97,9 @@ def test_a_part_its_entry_and_their_names_are_synced_in_this_order(
         "rename to part-00000.json",
         "sync _ledger",
     ]
+    events.clear()
+    ledger.commit(0, b"y", Entry(rows=1))
+    assert events[:2] == ["sync _ledger", "sync .part-00000.csv"]  # the old counts are gone before the part they count
 
 
 def test_the_job_file_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -87,6 +87,39 @@ def test_the_last_line_of_text_needs_no_end(tmp_path: Path) -> None:
     assert records(path, 2) == [{"text": "one"}, {"text": ""}, {"text": "two"}]
 
 
+MARK = "\ufeff".encode()
+PIECES = {
+    "a.jsonl": (b'{"a": 1}', MARK, MARK + b'{"a": 2}', MARK + MARK, b"", b" ", b"\r", b"[3]", b'{"b": "\xff"}'),
+    "a.txt": (b"one", MARK, MARK + b"two", b"", b"\r", b"\xff"),
+    "a.csv": (b"text", b"one", MARK, MARK + b"two", b"", b"\r", b"a,b", b"\xff", b'"three\nfour"'),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+@in_one_folder
+@given(data=st.data(), size=sizes)
+def test_rows_do_not_depend_on_the_size_of_shards(tmp_path: Path, name: str, data: st.DataObject, size: int) -> None:
+    path = tmp_path / name
+    lines = data.draw(st.lists(st.sampled_from(PIECES[name]), min_size=1, max_size=12))
+    path.write_bytes(b"\n".join([b"text" if name == "a.csv" else b'{"c": 0}', *lines, b"end"]))
+    (whole,) = read_all(path, 100)
+    parts = read_all(path, size)
+    assert [record for rows in parts for record in rows.records] == whole.records
+    found = [rows.problems.get(row) for rows in parts for row in range(len(rows.records))]
+    assert found == [whole.problems.get(row) for row in range(len(whole.records))]
+
+
+def test_a_mark_is_a_files_start_or_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(MARK + b'{"n": 0}\n{"n": 1}\n' + MARK + b'{"n": 2}\n' + MARK + b"\n")  # two files end to end
+    for size in (1, 2, 3, 4):
+        parts = read_all(path, size)
+        assert [record for rows in parts for record in rows.records] == [{"n": 0}, {"n": 1}, {}, {}]
+        reasons = [reason for rows in parts for reason in rows.problems.values()]
+        assert [reason.partition(": ")[0] for reason in reasons] == ["a.jsonl row 3", "a.jsonl row 4"]
+        assert all("Unexpected UTF-8 BOM" in reason for reason in reasons)
+
+
 def test_packed_lines_and_json_lists_are_cut_too(tmp_path: Path) -> None:
     rows = [{"n": n} for n in range(7)]
     packed = tmp_path / "a.jsonl.gz"

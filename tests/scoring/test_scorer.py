@@ -297,10 +297,12 @@ def test_a_row_that_kills_while_it_is_prepared_ahead_is_found_and_no_other_is_bl
     assert [row["prediction"] for row in rows if not row["error"]] == [t.upper() for t in texts if t != "poison"]
 
 
-def test_a_row_that_cannot_be_prepared_leaves_the_rest_of_its_slice_alone(tmp_path: Path) -> None:
-    rows = score_all(spec_for(write_rows(tmp_path / "a.jsonl", ["a", "garbled", "bb"]), tmp_path / "out"))
-    assert [row["error"] for row in rows] == [None, "the model failed on this row: ValueError: no tokens", None]
-    assert [row["prediction"] for row in rows] == ["A", None, "BB"]
+@pytest.mark.parametrize("refuse_long", [False, True])
+def test_a_row_that_cannot_be_tokenised_leaves_the_rest_of_its_slice_alone(tmp_path: Path, refuse_long: bool) -> None:
+    path = write_rows(tmp_path / "a.jsonl", ["a", "garbled", "bb", "c"])
+    rows = score_all(spec_for(path, tmp_path / "out", refuse_long=refuse_long), ShoutingEngine(max_input_tokens=5))
+    assert [row["error"] for row in rows] == [None, "the model failed on this row: ValueError: no tokens", None, None]
+    assert [row["prediction"] for row in rows] == ["A", None, "BB", "C"]
 
 
 def test_a_repeated_task_leaves_finished_shards_alone(tmp_path: Path) -> None:
