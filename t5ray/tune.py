@@ -190,7 +190,7 @@ def _is_done(search: "SearchConfig", ledger: "Ledger") -> bool:
     is_confirmed = search.confirm_seeds == len(ledger.confirm_seeds)
     return (
         ledger.finished
-        and (ledger.is_exhausted or max(search.num_trials, ledger.target) <= len(ledger.trials))
+        and (ledger.is_exhausted or max(search.num_trials, ledger.target) <= len(ledger.ended))
         and is_confirmed
         and not num_missing(ledger)
     )

@@ -24,7 +24,6 @@ from t5ray.training.validation import fixed_sample
 MENDS = {
     "must be finite": "Lower the learning rates of the search space.",
     "memory": "Set training.gradient_checkpointing=true, lower data.max_input_tokens, or take a smaller model.",
-    "time budget": "Give a longer --time-budget, fewer rows (data.max_train_rows), or a smaller model.",
     "process died": "Run python -m t5ray.doctor, and look at the memory of the nodes.",
 }
 """Words in the cause of a failed trial -> what helps."""
@@ -128,6 +127,11 @@ def _close_study(
 
 def why_all_failed(ledger: Ledger) -> str:
     """Return one paragraph on a search without a single good epoch."""
+    if not ledger.ended:
+        return (
+            "At least one trial must finish an epoch, but the time budget was used up before. Go on with "
+            "--resume; give a longer --time-budget, fewer rows (data.max_train_rows), or a smaller model."
+        )
     reasons: dict[str, list[int]] = {}
     for record in ledger.ended:
         reasons.setdefault(record.reason or "no reason known", []).append(record.trial)

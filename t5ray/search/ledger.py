@@ -175,8 +175,8 @@ class Ledger:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether there can be no more trials."""
-        return self.most is not None and len(self.trials) >= self.most
+        """Whether there is no trial left to run."""
+        return self.most is not None and len(self.ended) >= self.most
 
     @property
     def ended(self) -> list[TrialRecord]:

@@ -124,18 +124,20 @@ class Observer(ray.tune.Callback):
     def cut_off(self, reason: str) -> None:
         """Close the books of trials that are running still: Tune drops them without a word when time is up.
 
-        Runs that confirm stay open, for --resume to end them: half a run confirms nothing.
+        What has no value yet stays open, for --resume to go on with: trials before the end of their first epoch, and
+        runs that confirm, half of which confirms nothing.
         """
         for record in self.ledger.interrupted:
-            record.state = "PRUNED" if record.reports else "FAIL"
-            record.reason = f"cut off after epoch {len(record.reports)} of {self.max_epochs}: {reason}"
-            self._close(record)
-            self.tell_end(record)
-        for run in self.ledger.confirm_runs:
-            if run.state == "RUNNING":
-                self._save(run)
-                if run.mlflow_run_id is not None:
-                    self.tracker.end_run(run.mlflow_run_id, "KILLED")
+            if record.reports:
+                record.state = "PRUNED"
+                record.reason = f"cut off after epoch {len(record.reports)} of {self.max_epochs}: {reason}"
+                self._close(record)
+                self.tell_end(record)
+        for record in (*self.ledger.interrupted, *self.ledger.confirm_runs):
+            if record.state == "RUNNING":
+                self._save(record)
+                if record.mlflow_run_id is not None:
+                    self.tracker.end_run(record.mlflow_run_id, "KILLED")
 
     def _record(self, trial: Any) -> TrialRecord:
         number, seed = trial.config["trial"], trial.config.get("seed")

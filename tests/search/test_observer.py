@@ -124,10 +124,12 @@ def test_when_time_is_up_trials_are_closed_and_confirming_runs_wait_for_a_resume
     books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path, tell_end=told.append)
     run(books, clock, 0, range(1, 2))
     run(books, clock, 0, range(1, 2), seed=1)
+    begin(books, clock, 1)  # and has no epoch yet
     books.cut_off("the time budget was used up")
     assert told == [ledger.trials[0]]
     saved = Ledger.load(ledger.path)
     assert (saved.trials[0].state, saved.confirm_runs[0].state) == ("PRUNED", "RUNNING")
+    assert (saved.trials[1].state, saved.trials[1].reason) == ("RUNNING", None)
     assert saved.trials[0].reason == "cut off after epoch 1 of 2: the time budget was used up"
 
 

@@ -194,6 +194,21 @@ def test_a_time_budget_closes_the_books_of_running_trials_and_what_it_left_out_i
     AutoModelForSeq2SeqLM.from_pretrained(folder / "runs/words/best")
 
 
+def test_a_time_budget_that_is_up_before_an_epoch_costs_no_trial(
+    local_ray: None, folder: Path, words: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"max-epochs": 1, "num-trials": 2, "max-concurrent": 1}
+    assert tune(arguments(words, tiny_t5, **flags, **{"time-budget": "1s"})) == 1
+    assert "the time budget was used up before" in " ".join(capsys.readouterr().err.split())
+    assert tune([*arguments(words, tiny_t5, **flags), "--resume"]) == 0
+    found = result(folder)
+    assert [(trial["trial"], trial["state"]) for trial in found["trials"]] == [(0, "COMPLETE"), (1, "COMPLETE")]
+    assert found["default"]["value"] is not None
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED"] * 3
+
+
 def test_two_workers_per_trial(local_ray: None, folder: Path, words: Path, tiny_t5: Path) -> None:
     flags = {"workers-per-trial": 2, "num-trials": 2, "max-epochs": 2, "tracking-uri": "none"}
     assert tune(arguments(words, tiny_t5, **flags)) == 0

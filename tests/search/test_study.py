@@ -94,6 +94,10 @@ def test_causes_are_gathered(tmp_path: Path) -> None:
     reasons = ["the loss is nan", "the loss is nan", "out of GPU memory"]
     ledger.trials = {n: TrialRecord(n, {}, "FAIL", reason) for n, reason in enumerate(reasons)}
     assert "all 3 failed: the loss is nan (trial 0, 1); out of GPU memory (trial 2)" in why_all_failed(ledger)
+    ledger.trials = {0: TrialRecord(0, {})}  # cut off before its first epoch had ended
+    assert "the time budget was used up before. Go on with --resume; give a longer --time-budget" in why_all_failed(
+        ledger
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,6 @@ def test_causes_are_gathered(tmp_path: Path) -> None:
     [
         ("the loss must be finite, but is nan at step 3", "Lower the learning rates"),
         ("out of GPU memory: it must hold a row", "gradient_checkpointing=true"),
-        ("cut off after epoch 0 of 3: the time budget was used up", "a longer --time-budget"),
         ("the trial's process died", "memory of the nodes"),
         ("something else", "Run python -m t5ray.doctor."),
     ],
