@@ -1,6 +1,7 @@
 """Search hyperparameters over Ray workers: `python -m t5ray.tune`. Without flags, the embedded demo."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,7 +10,8 @@ from t5ray import cli, heap, terminal
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 
 if TYPE_CHECKING:
-    from t5ray.config import RunConfig, SearchConfig
+    from t5ray.cluster import Cluster
+    from t5ray.config import RunConfig, SearchConfig, SearchSpace
     from t5ray.search.ledger import Ledger
     from t5ray.search.workspace import Workspace
     from t5ray.tracking import Tracker
@@ -69,19 +71,15 @@ def command(
 def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | None) -> int:
     """Prepare, connect, search, conclude."""
     from t5ray.back_translation import with_back_translations
-    from t5ray.board import board
     from t5ray.cluster import connect
     from t5ray.config import load_space
     from t5ray.search.capacity import settle_cpus
-    from t5ray.search.conclude import conclude
-    from t5ray.search.confirm import num_expected
     from t5ray.search.contradictions import require_consistent
     from t5ray.search.ledger import Ledger
     from t5ray.search.points import look_up_warm_start, most_trials
     from t5ray.search.preview import describe, foresee
-    from t5ray.search.run_ids import settle_run_ids
     from t5ray.search.samplers import notes
-    from t5ray.search.study import open_ledger, open_study, run_search
+    from t5ray.search.study import open_ledger, settle_confirm_seeds
     from t5ray.search.workspace import Workspace
     from t5ray.tracking import open_tracker
     from t5ray.training.prepare import prepare
@@ -92,51 +90,77 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
     if ledger is not None and not extend and _is_done(settings.search, ledger):
         return _send_rest(settings, workspace, ledger)
+    books = Ledger(workspace.ledger) if ledger is None else ledger  # a preview's are never saved
+    settle_confirm_seeds(books, settings)
     prepared = prepare(settings, workspace.cache, space.parameters)
     terminal.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
         terminal.tell(look_up_warm_start(ledger, prepared, space))
-    books = Ledger(workspace.ledger) if ledger is None else ledger  # a preview's are never saved
-    wanted = books.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, books))
-    with connect(
-        settings.address,
-        on_loss=lambda exc: terminal.end_with(exc, _again(settings, workspace)),
-        environment=heap.environment(),
-    ) as cluster:
+    books.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, books))
+    with ExitStack() as stack:
+        tracker = None if preview else open_tracker(settings.tracking, outbox=workspace.outbox)
+        if tracker is not None:
+            stack.callback(lambda: terminal.tell(tracker.close()))
+        cluster = stack.enter_context(
+            connect(
+                settings.address,
+                on_loss=lambda exc: terminal.end_with(exc, _again(settings, workspace)),
+                environment=heap.environment(),
+            )
+        )
         prepared = settle_cpus(prepared, cluster, books)
         terminal.tell(describe(prepared, space, cluster, books))
-        if ledger is None:
+        if tracker is None:
             terminal.tell(foresee(prepared, space, cluster, books))
             return 0
         prepared = with_back_translations(prepared, cluster, workspace.cache)
-        tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
-        try:
-            open_study(ledger, prepared, space, workspace, tracker)
-            with board(
-                prepared.objective,
-                wanted,
-                settings.training.max_epochs,
-                mode=prepared.mode,
-                runs_again=lambda: num_expected(ledger, wanted),
-            ) as shown:
-                run_search(prepared, space, ledger, workspace, cluster, tracker, announce=shown.update)
-            terminal.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
-            content = conclude(prepared, ledger, workspace, tracker)
-            settle_run_ids(ledger, workspace, tracker)
-        except BaseException as exc:
-            if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
-                _keep(prepared, ledger, workspace, tracker)
-                confirming = sum(run.state == "RUNNING" for run in ledger.confirm_runs)
-                also = f"; of the runs that confirm the best, {confirming}" if confirming else ""
-                terminal.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running{also}.")
-                terminal.say(f"Go on with: {_again(settings, workspace)}")
-            if isinstance(exc, KeyboardInterrupt):
-                return cli.INTERRUPTED
-            raise
-        finally:
-            terminal.tell(tracker.close())
-    _close(settings, workspace.shown, content, is_exhausted=ledger.is_exhausted)
+        content = _search(prepared, space, books, workspace, cluster, tracker)
+    if content is None:
+        return cli.INTERRUPTED
+    _close(settings, workspace.shown, content, is_exhausted=books.is_exhausted)
     return 0
+
+
+def _search(
+    prepared: "Prepared",
+    space: "SearchSpace",
+    ledger: "Ledger",
+    workspace: "Workspace",
+    cluster: "Cluster",
+    tracker: "Tracker",
+) -> dict[str, Any] | None:
+    """Run the trials, judge the winner, return search.json; None where Ctrl-C ended it. Whatever does, all is kept."""
+    from t5ray.board import board
+    from t5ray.search.conclude import conclude
+    from t5ray.search.confirm import num_expected
+    from t5ray.search.run_ids import settle_run_ids
+    from t5ray.search.study import open_study, run_search
+
+    settings = prepared.config
+    try:
+        open_study(ledger, prepared, space, workspace, tracker)
+        with board(
+            prepared.objective,
+            ledger.target,
+            settings.training.max_epochs,
+            mode=prepared.mode,
+            runs_again=lambda: num_expected(ledger, ledger.target),
+        ) as shown:
+            run_search(prepared, space, ledger, workspace, cluster, tracker, announce=shown.update)
+        terminal.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
+        content = conclude(prepared, ledger, workspace, tracker)
+        settle_run_ids(ledger, workspace, tracker)
+    except BaseException as exc:
+        if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
+            _keep(prepared, ledger, workspace, tracker)
+            confirming = sum(run.state == "RUNNING" for run in ledger.confirm_runs)
+            also = f"; of the runs that confirm the best, {confirming}" if confirming else ""
+            terminal.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running{also}.")
+            terminal.say(f"Go on with: {_again(settings, workspace)}")
+        if isinstance(exc, KeyboardInterrupt):
+            return None
+        raise
+    return content
 
 
 def _again(settings: "RunConfig", workspace: "Workspace") -> str:

@@ -9,7 +9,7 @@ import ray
 import ray.tune
 
 from t5ray.cluster import Cluster
-from t5ray.config import SearchSpace, dump_yaml
+from t5ray.config import RunConfig, SearchSpace, dump_yaml
 from t5ray.errors import ClusterError, ConfigError
 from t5ray.search.capacity import num_slots, require_disk
 from t5ray.search.confirm import Confirmation, num_missing
@@ -88,7 +88,6 @@ def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace
     """
     identity = {**identity_of(prepared), **search_identity(space, prepared.config)}
     require_same(ledger.identity, identity, workspace.shown)
-    _settle_confirm_seeds(ledger, prepared)
     ledger.identity, ledger.mode, ledger.finished = identity, prepared.mode, False
     (workspace.folder / "config.yaml").write_text(dump_yaml(public(prepared.config)), encoding="utf-8")
     if ledger.study_run_id is None:
@@ -101,9 +100,13 @@ def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace
     ledger.save()
 
 
-def _settle_confirm_seeds(ledger: Ledger, prepared: Prepared) -> None:
-    """Choose the fresh seeds: the ones that follow the trials' own."""
-    wanted, first = prepared.config.search.confirm_seeds, prepared.config.training.seed + 1
+def settle_confirm_seeds(ledger: Ledger, config: RunConfig) -> None:
+    """Choose the fresh seeds: the ones that follow the trials' own.
+
+    Raises:
+        ConfigError: runs have confirmed the best on another number of seeds.
+    """
+    wanted, first = config.search.confirm_seeds, config.training.seed + 1
     seeds = list(range(first, first + wanted))
     if ledger.confirm_runs and seeds != ledger.confirm_seeds:
         raise ConfigError(
