@@ -249,8 +249,9 @@ class _Run:
         """Go on from the folder's state, which every worker must be able to read."""
         if self.plan.remote_states:
             share_last(self.plan.folder, str(self.plan.remote), self.group, shares_disk=self.plan.shares_disk)
-        elif self.group.rank == 0:
-            sweep(self.plan.folder, shares_disk=self.plan.shares_disk)
+        else:  # nobody reads before worker 0 has moved the last whole state to its place
+            folder, shares_disk = self.plan.folder, self.plan.shares_disk
+            self.group.broadcast(sweep(folder, shares_disk=shares_disk) if self.group.rank == 0 else -1)
         found = load_last(self.plan.folder)
         steps = self.group.gather(-1 if found is None else found[1].step)
         if len(set(steps)) > 1:

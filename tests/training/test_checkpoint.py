@@ -17,7 +17,7 @@ from t5ray.data.tokens import TokenisedData
 from t5ray.disk import sync
 from t5ray.locking import lock
 from t5ray.model.loading import load_model
-from t5ray.training import checkpoint
+from t5ray.training import checkpoint, loop
 from t5ray.training.checkpoint import BEFORE_LAST, LAST, Progress, StateWriter, drop_last, load_last, share_last, sweep
 from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
@@ -60,6 +60,64 @@ def flat(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 def step_of(folder: Path) -> int | None:
     found = load_last(folder)
     return None if found is None else found[1].step
+
+
+class Together(Group):
+    """One of several workers of one node, each in a thread; `meet` is passed by all at once."""
+
+    def __init__(self, rank: int, meet: threading.Barrier, said: dict[int, Any]) -> None:
+        super().__init__()
+        self.rank, self.size, self.meet, self.said = rank, meet.parties, meet, said
+
+    def gather(self, value: Any) -> list[Any]:
+        self.meet.wait()
+        self.said[self.rank] = value
+        self.meet.wait()
+        return [self.said[rank] for rank in range(self.size)]
+
+    def broadcast(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
+
+def killed_between_two_renames(folder: Path) -> None:
+    save(folder, 8)
+    (folder / LAST).rename(folder / BEFORE_LAST)
+
+
+def test_workers_of_one_node_read_what_a_kill_between_two_renames_left(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, plan, tick=cut_off_at(12))
+    (plan.folder / LAST).rename(plan.folder / BEFORE_LAST)
+
+    def late(folder: Path, **given: Any) -> int:
+        time.sleep(0.3)
+        return sweep(folder, **given)
+
+    monkeypatch.setattr(loop, "sweep", late)
+    meet, said = threading.Barrier(2), dict[int, Any]()
+
+    def restored(rank: int) -> int:
+        group = Together(rank, meet, said)
+        with made_ready(load_model(str(tiny_t5)), plan.config, Group()) as trainee, StateWriter(plan.folder) as states:
+            return loop._Run(trainee, data, plan, group, states, lambda _: True, lambda _: None).progress.step
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(restored, range(2))) == [8, 8]
+
+
+def test_workers_of_a_node_that_fetch_the_state_at_once_all_have_it(tmp_path: Path) -> None:
+    remote, said = f"memory://{tmp_path.name}/states", list[Any]()
+    save(tmp_path / "first", 8)
+    share_last(tmp_path / "first", remote, Worker(0, said))
+    for attempt in range(20):
+        folder = tmp_path / f"node-{attempt}"
+        killed_between_two_renames(folder)
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(share_last, folder, remote, Worker(1, said)) for _ in range(4)]:
+                done.result()
+        assert step_of(folder) == 8
 
 
 @pytest.mark.parametrize(
