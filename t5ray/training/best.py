@@ -67,18 +67,32 @@ class BestWeights:
         with TemporaryDirectory(prefix=DOWNLOAD, dir=self.folder, ignore_cleanup_errors=True) as copy:
             download_dir(f"{self.remote}/{best_name(step)}", Path(copy))
             yield Path(copy)
+        self._leave_no_empty_folder()
 
     def keep(self, step: int, *, until: float = math.inf) -> None:
         """Delete all weights but those of a step; later ones than `until` are of an attempt that was heard of."""
         self._drop(lambda known: known != step and known <= until)
 
+    def leave(self) -> None:
+        """Delete here what lies at the URI, where there is one, and the folder if nothing else is in it."""
+        if self.remote is not None:
+            self._drop_here(lambda known: True)
+            self._leave_no_empty_folder()
+
+    def _leave_no_empty_folder(self) -> None:
+        with suppress(OSError):
+            self.folder.rmdir()
+
     def _drop(self, unneeded: Callable[[int], bool]) -> None:
-        for name in _matching([path.name for path in self.folder.glob("best-*")], unneeded):
-            discard(self.folder / name)
+        self._drop_here(unneeded)
         if self.remote is not None:
             with suppress(ClusterError):  # what is left there costs space; no run is worth ending for it
                 for name in _matching(names_in(self.remote), unneeded):
                     remove_dir(f"{self.remote}/{name}")
+
+    def _drop_here(self, unneeded: Callable[[int], bool]) -> None:
+        for name in _matching([path.name for path in self.folder.glob("best-*")], unneeded):
+            discard(self.folder / name)
 
 
 def _matching(names: list[str], wanted: Callable[[int], bool]) -> list[str]:

@@ -113,12 +113,23 @@ class _Run:
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
-        if answer is not None and self.group.rank == 0:
-            remote = self.plan.remote if self.plan.remote_states else None
-            drop_last(self.plan.folder, remote, keeps_spare=self.plan.keeps_spare)
-        if answer is not None and self.group.rank == 0:
-            self.best.keep(self.progress.best_step)
+        if answer is not None:
+            self._tidy()
         return self.progress
+
+    def _tidy(self) -> None:
+        """Delete all that a run that is over leaves but its best weights, which with a URI lie there only.
+
+        Every worker does so on its own node, whose disk the command may not see.
+        """
+        plan = self.plan
+        if plan.remote is not None:
+            drop_last(plan.folder)
+            self.best.leave()
+            self.group.gather(self.group.rank)  # all are done: the command may fetch the weights into this very folder
+        if self.group.rank == 0:
+            drop_last(plan.folder, plan.remote if plan.remote_states else None, keeps_spare=plan.keeps_spare)
+            self.best.keep(self.progress.best_step)
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
         answer = self.group.broadcast(None if self.group.rank > 0 else self.report(report))

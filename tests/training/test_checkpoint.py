@@ -22,7 +22,7 @@ from t5ray.training.checkpoint import BEFORE_LAST, LAST, Progress, StateWriter, 
 from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
 from t5ray.training.trainee import made_ready
-from tests.training.running import run
+from tests.training.running import Together, run
 from tests.training.test_resume import cut_off_at, flipped, half
 
 Damage = Callable[[Path], None]
@@ -62,23 +62,6 @@ def step_of(folder: Path) -> int | None:
     return None if found is None else found[1].step
 
 
-class Together(Group):
-    """One of several workers of one node, each in a thread; `meet` is passed by all at once."""
-
-    def __init__(self, rank: int, meet: threading.Barrier, said: dict[int, Any]) -> None:
-        super().__init__()
-        self.rank, self.size, self.meet, self.said = rank, meet.parties, meet, said
-
-    def gather(self, value: Any) -> list[Any]:
-        self.meet.wait()
-        self.said[self.rank] = value
-        self.meet.wait()
-        return [self.said[rank] for rank in range(self.size)]
-
-    def broadcast(self, value: Any) -> Any:
-        return self.gather(value)[0]
-
-
 def killed_between_two_renames(folder: Path) -> None:
     save(folder, 8)
     (folder / LAST).rename(folder / BEFORE_LAST)
@@ -97,10 +80,11 @@ def test_workers_of_one_node_read_what_a_kill_between_two_renames_left(
 
     monkeypatch.setattr(loop, "sweep", late)
     meet, said = threading.Barrier(2), dict[int, Any]()
+    models = [load_model(str(tiny_t5)) for _ in range(2)]
 
     def restored(rank: int) -> int:
         group = Together(rank, meet, said)
-        with made_ready(load_model(str(tiny_t5)), plan.config, Group()) as trainee, StateWriter(plan.folder) as states:
+        with made_ready(models[rank], plan.config, Group()) as trainee, StateWriter(plan.folder) as states:
             return loop._Run(trainee, data, plan, group, states, lambda _: True, lambda _: None).progress.step
 
     with ThreadPoolExecutor(2) as pool:
