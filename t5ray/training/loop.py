@@ -31,7 +31,7 @@ from t5ray.training.checkpoint import (
 )
 from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
-from t5ray.training.memory import within_memory
+from t5ray.training.memory import MORE_MEMORY, within_memory
 from t5ray.training.micro_batch import row_limit
 from t5ray.training.plan import Evaluation, Pulse, Report, RunFailed, RunPlan, Tick
 from t5ray.training.step import optimizer_step
@@ -41,10 +41,6 @@ from t5ray.training.validation import fixed_sample, validate
 
 HISTORY_POINTS = 20
 """Points of the step curves that each epoch reports."""
-MORE_MEMORY = (
-    "Lower training.micro_batch_size, set training.gradient_checkpointing, or give a worker more of a GPU "
-    "(--gpus-per-worker)"
-)
 
 
 def fine_tune(

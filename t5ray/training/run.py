@@ -238,7 +238,6 @@ def _follow(
     config = prepared.config
     slot.start(
         RunPlan(
-            trial=0,
             config=config.training,
             decode=prepared.decode,
             task=prepared.task,

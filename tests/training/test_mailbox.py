@@ -14,7 +14,7 @@ from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
 from t5ray.training.plan import RunPlan
 from tests.training.conftest import TASK
 
-PLAN = RunPlan(0, TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))
+PLAN = RunPlan(TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))
 NOW = 0.01
 
 

@@ -16,7 +16,7 @@ from t5ray.training.plan import RunPlan
 from t5ray.training.slot import RESTARTS, Slot, SlotSpec
 from tests.training.conftest import TASK
 
-PLAN = RunPlan(0, TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))
+PLAN = RunPlan(TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))
 DONE = Message(report={"epoch": 1, "final": True})
 OUT_OF_MEMORY = Message(failure="out of GPU memory", spent=True)
 Do = Callable[[Mailbox, Job], None]
