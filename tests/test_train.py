@@ -399,6 +399,8 @@ def test_resuming_a_finished_run_sends_what_mlflow_missed(tmp_path: Path, tiny_t
     folder = tmp_path / "finished"
     folder.mkdir()
     (folder / "train.json").write_text("{}")
+    (folder / "state").mkdir()
+    (folder / "state/reports.json").write_text("[]")  # a kill came before it was deleted
     body = {"name": "finished", "parent": None, "params": {"dropout": "0.1"}, "tags": {}}
     event = {"kind": "start", "run": "unsent-" + "0" * 32, "time_ms": 1_700_000_000_000, "body": body}
     (folder / "mlflow_outbox.jsonl").write_text(json.dumps(event) + "\n")
@@ -407,4 +409,18 @@ def test_resuming_a_finished_run_sends_what_mlflow_missed(tmp_path: Path, tiny_t
     client = mlflow.MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
     assert (run.info.run_name, run.data.params) == ("finished", {"dropout": "0.1"})
+    assert [path.name for path in folder.iterdir()] == ["train.json"]
+
+
+def test_resuming_a_finished_run_ends_what_the_storage_refused(
+    tmp_path: Path, tiny_t5: Path, no_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bucket, top = fsspec.core.url_to_fs(f"memory://{tmp_path.name}")
+    folder = tmp_path / "t5ray_runs/finished"
+    (folder / "state").mkdir(parents=True)
+    (folder / "train.json").write_text("{}")
+    bucket.pipe(f"{top}/finished/state/last.pt", b"state")
+    assert main(arguments(tmp_path, tiny_t5, "--storage", f"memory://{tmp_path.name}", "--resume")) == 0
+    assert [Path(path).name for path in bucket.find(f"{top}/finished")] == ["train.json"]
     assert [path.name for path in folder.iterdir()] == ["train.json"]

@@ -213,11 +213,11 @@ def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, r
     tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
     write_json(folder / "train.json", outcome)
     place.upload()
-    _drop_state(place)
+    drop_state(place)
     return outcome
 
 
-def _drop_state(place: Place) -> None:
+def drop_state(place: Place) -> None:
     """Delete what only an interrupted run needs."""
     shutil.rmtree(place.folder / "state", ignore_errors=True)
     if place.remote is not None:
