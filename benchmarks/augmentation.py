@@ -177,7 +177,7 @@ class Seed:
         loaded = self.warm.pristine(config, group)
         data = self.augmenter.data_for(config)
         with tempfile.TemporaryDirectory(prefix="augmentation-") as folder, unsaved():
-            plan = RunPlan(0, config, prepared.decode, prepared.task, "validation_loss", "min", Path(folder))
+            plan = RunPlan(config, prepared.decode, prepared.task, "validation_loss", "min", Path(folder))
             progress = fine_tune(loaded, data, plan, group=group, report=lambda _: True, tick=lambda _: None)
         sample = fixed_sample(len(data.test), self.given.test_rows)
         judged = validate(loaded, data.test, data.test_references, plan.task, plan.decode, rows=sample, group=group)

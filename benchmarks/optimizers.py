@@ -174,7 +174,7 @@ def run(rule: str, rate: float, seed: int, prepared: Prepared, given: argparse.N
     )
     loaded, group, data, reports = load_model(given.model), Group(default_device()), prepared.data, []
     with tempfile.TemporaryDirectory(prefix="optimizers-") as folder:
-        plan = RunPlan(0, config, prepared.decode, prepared.task, "validation_loss", "min", Path(folder))
+        plan = RunPlan(config, prepared.decode, prepared.task, "validation_loss", "min", Path(folder))
 
         def report(told: dict[str, Any]) -> bool:
             reports.append(told)

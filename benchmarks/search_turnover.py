@@ -161,7 +161,6 @@ def warm(trials: int, folder: Path, cache: Path) -> Outcome:
 
 def plan_of(prepared: Prepared) -> RunPlan:
     return RunPlan(
-        trial=0,
         config=prepared.config.training,
         decode=prepared.decode,
         task=prepared.task,

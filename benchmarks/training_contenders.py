@@ -138,7 +138,7 @@ def _by_t5ray(args: argparse.Namespace, found: Prepared, loaded: LoadedModel) ->
         return True
 
     with tempfile.TemporaryDirectory() as folder:
-        plan = RunPlan(0, config, found.decode, found.task, "validation_loss", "min", Path(folder))
+        plan = RunPlan(config, found.decode, found.task, "validation_loss", "min", Path(folder))
         group = Group(device=default_device())
         started, cpu_started = time.perf_counter(), time.process_time()
         fine_tune(loaded, found.data, plan, group=group, report=report, tick=tick)

@@ -129,16 +129,17 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
 
 
 def _send_rest(settings: "RunConfig") -> int | None:
-    """End a run that was resumed though it is finished: all that may be left is for MLflow. None: it is not."""
+    """End a run that was resumed though it is finished: what may be left is for storage and MLflow. None: it is not."""
     from t5ray.tracking import send_rest
     from t5ray.training.place import Place
-    from t5ray.training.run import is_finished
+    from t5ray.training.run import drop_state, is_finished
 
     place = Place.of(settings)
     if not is_finished(place):
         return None
-    if place.folder.exists():
+    if (place.folder / "train.json").exists():
         place.upload()  # where the storage refused it before
+        drop_state(place)
     terminal.say(f"{place.shown}: this run is finished; nothing was trained again.")
     terminal.tell(send_rest(settings.tracking, place.outbox))
     return 0

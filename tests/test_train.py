@@ -20,6 +20,8 @@ from t5ray.cluster import Cluster
 from t5ray.model.optim import learning_rate_at
 from t5ray.tracking import MemoryTracker
 from t5ray.train import main
+from t5ray.training.mailbox import Message
+from t5ray.training.run import log_epoch
 
 DATA = Path(__file__).parent / "texts" / "tickets.csv"
 EPOCHS = 3
@@ -130,7 +132,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def press_ctrl_c(tracker: object, run_id: str, report: dict[str, Any], objective: str) -> None:
+    def press_ctrl_c(tracker: object, run_id: str, report: dict[str, Any], objective: str, **_: Any) -> None:
         if report["epoch"] == 2:
             raise KeyboardInterrupt
 
@@ -151,13 +153,13 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
     )
 
     trained = []
-    monkeypatch.setattr("t5ray.training.run.log_epoch", lambda *args: trained.append(args[2]))
+    monkeypatch.setattr("t5ray.training.run.log_epoch", lambda *args, **_: trained.append(args[2]))
     assert main([*given, "--resume"]) == 0
     resumed = record_of(storage / "interrupted")
     fields = ("epoch", "step", "value", "train_loss", "validation_loss")
     assert course(resumed, *fields) == course(finished, *fields)
     assert resumed["test"] == finished["test"]
-    assert [report["epoch"] for report in trained] == [2, 3]  # the first was logged before
+    assert [report["epoch"] for report in trained] == [2, 3]  # the second may have been cut off
     assert not (storage / "interrupted" / "state").exists()
 
 
@@ -211,7 +213,7 @@ class InterruptedSlot:
 
     def start(self, plan: object) -> None: ...
 
-    def next_message(self, on_tick: object) -> None:
+    def next_message(self, on_tick: object) -> Message:
         raise KeyboardInterrupt
 
     def close(self) -> None: ...
@@ -231,6 +233,61 @@ def test_an_interrupted_run_stays_one_run_in_mlflow(
     (again,) = tracker.runs.values()
     assert again is run
     assert run.status == "KILLED"
+
+
+class Killed(Exception):
+    """The command dies."""
+
+
+class ShortSlot(InterruptedSlot):
+    """A group of workers that reports two epochs."""
+
+    def __init__(self, spec: object) -> None:
+        self.heard = 0
+
+    def next_message(self, on_tick: object) -> Message:
+        self.heard += 1
+        report = dict.fromkeys(("validation_loss", "train_loss", "tokens_per_s", "padding_share", "hit_cap"), 0.5)
+        point = {"step": 4 * self.heard, "loss": 0.5}
+        told = {"epoch": self.heard, "final": self.heard == 2, "metrics": {}, "best_value": 0.5, "history": [point]}
+        return Message(report={**report, **told, "value": 0.5, "early_stopped": False})
+
+    def decide(self, epoch: int, *, go_on: bool) -> None: ...
+
+    def settle(self) -> None: ...
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_an_epoch_is_one_point_of_its_curves_wherever_the_command_was_killed(
+    small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, is_done: bool
+) -> None:
+    """Before its second epoch was logged, and after that."""
+
+    def be_killed(*args: Any, **given: Any) -> None:
+        if args[2]["epoch"] == 2:
+            if is_done:
+                log_epoch(*args, **given)
+            raise Killed
+        log_epoch(*args, **given)
+
+    def conclude(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("ray.put", lambda value: value)
+    monkeypatch.setattr("t5ray.training.run.Slot", ShortSlot)
+    monkeypatch.setattr("t5ray.training.run._conclude", conclude)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    given = arguments(tmp_path, tiny_t5, "--tracking-uri", uri)
+    with monkeypatch.context() as patched:
+        patched.setattr("t5ray.training.run.log_epoch", be_killed)
+        with pytest.raises(Killed):
+            main(given)
+    with pytest.raises(Killed):
+        main([*given, "--resume"])
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
+    for name, steps in (("validation_loss", [1, 2]), ("loss", [4, 8])):
+        assert sorted(point.step for point in client.get_metric_history(run.info.run_id, name)) == steps
 
 
 def test_an_interrupted_run_goes_on_as_it_began_or_not_at_all(
@@ -359,7 +416,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_run_at_a_uri_goes_on_where_the_local_folder_is_gone(
     s3: None, small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    def press_ctrl_c(tracker: object, run_id: str, report: dict[str, Any], objective: str) -> None:
+    def press_ctrl_c(tracker: object, run_id: str, report: dict[str, Any], objective: str, **_: Any) -> None:
         if report["epoch"] == 2:
             raise KeyboardInterrupt
 
@@ -373,7 +430,7 @@ def test_a_run_at_a_uri_goes_on_where_the_local_folder_is_gone(
     kept = {Path(path).name for path in bucket.ls(f"{top}/finished/state", detail=False)}
     weights = {name for name in kept if name.startswith("best-")}
     assert weights
-    assert kept - weights == {"last.pt", "run.json", "logged"}
+    assert kept - weights == {"last.pt", "run.json", "heard"}
     assert main(given) == 2  # an interrupted run is there
     shutil.rmtree(tmp_path / "t5ray_runs/finished")
     steps: list[int] = []
@@ -399,6 +456,8 @@ def test_resuming_a_finished_run_sends_what_mlflow_missed(tmp_path: Path, tiny_t
     folder = tmp_path / "finished"
     folder.mkdir()
     (folder / "train.json").write_text("{}")
+    (folder / "state").mkdir()
+    (folder / "state/reports.json").write_text("[]")  # a kill came before it was deleted
     body = {"name": "finished", "parent": None, "params": {"dropout": "0.1"}, "tags": {}}
     event = {"kind": "start", "run": "unsent-" + "0" * 32, "time_ms": 1_700_000_000_000, "body": body}
     (folder / "mlflow_outbox.jsonl").write_text(json.dumps(event) + "\n")
@@ -407,4 +466,18 @@ def test_resuming_a_finished_run_sends_what_mlflow_missed(tmp_path: Path, tiny_t
     client = mlflow.MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
     assert (run.info.run_name, run.data.params) == ("finished", {"dropout": "0.1"})
+    assert [path.name for path in folder.iterdir()] == ["train.json"]
+
+
+def test_resuming_a_finished_run_ends_what_the_storage_refused(
+    tmp_path: Path, tiny_t5: Path, no_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bucket, top = fsspec.core.url_to_fs(f"memory://{tmp_path.name}")
+    folder = tmp_path / "t5ray_runs/finished"
+    (folder / "state").mkdir(parents=True)
+    (folder / "train.json").write_text("{}")
+    bucket.pipe(f"{top}/finished/state/last.pt", b"state")
+    assert main(arguments(tmp_path, tiny_t5, "--storage", f"memory://{tmp_path.name}", "--resume")) == 0
+    assert [Path(path).name for path in bucket.find(f"{top}/finished")] == ["train.json"]
     assert [path.name for path in folder.iterdir()] == ["train.json"]

@@ -46,8 +46,6 @@ class Step:
     """Rows to forward, group by group; empty where the step has fewer rows than there are workers."""
     target_tokens: int
     """Target tokens of the whole step, over all workers: what the summed loss is divided by."""
-    rows: int
-    """Rows of the whole step, over all workers."""
 
 
 def num_steps(rows: int, batch_size: int) -> int:
@@ -74,7 +72,7 @@ def epoch_steps(
     for rows in _shuffled_steps(lengths, batch_size, seed, epoch):
         mine = rows[rank::world_size]
         groups = micro_batches(mine, lengths, limit)
-        yield Step(tuple(groups), int(targets[rows].sum()), len(rows))
+        yield Step(tuple(groups), int(targets[rows].sum()))
 
 
 def _shuffled_steps(lengths: Indices, batch_size: int, seed: int, epoch: int) -> list[Indices]:

@@ -231,7 +231,6 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             scratch=scratch,
         ),
         RunPlan(
-            trial=0,
             config=config.training,
             decode=prepared.decode,
             task=prepared.task,

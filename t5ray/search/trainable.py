@@ -27,7 +27,6 @@ class TrialSpec:
         key = TrialRecord(trial, {}, seed=seed).key
         return replace(
             self.plan,
-            trial=trial,
             config=self.plan.config.with_params({**params, **fresh}),
             folder=self.plan.folder / key,
             remote=f"{self.plan.remote}/{key}" if self.plan.remote else None,

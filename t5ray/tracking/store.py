@@ -5,14 +5,17 @@ carries its handle as a tag: the run is found again by it, and a request whose a
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import requests
+import urllib3
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -30,6 +33,17 @@ ARTIFACT_FOLDER = "mlartifacts"
 LONGEST_REASON = 300
 DRIVERS = {"psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}
 """Packages that bring a database's Python module, where these go by another name."""
+PASSING = (
+    *(requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError),
+    *(urllib3.exceptions.ProtocolError, urllib3.exceptions.TimeoutError, urllib3.exceptions.MaxRetryError),
+    *(ConnectionError, TimeoutError, socket.gaierror),
+)
+"""What is raised where the network fails; the drivers of artifact storages raise theirs from it."""
+PASSING_ERRNOS = {
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ENOSPC, errno.EDQUOT),
+}
+"""The same of the system, and that a disk is full."""
 T = TypeVar("T")
 
 
@@ -232,20 +246,45 @@ def translated(uri: str) -> Iterator[None]:
     except (Away, Refused):
         raise
     except MlflowException as exc:
-        status = exc.get_http_status_code()
-        kind = Away if status in (408, 429) or status >= 500 else Refused
-        raise kind(_reason(exc, uri)) from exc
-    except requests.RequestException as exc:
-        raise Away(_reason(exc, uri)) from exc
+        raise _kind(exc.get_http_status_code())(_reason(exc, uri)) from exc
     except Exception as exc:
-        raise Refused(f"{type(exc).__name__}: {_reason(exc, uri)}") from exc
+        name = "" if isinstance(exc, requests.RequestException) else f"{type(exc).__name__}: "
+        raise _kind_of(exc)(f"{name}{_reason(exc, uri)}") from exc
+
+
+def _kind_of(exc: BaseException) -> type[Away | Refused]:
+    """Say whether an error may pass by itself: a status that says so, or the network or a full disk behind it."""
+    for link in _chain(exc):
+        if (status := _status(link)) is not None:
+            return _kind(status)
+        if isinstance(link, PASSING) or (isinstance(link, OSError) and link.errno in PASSING_ERRNOS):
+            return Away
+    return Refused
+
+
+def _kind(status: int) -> type[Away | Refused]:
+    return Away if status in (408, 429) or status >= 500 else Refused
+
+
+def _status(exc: BaseException) -> int | None:
+    """Return the HTTP status of an answer that a library raises: requests' has an object, botocore's a dict."""
+    response = getattr(exc, "response", None)
+    found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    status: int | None = getattr(response, "status_code", found)
+    return status
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """Give an exception, what it was raised from, and so on to the root."""
+    link: BaseException | None = exc
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _reason(exc: BaseException, uri: str) -> str:
     """Return the message at the root of a chain of exceptions, on one line."""
-    root = exc
-    while (deeper := root.__cause__ or root.__context__) is not None:
-        root = deeper
+    *_, root = _chain(exc)
     if isinstance(root, ModuleNotFoundError):
         package = DRIVERS.get(str(root.name), root.name)
         return f"its driver, the Python module {root.name}, is not installed here. Run `pip install {package}`"

@@ -9,14 +9,15 @@ weights, of which nobody has heard, lie beside it. Only worker 0 writes.
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
-from t5ray.cluster import is_there, names_in, remove_dir, upload_dir
+from t5ray.cluster import DOWNLOAD, download_dir, is_there, names_in, remove_dir, upload_dir
 from t5ray.errors import ClusterError
 from t5ray.model.bundle import discard, save_weights
 from t5ray.model.loading import LoadedModel
@@ -53,17 +54,45 @@ class BestWeights:
             return True
         return self.remote is not None and is_there(f"{self.remote}/{best_name(step)}")
 
+    @contextmanager
+    def opened(self, step: int) -> Iterator[Path]:
+        """Give the directory of a step's weights; where there is a URI, a copy from there, which goes afterwards.
+
+        What lies here already may be older: a run that went on at another node may have made that step again.
+        """
+        if self.remote is None:
+            yield self.folder / best_name(step)
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=DOWNLOAD, dir=self.folder, ignore_cleanup_errors=True) as copy:
+            download_dir(f"{self.remote}/{best_name(step)}", Path(copy))
+            yield Path(copy)
+        self._leave_no_empty_folder()
+
     def keep(self, step: int, *, until: float = math.inf) -> None:
         """Delete all weights but those of a step; later ones than `until` are of an attempt that was heard of."""
         self._drop(lambda known: known != step and known <= until)
 
+    def leave(self) -> None:
+        """Delete here what lies at the URI, where there is one, and the folder if nothing else is in it."""
+        if self.remote is not None:
+            self._drop_here(lambda known: True)
+            self._leave_no_empty_folder()
+
+    def _leave_no_empty_folder(self) -> None:
+        with suppress(OSError):
+            self.folder.rmdir()
+
     def _drop(self, unneeded: Callable[[int], bool]) -> None:
-        for name in _matching([path.name for path in self.folder.glob("best-*")], unneeded):
-            discard(self.folder / name)
+        self._drop_here(unneeded)
         if self.remote is not None:
             with suppress(ClusterError):  # what is left there costs space; no run is worth ending for it
                 for name in _matching(names_in(self.remote), unneeded):
                     remove_dir(f"{self.remote}/{name}")
+
+    def _drop_here(self, unneeded: Callable[[int], bool]) -> None:
+        for name in _matching([path.name for path in self.folder.glob("best-*")], unneeded):
+            discard(self.folder / name)
 
 
 def _matching(names: list[str], wanted: Callable[[int], bool]) -> list[str]:

@@ -190,8 +190,7 @@ def sweep(folder: Path, *, shares_disk: bool = False) -> int:
     Args:
         shares_disk: as of `StateWriter`: no other state stays.
     """
-    clear_leftovers(folder, "best-*")
-    (folder / UNFINISHED).unlink(missing_ok=True)
+    _clear(folder)
     for name in (LAST, BEFORE_LAST):
         state = _read(folder / name)
         if state is not None:
@@ -205,6 +204,12 @@ def sweep(folder: Path, *, shares_disk: bool = False) -> int:
     return -1
 
 
+def _clear(folder: Path) -> None:
+    """Delete what a kill left half written."""
+    clear_leftovers(folder, "best-*")
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
 def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = False) -> None:
     """Let the folder of every worker hold the state that is the newest of worker 0's folder and the URI.
 
@@ -214,11 +219,22 @@ def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = F
         shares_disk: as of `StateWriter`: while worker 0 compares two states there is one more.
     """
     step = group.broadcast(_newest(folder, remote, shares_disk=shares_disk) if group.rank == 0 else -1)
-    if group.rank > 0 and sweep(folder, shares_disk=shares_disk) != step:
-        if step < 0:
-            drop_last(folder)
-        else:  # in one move: another worker of this node may have fetched it by now, and be about to read it
-            download_file(f"{remote}/{LAST}", folder / LAST)
+    if group.rank > 0:
+        _take(folder, step, remote, shares_disk=shares_disk)
+
+
+def _take(folder: Path, step: int, remote: str, *, shares_disk: bool) -> None:
+    """Let last.pt be the URI's state, which is of this step; other workers of this node may be at the same."""
+    with suppress(FileNotFoundError):  # one of them was faster
+        _clear(folder)
+    if step < 0:
+        drop_last(folder)
+        return
+    found = _read(folder / LAST)
+    if found is None or found["progress"]["step"] != step:  # in one move: another worker may be about to read it
+        download_file(f"{remote}/{LAST}", folder / LAST)
+    if shares_disk:
+        (folder / BEFORE_LAST).unlink(missing_ok=True)
 
 
 def _newest(folder: Path, remote: str, *, shares_disk: bool) -> int:

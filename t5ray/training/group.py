@@ -31,9 +31,9 @@ class Group:
         """Return every worker's value, in rank order, on every worker."""
         if self.size == 1:
             return [value]
-        parts: list[T | None] = [None] * self.size
+        parts = [value] * self.size
         dist.all_gather_object(parts, value)
-        return [part for part in parts if part is not None]
+        return parts
 
     def broadcast(self, value: T) -> T:
         """Return worker 0's value on every worker."""

@@ -31,7 +31,7 @@ from t5ray.training.checkpoint import (
 )
 from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
-from t5ray.training.memory import within_memory
+from t5ray.training.memory import MORE_MEMORY, within_memory
 from t5ray.training.micro_batch import row_limit
 from t5ray.training.plan import Evaluation, Pulse, Report, RunFailed, RunPlan, Tick
 from t5ray.training.step import optimizer_step
@@ -41,10 +41,6 @@ from t5ray.training.validation import fixed_sample, validate
 
 HISTORY_POINTS = 20
 """Points of the step curves that each epoch reports."""
-MORE_MEMORY = (
-    "Lower training.micro_batch_size, set training.gradient_checkpointing, or give a worker more of a GPU "
-    "(--gpus-per-worker)"
-)
 
 
 def fine_tune(
@@ -113,12 +109,23 @@ class _Run:
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
-        if answer is not None and self.group.rank == 0:
-            remote = self.plan.remote if self.plan.remote_states else None
-            drop_last(self.plan.folder, remote, keeps_spare=self.plan.keeps_spare)
-        if answer is not None and self.group.rank == 0:
-            self.best.keep(self.progress.best_step)
+        if answer is not None:
+            self._tidy()
         return self.progress
+
+    def _tidy(self) -> None:
+        """Delete all that a run that is over leaves but its best weights, which with a URI lie there only.
+
+        Every worker does so on its own node, whose disk the command may not see.
+        """
+        plan = self.plan
+        if plan.remote is not None:
+            drop_last(plan.folder)
+            self.best.leave()
+            self.group.gather(self.group.rank)  # all are done: the command may fetch the weights into this very folder
+        if self.group.rank == 0:
+            drop_last(plan.folder, plan.remote if plan.remote_states else None, keeps_spare=plan.keeps_spare)
+            self.best.keep(self.progress.best_step)
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
         answer = self.group.broadcast(None if self.group.rank > 0 else self.report(report))
@@ -249,8 +256,9 @@ class _Run:
         """Go on from the folder's state, which every worker must be able to read."""
         if self.plan.remote_states:
             share_last(self.plan.folder, str(self.plan.remote), self.group, shares_disk=self.plan.shares_disk)
-        elif self.group.rank == 0:
-            sweep(self.plan.folder, shares_disk=self.plan.shares_disk)
+        else:  # nobody reads before worker 0 has moved the last whole state to its place
+            folder, shares_disk = self.plan.folder, self.plan.shares_disk
+            self.group.broadcast(sweep(folder, shares_disk=shares_disk) if self.group.rank == 0 else -1)
         found = load_last(self.plan.folder)
         steps = self.group.gather(-1 if found is None else found[1].step)
         if len(set(steps)) > 1:

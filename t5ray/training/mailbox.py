@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from t5ray.errors import ClusterError
 from t5ray.training.plan import Pulse, RunPlan
 
 
@@ -168,19 +170,35 @@ class Mailbox:
 
 
 class RemoteMailbox:
-    """A `Mailbox` in a Ray actor, with the same methods."""
+    """A `Mailbox` in a Ray actor, with the same methods. Each raises ClusterError when the actor is lost."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
 
     @classmethod
     def create(cls, callers: int) -> "RemoteMailbox":
-        """Start the actor, with a thread for each caller that may wait at the same time."""
-        return cls(ray.remote(num_cpus=0, max_concurrency=callers + 4)(Mailbox).remote())
+        """Start the actor, with a thread for each caller that may wait at the same time.
+
+        It runs on the node of the caller, who is lost with that in any case: no other node's loss takes it.
+        """
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": callers + 4, "scheduling_strategy": here}
+        return cls(ray.remote(**options)(Mailbox).remote())
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.actor, name)
-        return lambda *args: ray.get(method.remote(*args))
+
+        def call(*args: Any) -> Any:
+            try:
+                return ray.get(method.remote(*args))
+            except ray.exceptions.RayActorError as exc:
+                reason = " ".join(str(exc).split())[:300]
+                raise ClusterError(
+                    f"The process through which workers report must stay alive, but it died, or its node did: {reason} "
+                    "What was saved is kept: give the same command with --resume."
+                ) from exc
+
+        return call
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteMailbox, (self.actor,)

@@ -7,6 +7,12 @@ import torch
 
 from t5ray.training.plan import RunFailed
 
+MORE_MEMORY = (
+    "Lower training.micro_batch_size, set training.gradient_checkpointing, or give a worker more of a GPU "
+    "(--gpus-per-worker)"
+)
+"""What a run that trains can do about it."""
+
 
 @contextmanager
 def within_memory(mend: str) -> Iterator[None]:

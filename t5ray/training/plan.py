@@ -16,8 +16,6 @@ class RunFailed(Exception):
 class RunPlan:
     """What one run is to do."""
 
-    trial: int
-    """Number of the trial; 0 for a single run."""
     config: TrainingConfig
     decode: DecodeConfig
     task: TaskConfig

@@ -17,8 +17,8 @@ from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import load_model
 from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.training.group import Group
+from t5ray.training.memory import MORE_MEMORY, within_memory
 from t5ray.training.micro_batch import row_limit
-from t5ray.training.plan import RunFailed
 from t5ray.training.step import EpochSums, optimizer_step
 from t5ray.training.trainee import Trainee, made_ready
 from t5ray.training.validation import fixed_sample, validate
@@ -66,15 +66,9 @@ def measure(spec: ProbeSpec, data: TokenisedData) -> Probe:
     began = time.perf_counter()
     loaded = load_model(spec.model)
     load_s, group = time.perf_counter() - began, Group(default_device())
-    try:
-        with made_ready(loaded, spec.config, group) as trainee:
-            step_s = _step_s(trainee, data.train, spec, group)
-            return Probe(load_s, step_s, _validate_row_s(trainee, data, spec, group))
-    except torch.cuda.OutOfMemoryError as exc:
-        raise RunFailed(
-            f"out of GPU memory: {exc}. Lower training.micro_batch_size, set training.gradient_checkpointing, or give "
-            "a worker more of a GPU (--gpus-per-worker)"
-        ) from exc
+    with within_memory(MORE_MEMORY), made_ready(loaded, spec.config, group) as trainee:
+        step_s = _step_s(trainee, data.train, spec, group)
+        return Probe(load_s, step_s, _validate_row_s(trainee, data, spec, group))
 
 
 def median_steps(

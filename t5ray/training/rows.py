@@ -13,7 +13,7 @@ from t5ray.data.batches import IGNORED, Indices, collate, micro_batches, token_b
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import autocast, resolve_precision
-from t5ray.training.best import best_name
+from t5ray.training.best import BestWeights
 from t5ray.training.plan import RunPlan
 from t5ray.training.validation import EVAL_BATCH_TOKENS, fixed_sample, predict_rows
 
@@ -31,8 +31,14 @@ class RowScores:
 
 
 def judge_rows(plan: RunPlan, data: TokenisedData, best_step: int, device: torch.device) -> RowScores:
-    """Judge the best weights of a run on the validation sample, at the precision that its objective was taken at."""
-    loaded = load_model(str(plan.folder / best_name(best_step)))
+    """Judge the best weights of a run on the validation sample, at the precision that its objective was taken at.
+
+    Raises:
+        ModelError: the weights are gone.
+        ClusterError: the storage cannot be read.
+    """
+    with BestWeights(plan.folder, plan.remote).opened(best_step) as weights:
+        loaded = load_model(str(weights))
     loaded.model.to(device).eval()
     rows = fixed_sample(len(data.validation), plan.config.validation_rows)
     precision = resolve_precision(plan.config.precision, device)

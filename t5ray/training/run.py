@@ -11,6 +11,7 @@ With a storage URI all of it is there, and in a local folder of the same name; -
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -34,8 +35,8 @@ from t5ray.training.slot import Slot, SlotSpec
 
 REPORTS = "state/reports.json"
 """Every epoch's report, from the end of the last one on."""
-LOGGED = "state/logged"
-"""How many epochs the tracker has been told of."""
+HEARD = "state/heard"
+"""Number of the last epoch that was heard of, and when, in milliseconds since 1970. It is noted before it is logged."""
 Reports = list[dict[str, Any]]
 
 
@@ -214,11 +215,11 @@ def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, r
     tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
     write_json(folder / "train.json", outcome)
     place.upload()
-    _drop_state(place)
+    drop_state(place)
     return outcome
 
 
-def _drop_state(place: Place) -> None:
+def drop_state(place: Place) -> None:
     """Delete what only an interrupted run needs."""
     shutil.rmtree(place.folder / "state", ignore_errors=True)
     if place.remote is not None:
@@ -239,7 +240,6 @@ def _follow(
     config = prepared.config
     slot.start(
         RunPlan(
-            trial=0,
             config=config.training,
             decode=prepared.decode,
             task=prepared.task,
@@ -251,37 +251,44 @@ def _follow(
         )
     )
     reports: Reports = []
-    logged = _num_logged(place)
+    known, known_ms = _last_heard(place)
     while not reports or not reports[-1]["final"]:
         message = slot.next_message(on_tick)
         if message.report is None:
             tracker.end_run(run_id, "FAILED", tags={"t5ray.reason": str(message.failure)})
             raise T5RayError(f"The run must reach its end, but failed: {message.failure}.")
         reports.append(message.report)
-        if message.report["epoch"] > logged:  # earlier ones are told again after an interruption
-            log_epoch(tracker, run_id, message.report, prepared.objective)
-            _note_logged(place, message.report["epoch"])
+        epoch = message.report["epoch"]
+        if epoch >= known:  # earlier ones are told again after an interruption; of this one the tracker may not know
+            time_ms = known_ms if epoch == known else _note_heard(place, epoch)
+            log_epoch(tracker, run_id, message.report, prepared.objective, time_ms=time_ms)
         on_epoch(message.report)
         if message.report["final"]:  # before the workers hear that they may forget the run
             write_json(place.folder / REPORTS, reports)
             if place.remote is not None:
                 upload_file(place.folder / REPORTS, f"{place.remote}/state")
-        slot.decide(message.report["epoch"], go_on=True)
+        slot.decide(epoch, go_on=True)
     slot.settle()
     return reports
 
 
-def _num_logged(place: Place) -> int:
-    """Return how many epochs the tracker has been told of, by earlier sessions on whatever machine."""
-    if place.remote is not None and is_there(f"{place.remote}/{LOGGED}"):
-        download_file(f"{place.remote}/{LOGGED}", place.folder / LOGGED)
-    return int((place.folder / LOGGED).read_text(encoding="utf-8")) if (place.folder / LOGGED).exists() else 0
+def _last_heard(place: Place) -> tuple[int, int]:
+    """Return the last epoch that earlier sessions, on whatever machine, heard of, and when; 0: of none."""
+    if place.remote is not None and is_there(f"{place.remote}/{HEARD}"):
+        download_file(f"{place.remote}/{HEARD}", place.folder / HEARD)
+    if not (place.folder / HEARD).exists():
+        return 0, 0
+    epoch, time_ms = (place.folder / HEARD).read_text(encoding="utf-8").split()
+    return int(epoch), int(time_ms)
 
 
-def _note_logged(place: Place, epoch: int) -> None:
-    write_text(place.folder / LOGGED, str(epoch))
+def _note_heard(place: Place, epoch: int) -> int:
+    """Write down that an epoch was heard of now, and return the time."""
+    time_ms = time.time_ns() // 1_000_000
+    write_text(place.folder / HEARD, f"{epoch} {time_ms}")
     if place.remote is not None:
-        upload_file(place.folder / LOGGED, f"{place.remote}/state")
+        upload_file(place.folder / HEARD, f"{place.remote}/state")
+    return time_ms
 
 
 def log_epoch(

@@ -5,6 +5,7 @@ run in Ray Train's local mode, in the process that holds the slot; larger ones a
 """
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,10 @@ class Slot:
                     return
                 lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
                 self._crash = f"{type(exc).__name__}: {lines[-1] if lines else ''}"
-                self._deaths += not self.mailbox.take_spent()
+                try:
+                    self._deaths += not self.mailbox.take_spent()
+                except ClusterError:  # no other group could be told anything; the caller hears it as well
+                    return
                 if self.spec.in_process or self._deaths > RESTARTS:
                     return
 
@@ -134,7 +138,8 @@ class Slot:
     def close(self) -> None:
         """End the group and give its resources back."""
         self._closed.set()
-        self.mailbox.close()
+        with suppress(ClusterError):  # there is nobody left to tell
+            self.mailbox.close()
         self._thread.join(CLOSE_S)
         if isinstance(self.mailbox, RemoteMailbox):
             ray.kill(self.mailbox.actor)

@@ -15,6 +15,7 @@ from t5ray import heap
 from t5ray.config import TrainingConfig
 from t5ray.data.augmented import Augmenter, TrainingTexts
 from t5ray.data.tokens import TokenisedData
+from t5ray.errors import ModelError
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
 from t5ray.training.group import Group
@@ -133,7 +134,7 @@ def _judged(plan: RunPlan, data: TokenisedData, best_step: int, group: Group) ->
         with within_memory("Give a worker more of a GPU (--gpus-per-worker)"):
             rows = asdict(judge_rows(plan, data, best_step, group.device))
             return Message(rows=rows, judge_s=time.perf_counter() - started)
-    except RunFailed as exc:
+    except (RunFailed, ModelError) as exc:
         return Message(failure=str(exc))
 
 

@@ -5,18 +5,24 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
+import botocore.config
 import pytest
 import requests
+from mlflow.utils.request_utils import augmented_raise_for_status
 
 from t5ray.config import TrackingConfig
 from t5ray.errors import TrackingError
 from t5ray.tracking import is_handle, open_tracker
-from t5ray.tracking.outbox import Refused
+from t5ray.tracking.outbox import Away, Refused
 from t5ray.tracking.store import ARTIFACT_FOLDER, translated
 
 Config = Callable[[], TrackingConfig]
@@ -273,3 +279,77 @@ def test_a_database_whose_driver_is_not_installed_says_what_to_install(module: s
     wanted = rf"its driver, the Python module {module}, is not installed here. Run `pip install {package}`"
     with pytest.raises(Refused, match=wanted), translated("postgresql://me:secret@host/db"):
         raise RuntimeError("the database could not be opened") from cause
+
+
+def answered(status: int) -> None:
+    """What MLflow's uploads to a server raise."""
+    response = requests.Response()
+    response.status_code = status
+    augmented_raise_for_status(response)
+
+
+def s3(port: int) -> None:
+    own = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
+    once = botocore.config.Config(retries={"max_attempts": 0})
+    boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", config=once, **own).upload_file(__file__, "b", "k")
+
+
+@contextmanager
+def store_that_answers(status: int) -> Iterator[int]:
+    class Answer(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *given: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_an_upload_that_a_server_cannot_take_now_is_made_later(status: int) -> None:
+    with pytest.raises(Away), translated("http://host"):
+        answered(status)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413])
+def test_an_upload_that_a_server_will_never_take_does_not_hold_up_what_comes_after_it(status: int) -> None:
+    with pytest.raises(Refused, match=f"{status} Client Error"), translated("http://host"):
+        answered(status)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(503, Away), (403, Refused)])
+def test_so_it_is_with_a_store_in_the_cloud(status: int, kind: type[Exception]) -> None:
+    with store_that_answers(status) as port, pytest.raises(kind), translated("http://host"):
+        s3(port)
+
+
+def test_a_store_in_the_cloud_that_is_not_reached_is_away() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(Away, match="Connection refused"), translated("http://host"):
+        s3(port)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), Away),
+        (TimeoutError("timed out"), Away),
+        (socket.gaierror(-3, "Temporary failure in name resolution"), Away),
+        (OSError(113, "No route to host"), Away),
+        (OSError(28, "No space left on device"), Away),  # whoever makes room gives --resume
+        (FileNotFoundError(2, "No such file or directory"), Refused),
+        (PermissionError(13, "Permission denied"), Refused),
+        (requests.exceptions.InvalidURL("no host"), Refused),
+    ],
+)
+def test_what_passes_by_itself_is_told_from_what_does_not(error: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind), translated("http://host"):
+        raise RuntimeError("the driver") from error

@@ -39,7 +39,6 @@ def plan_in(folder: Path, **settings: Any) -> RunPlan:
     """A plan of three epochs of eight steps."""
     values = {"learning_rate": 3e-3, "batch_size": 16, "max_epochs": 3, "dropout": 0.1, "precision": "fp32"}
     return RunPlan(
-        trial=0,
         config=TrainingConfig.model_validate({**values, "warmup_share": 0.0, **settings}),
         decode=DecodeConfig(max_new_tokens=4),
         task=TASK,

@@ -1,6 +1,7 @@
 """Runs of the loop without Ray."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,26 @@ from t5ray.training.loop import fine_tune
 from t5ray.training.plan import Pulse, RunPlan
 
 Weights = dict[str, torch.Tensor]
+
+
+class Together(Group):
+    """One of several workers of one node, each in a thread; `meet` is passed by all at once."""
+
+    def __init__(self, rank: int, meet: threading.Barrier, said: dict[int, Any]) -> None:
+        super().__init__()
+        self.rank, self.size, self.meet, self.said = rank, meet.parties, meet, said
+
+    def gather(self, value: Any) -> list[Any]:
+        self.meet.wait()
+        self.said[self.rank] = value
+        self.meet.wait()
+        return [self.said[rank] for rank in range(self.size)]
+
+    def broadcast(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return [sum(parts) for parts in zip(*self.gather(list(values)), strict=True)]
 
 
 def go_on(_: dict[str, Any]) -> bool:

@@ -1,7 +1,9 @@
 """Whatever was heard last of a run, the weights of which it told are there."""
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +19,13 @@ from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
 from t5ray.training import checkpoint, loop
 from t5ray.training.best import BestWeights, best_name
-from t5ray.training.checkpoint import BEFORE_LAST, LAST
+from t5ray.training.checkpoint import BEFORE_LAST, LAST, StateWriter, drop_last
 from t5ray.training.group import Group
 from t5ray.training.plan import Pulse, RunPlan
+from t5ray.training.trainee import made_ready
 from t5ray.training.validation import Validation
-from tests.training.running import Weights, run
+from tests.training.running import Together, Weights, run
+from tests.training.test_resume import cut_off_at
 
 
 def judging(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
@@ -194,3 +198,63 @@ def test_at_a_uri_there_is_what_is_here(
     judging(monkeypatch, 0.3)
     train(tiny_t5, data, plan, {1: True, 2: True, 3: False})
     assert kept_there() == ["best-24"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "stays"),
+    [
+        ({1: True, 2: True, 3: True}, []),
+        ({1: True, 2: False}, []),
+        ({1: True, 2: None}, ["best-16", "best-8", LAST]),
+    ],
+    ids=["at the end", "stopped", "nobody listens"],
+)
+def test_a_run_at_a_uri_that_is_over_leaves_nothing_on_its_node(
+    tiny_t5: Path,
+    data: TokenisedData,
+    plan: RunPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    answers: dict[int, bool | None],
+    stays: list[str],
+) -> None:
+    """The command deletes on its own disk and at the URI only."""
+    plan = replace(plan, remote=f"memory://{tmp_path.name}/over", remote_states=True, shares_disk=True)
+    judging(monkeypatch, 0.5, 0.4, 0.3)
+    train(tiny_t5, data, plan, answers)
+    assert sorted(path.name for path in plan.folder.glob("*")) == stays
+    assert plan.folder.exists() == bool(stays)
+    assert BestWeights(plan.folder, plan.remote).hold(8 * len(answers))
+
+
+def test_what_else_lies_in_the_folder_stays(tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path) -> None:
+    """A single run keeps its books there, where the command works on the same machine."""
+    plan.folder.mkdir()
+    (plan.folder / "lock").touch()
+    run(tiny_t5, data, replace(plan, remote=f"memory://{tmp_path.name}/books", remote_states=True))
+    assert [path.name for path in plan.folder.iterdir()] == ["lock"]
+
+
+def test_no_worker_of_a_run_that_is_over_leaves_anything_and_the_first_waits_for_the_others(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """When it has left, the command may fetch the weights into a folder that others still tidy."""
+    plan = replace(plan, remote=f"memory://{tmp_path.name}/group", remote_states=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, plan, tick=cut_off_at(12))
+    models = [load_model(str(tiny_t5)) for _ in range(2)]
+    nodes, meet, said = [tmp_path / "first", tmp_path / "second"], threading.Barrier(2), dict[int, Any]()
+
+    def late(folder: Path, *given: Any, **more: Any) -> None:
+        time.sleep(0.5 if folder == nodes[1] else 0)
+        drop_last(folder, *given, **more)
+
+    def finish(rank: int) -> list[Path]:
+        mine = replace(plan, folder=nodes[rank])
+        with made_ready(models[rank], plan.config, Group()) as trainee, StateWriter(nodes[rank]) as states:
+            loop._Run(trainee, data, mine, Together(rank, meet, said), states, lambda _: True, lambda _: None).go()
+        return [node for node in nodes if node.exists()]
+
+    monkeypatch.setattr(loop, "drop_last", late)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(finish, range(2))) == [[], []]

@@ -17,12 +17,12 @@ from t5ray.data.tokens import TokenisedData
 from t5ray.disk import sync
 from t5ray.locking import lock
 from t5ray.model.loading import load_model
-from t5ray.training import checkpoint
+from t5ray.training import checkpoint, loop
 from t5ray.training.checkpoint import BEFORE_LAST, LAST, Progress, StateWriter, drop_last, load_last, share_last, sweep
 from t5ray.training.group import Group
 from t5ray.training.plan import RunPlan
 from t5ray.training.trainee import made_ready
-from tests.training.running import run
+from tests.training.running import Together, run
 from tests.training.test_resume import cut_off_at, flipped, half
 
 Damage = Callable[[Path], None]
@@ -60,6 +60,48 @@ def flat(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 def step_of(folder: Path) -> int | None:
     found = load_last(folder)
     return None if found is None else found[1].step
+
+
+def killed_between_two_renames(folder: Path) -> None:
+    save(folder, 8)
+    (folder / LAST).rename(folder / BEFORE_LAST)
+
+
+def test_workers_of_one_node_read_what_a_kill_between_two_renames_left(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_t5, data, plan, tick=cut_off_at(12))
+    (plan.folder / LAST).rename(plan.folder / BEFORE_LAST)
+
+    def late(folder: Path, **given: Any) -> int:
+        time.sleep(0.3)
+        return sweep(folder, **given)
+
+    monkeypatch.setattr(loop, "sweep", late)
+    meet, said = threading.Barrier(2), dict[int, Any]()
+    models = [load_model(str(tiny_t5)) for _ in range(2)]
+
+    def restored(rank: int) -> int:
+        group = Together(rank, meet, said)
+        with made_ready(models[rank], plan.config, Group()) as trainee, StateWriter(plan.folder) as states:
+            return loop._Run(trainee, data, plan, group, states, lambda _: True, lambda _: None).progress.step
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(restored, range(2))) == [8, 8]
+
+
+def test_workers_of_a_node_that_fetch_the_state_at_once_all_have_it(tmp_path: Path) -> None:
+    remote, said = f"memory://{tmp_path.name}/states", list[Any]()
+    save(tmp_path / "first", 8)
+    share_last(tmp_path / "first", remote, Worker(0, said))
+    for attempt in range(20):
+        folder = tmp_path / f"node-{attempt}"
+        killed_between_two_renames(folder)
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(share_last, folder, remote, Worker(1, said)) for _ in range(4)]:
+                done.result()
+        assert step_of(folder) == 8
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,19 @@
 
 import threading
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import ray
 
 from t5ray.config import DecodeConfig, TrainingConfig
-from t5ray.training.mailbox import Job, Mailbox, Message
+from t5ray.errors import ClusterError
+from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
 from t5ray.training.plan import RunPlan
 from tests.training.conftest import TASK
 
-PLAN = RunPlan(0, TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))
+PLAN = RunPlan(TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))
 NOW = 0.01
 
 
@@ -60,3 +66,21 @@ def test_messages_of_an_old_job_are_dropped() -> None:
     box.submit(Job(2, PLAN))
     box.post(1, Message(failure="late"))
     assert box.next_message(2, 0, NOW) is None
+
+
+@pytest.mark.integration
+def test_a_mailbox_whose_process_died_is_told_with_what_to_do(local_ray: None) -> None:
+    box = RemoteMailbox.create(1)
+    assert box.next_job(0, NOW) is None
+    ray.kill(box.actor)
+    with pytest.raises(ClusterError, match=r"workers report must stay alive, but it died, .* command with --resume\."):
+        box.next_message(1, 0, NOW)
+
+
+@pytest.mark.integration
+def test_a_mailbox_is_lost_with_no_node_but_its_maker_s(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "remote", lambda **options: given.update(options) or MagicMock())
+    RemoteMailbox.create(1)
+    assert given["scheduling_strategy"].node_id == ray.get_runtime_context().get_node_id()
+    assert given["scheduling_strategy"].soft  # it may be full

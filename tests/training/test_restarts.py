@@ -1,5 +1,6 @@
 """How often a slot starts its group again, with groups that die as they are told to."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from t5ray.training.plan import RunPlan
 from t5ray.training.slot import RESTARTS, Slot, SlotSpec
 from tests.training.conftest import TASK
 
-PLAN = RunPlan(0, TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))
+PLAN = RunPlan(TrainingConfig(), DecodeConfig(), TASK, "exact_match", "max", Path("x"))
 DONE = Message(report={"epoch": 1, "final": True})
 OUT_OF_MEMORY = Message(failure="out of GPU memory", spent=True)
 Do = Callable[[Mailbox, Job], None]
@@ -97,3 +98,29 @@ def test_each_job_may_cost_as_many_groups(monkeypatch: pytest.MonkeyPatch) -> No
             slot.start(PLAN)
             assert slot.next_message() == DONE
             slot.settle()
+
+
+def test_a_slot_whose_mailbox_is_lost_ends_without_another_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, ended = list[int](), threading.Event()
+
+    class Lost:
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            def lost(*given: Any) -> Any:
+                raise ClusterError("it died")
+
+            return lost
+
+    def do(box: Mailbox, job: Job) -> None:
+        began.append(job.number)
+        ended.wait(10.0)
+        raise RuntimeError("cannot report")
+
+    with slot_whose_groups(do, monkeypatch) as slot:
+        slot.start(PLAN)
+        slot.mailbox = Lost()  # type: ignore[assignment]
+        ended.set()
+        with pytest.raises(ClusterError, match="it died"):
+            slot.next_message()
+        slot._thread.join(10.0)
+        assert not slot._thread.is_alive()
+    assert began == [1]

@@ -1,5 +1,6 @@
 """Rows are judged as the objective was: a mean and its interval speak of the same predictions."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from t5ray.data.tokens import TokenisedData
 from t5ray.text.metrics import score
 from t5ray.text.tasks import read_prediction
 from t5ray.training import rows, validation
+from t5ray.training.best import best_name
 from t5ray.training.plan import RunPlan
 from t5ray.training.rows import RowScores, judge_rows
 from tests.training.conftest import plan_in
@@ -28,6 +30,22 @@ def test_the_rows_have_the_metric_of_the_report(tiny_t5: Path, data: TokenisedDa
     predictions = [read_prediction(plan.task, text) for text in found.predictions]
     values = score(plan.task.metrics, predictions, data.validation_references, plan.task.labels)
     assert values["exact_match"] == report["best_value"]
+
+
+@pytest.mark.parametrize("left", [None, "older"], ids=["nothing here", "an older attempt here"])
+def test_a_run_that_went_on_at_another_node_is_judged_by_the_weights_at_the_uri(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, tmp_path: Path, left: str | None
+) -> None:
+    """The best ones may be of before it moved."""
+    plan = replace(plan, objective="validation_loss", mode="min")
+    there = replace(plan, remote=f"memory://{tmp_path.name}/0", remote_states=True)
+    report, expected = judged(tiny_t5, data, plan)
+    run(tiny_t5, data, there)
+    moved = replace(there, folder=tmp_path / "another node")
+    if left is not None:
+        shutil.copytree(tiny_t5, moved.folder / best_name(report["best_step"]))
+    assert judge_rows(moved, data, report["best_step"], torch.device("cpu")) == expected
+    assert not list(moved.folder.glob(".*"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -1,6 +1,7 @@
 """A worker does job after job on one model: what a job did to it is gone before the next."""
 
 import gc
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox
 from t5ray.training.plan import RunFailed, RunPlan
+from t5ray.training.rows import RowScores, judge_rows
 from t5ray.training.trainee import made_ready
 from t5ray.training.worker import WarmModel, _do
 from tests.training.running import curves, run
@@ -137,6 +139,24 @@ def test_a_gpu_too_small_to_judge_rows_fails_the_run_and_not_the_worker(
     assert (last.rows is None) == fails
     cause = "out of GPU memory: CUDA out of memory. Tried to allocate 2.00 GiB. Give a worker more of a GPU"
     assert not fails or str(last.failure).startswith(cause)
+    assert box.is_over(1, wait_s=0)
+
+
+def test_weights_that_are_gone_when_rows_are_judged_fail_the_run_and_not_the_worker(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def when_they_are_gone(*given: Any) -> RowScores:
+        shutil.rmtree(plan.folder)
+        return judge_rows(*given)
+
+    monkeypatch.setattr(worker, "judge_rows", when_they_are_gone)
+    box, short = Mailbox(), plan.config.model_copy(update={"max_epochs": 1})
+    box.submit(Job(1, replace(plan, config=short, judge_rows=True)))
+    box.decide(1, 1, True)
+    _do(Job(1, replace(plan, config=short, judge_rows=True)), load_model(str(tiny_t5)), data, Group(), box)
+    last = box.next_message(1, 1, wait_s=0)
+    assert last is not None
+    assert f"{plan.folder}/best-8" in str(last.failure)
     assert box.is_over(1, wait_s=0)
 
 
