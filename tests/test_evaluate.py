@@ -175,6 +175,15 @@ def test_only_the_parts_of_a_job_are_judged(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"] == 1
 
 
+def test_files_beside_predictions_of_others_that_are_not_read_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_predictions(tmp_path / "scored", [{"text": "x", "label": "a", "prediction": "a"}], "jsonl")
+    (folder / "part-00001.jsonl.zst").write_bytes(b"")
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+    assert "part-00001.jsonl.zst: was not read, as its name ends in none of .csv, " in capsys.readouterr().out
+
+
 def test_an_evaluation_of_something_else_is_not_replaced_in_silence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

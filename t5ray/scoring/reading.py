@@ -7,7 +7,6 @@ import codecs
 import contextlib
 import io
 import itertools
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 
 from t5ray.data.cells import values_of
 from t5ray.data.formats import READERS, BadRow, Row, read_json_lines, read_source
-from t5ray.data.sources import Source
+from t5ray.data.sources import UNREADABLE, Source
 from t5ray.errors import DataError
 from t5ray.scoring.inputs import DELIMITERS, TEXT, InputFile, Shard
 
@@ -44,7 +43,7 @@ class ShardRows:
 
 
 class RangeReader:
-    """Byte ranges of files. A packed file stays open from one range to the next, as gzip is read from its start."""
+    """Byte ranges of files. A packed file stays open from one range to the next, as it is unpacked from its start."""
 
     def __init__(self) -> None:
         self._open = contextlib.ExitStack()
@@ -57,7 +56,7 @@ class RangeReader:
         Raises:
             DataError: the file is gone or unreadable.
         """
-        if not source.packed:
+        if not source.packing:
             with source.open() as file:
                 file.seek(start)
                 return file.read(stop - start)
@@ -67,7 +66,7 @@ class RangeReader:
         try:
             self._file.seek(start)
             return self._file.read(stop - start)
-        except (OSError, EOFError, zlib.error) as exc:
+        except UNREADABLE as exc:
             self._file = None
             raise DataError(f"{source.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
 

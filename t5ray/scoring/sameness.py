@@ -42,7 +42,8 @@ def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Predi
         return False
     if is_hub(config.input):
         return bool(earlier["config"]["input"] == config.input)  # its copy is gone, and the hub is not asked again
-    return list(earlier["stamps"]) == [[source.name, stamp_of(source)] for source in list_sources(config.input)]
+    sources, _ = list_sources(config.input)
+    return list(earlier["stamps"]) == [[source.name, stamp_of(source)] for source in sources]
 
 
 def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], config: PredictConfig) -> None:
