@@ -62,13 +62,16 @@ def _scan_parquet(source: Source) -> tuple[InputFile, pa.Schema]:
 
 
 def _unify(schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Return the columns of all files; a file may lack some, but may not give one another type."""
+    """Return the columns of all files; a file may lack some, which are null there, but may not give one another type."""
     merged = schemas[0][1]
     for name, schema in schemas[1:]:
         try:
             merged = pa.unify_schemas([merged, schema])
         except (pa.ArrowInvalid, pa.ArrowTypeError) as exc:
             raise DataError(f"{name}: its columns must have the types of the files before it, but: {exc}") from exc
+    for place, field in enumerate(merged):
+        if any(field.name not in schema.names for _, schema in schemas):
+            merged = merged.set(place, field.with_nullable(True))
     return merged
 
 
