@@ -101,12 +101,28 @@ def test_what_cannot_be_judged_is_refused(tmp_path: Path, capsys: pytest.Capture
     folder = write_predictions(tmp_path / "scored", [{"text": "x", "prediction": "a"}], "jsonl")
     assert judge(folder, tmp_path / "out") == 2
     assert "task: must be given (--task), as" in capsys.readouterr().err
-    assert judge(folder, tmp_path / "out", "--task", "classify") == 3
-    assert "`label` must be a column of the row, but is missing" in capsys.readouterr().err
     assert judge(folder, tmp_path / "out", "--model", "m") == 2
     assert "model: must not be given with --predictions" in capsys.readouterr().err
     assert main(["--output", str(tmp_path / "out"), "--model", "m"]) == 2
     assert "data: must be given (--data), or else --predictions" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--skip-bad-rows"], ["--column", "label=topic"]])
+def test_predictions_none_of_which_has_a_reference_are_told_once_with_the_column_that_may_be_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    name = "label" if "--column" in more else "labels"
+    rows = [{"text": "x", name: "a", "prediction": "a"}] * 12
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    assert judge(folder, tmp_path / "out", "--task", "classify", *more) == 3
+    column, meant = (
+        ("topic", "Known names: label, prediction, text.") if more[1:] else ("label", "Did you mean `labels`?")
+    )
+    assert capsys.readouterr().err == (
+        f"data error: {folder}: task classify needs column `{column}`, but no row has it. {meant} "
+        "Say which column it is with --column label=NAME.\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -62,7 +62,7 @@ def _scan_parquet(source: Source) -> tuple[InputFile, pa.Schema]:
 
 
 def _unify(schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Return the columns of all files; a file may lack some, which are null there, but may not give one another type."""
+    """Return the columns of all files; a file may lack some, null there, but may not give one another type."""
     merged = schemas[0][1]
     for name, schema in schemas[1:]:
         try:
