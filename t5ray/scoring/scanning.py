@@ -22,6 +22,8 @@ from t5ray.scoring.inputs import DELIMITERS, TEXT, Input, InputFile, list_source
 from t5ray.scoring.kinds import Kinds, require_distinct
 
 HASH_BYTES = 1 << 20
+UNCLOSED = "unexpected end of data"
+"""What csv says where a quote is never closed."""
 
 
 def scan(path: str, shard_rows: int, sources: Sequence[Source] | None = None) -> Input:
@@ -149,7 +151,7 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
     )
     named = False
     while True:
-        start = tap.stop
+        start, line = tap.stop, lines.line_num + 1
         try:
             cells = next(lines)
         except StopIteration:
@@ -157,6 +159,7 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
         except csv.Error as exc:
             if not named:
                 raise DataError(f"{source.name}:1: the first line must name the columns, but: {exc}.") from exc
+            _require_closed(source.name, line, lines.line_num, str(exc))
             cells = [""]
         if not cells:
             continue
@@ -165,3 +168,17 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
         else:
             kinds.name_all(cells, source.name)
             named = True
+
+
+def _require_closed(name: str, first: int, last: int, problem: str) -> None:
+    """Refuse a file whose last row is all the lines after a quote: as a bad row it would stand for many.
+
+    Raises:
+        DataError: it is.
+    """
+    if problem == UNCLOSED and last > first:
+        raise DataError(
+            f"{name}:{first}: a quote that opens must be closed, but the one in the row that begins here never is, so "
+            f"that the {last - first} lines after it would be no rows. Close it or, where it is text, double it within "
+            "quotes."
+        )
