@@ -87,6 +87,19 @@ def test_parquet_values_become_json_that_says_the_same(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_and_durations_become_iso_text_whatever_their_unit(tmp_path: Path, unit: str) -> None:
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    values = [90_061 * per_second, 1, -per_second]
+    times = pa.array([3_723 * per_second, 1, None], pa.time32(unit) if per_second < 10**6 else pa.time64(unit))
+    pq.write_table(pa.table({"took": pa.array(values, pa.duration(unit)), "at": times}), tmp_path / "a.parquet")
+    lines = rewrite(tmp_path / "a.parquet", "jsonl", Results(["x"] * 3, None, [None] * 3)).splitlines()
+    tick = f"{1 / per_second:.9f}".rstrip("0").rstrip(".")
+    assert [json.loads(line)["took"] for line in lines] == ["P1DT1H1M1S", f"P0DT0H0M{tick}S", "P-1DT23H59M59S"]
+    found = [json.loads(line)["at"] for line in lines]
+    assert [found[0][:8], float(found[1].rpartition(":")[2]), found[2]] == ["01:02:03", 1 / per_second, None]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=10))
 def test_csv_cells_survive_whatever_they_hold(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
