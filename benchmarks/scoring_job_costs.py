@@ -104,5 +104,7 @@ def _driver_costs(found: Input, given: argparse.Namespace) -> None:
     assert len(entries) == NUM_ENTRIES
     print(f"ledger: {NUM_ENTRIES:,} entries are read in {read_s:.2f} s, at each start and at the end")
     record = remembered(found)
-    _, recall_s = timed(lambda: recall(record, list_sources(str(given.folder / f"rows-{given.rows}.{given.format}"))))
+    _, recall_s = timed(
+        lambda: recall(record, list_sources(str(given.folder / f"rows-{given.rows}.{given.format}"))[0])
+    )
     print(f"going on: the remembered scan of {found.num_shards} shards is back in {recall_s:.4f} s")

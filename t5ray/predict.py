@@ -59,6 +59,7 @@ def _predict(settings: "PredictConfig") -> int:
     if isinstance(job, FinishedJob):
         terminal.say(f"{settings.output}: this job is done already; nothing was scored again.")
         return _close(settings, job.summary)
+    terminal.tell(job.notes)
     if job.finished:
         terminal.say(f"Going on: {len(job.finished)} of {job.spec.input.num_shards} parts are finished.")
     try:

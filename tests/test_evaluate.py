@@ -101,12 +101,28 @@ def test_what_cannot_be_judged_is_refused(tmp_path: Path, capsys: pytest.Capture
     folder = write_predictions(tmp_path / "scored", [{"text": "x", "prediction": "a"}], "jsonl")
     assert judge(folder, tmp_path / "out") == 2
     assert "task: must be given (--task), as" in capsys.readouterr().err
-    assert judge(folder, tmp_path / "out", "--task", "classify") == 3
-    assert "`label` must be a column of the row, but is missing" in capsys.readouterr().err
     assert judge(folder, tmp_path / "out", "--model", "m") == 2
     assert "model: must not be given with --predictions" in capsys.readouterr().err
     assert main(["--output", str(tmp_path / "out"), "--model", "m"]) == 2
     assert "data: must be given (--data), or else --predictions" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--skip-bad-rows"], ["--column", "label=topic"]])
+def test_predictions_none_of_which_has_a_reference_are_told_once_with_the_column_that_may_be_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    name = "label" if "--column" in more else "labels"
+    rows = [{"text": "x", name: "a", "prediction": "a"}] * 12
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    assert judge(folder, tmp_path / "out", "--task", "classify", *more) == 3
+    column, meant = (
+        ("topic", "Known names: label, prediction, text.") if more[1:] else ("label", "Did you mean `labels`?")
+    )
+    assert capsys.readouterr().err == (
+        f"data error: {folder}: task classify needs column `{column}`, but no row has it. {meant} "
+        "Say which column it is with --column label=NAME.\n"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -173,6 +189,15 @@ def test_only_the_parts_of_a_job_are_judged(tmp_path: Path) -> None:
     (folder / "_job.json").write_text(json.dumps(job))
     assert judge(folder, tmp_path / "out", "--task", "classify") == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"] == 1
+
+
+def test_files_beside_predictions_of_others_that_are_not_read_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_predictions(tmp_path / "scored", [{"text": "x", "label": "a", "prediction": "a"}], "jsonl")
+    (folder / "part-00001.jsonl.zst").write_bytes(b"")
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+    assert "part-00001.jsonl.zst: was not read, as its name ends in none of .csv, " in capsys.readouterr().out
 
 
 def test_an_evaluation_of_something_else_is_not_replaced_in_silence(

@@ -20,12 +20,16 @@ UNREADABLE = (ValueError, OverflowError, pa.ArrowException)
 def values_of(table: pa.Table | pa.RecordBatch) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """Return the rows of a table, and row -> what is wrong with it.
 
-    A cell without a value becomes text, as near as text comes, and null where it has parts.
+    A cell without a value becomes text, as near as text comes, or, where it has parts, what its parts become. Times of
+    day in nanoseconds, of which Python knows microseconds, are text, too.
 
     Example:
         text: ["a", bytes ff] -> [{"text": "a"}, {"text": "\\xff"}] and {1: "`text` must be UTF-8 text, but ..."}
         a column marked as JSON text: ['["a"]', '1'] -> [{"text": ["a"]}, {"text": 1}]
     """
+    for place, field in enumerate(table.schema):
+        if field.type == pa.time64("ns"):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
     rows, problems = _rows_of(table)
     for name in (field.name for field in table.schema if holds_json(field)):
         for row in rows:
@@ -69,15 +73,32 @@ def _cell(name: str, number: int, cell: pa.Scalar, problems: dict[int, str]) -> 
         return cell.as_py()
     except UnicodeDecodeError as exc:
         problems.setdefault(number, f"`{name}` must be UTF-8 text, but holds byte 0x{exc.object[exc.start]:02x}")
-        return None if pa.types.is_nested(cell.type) else exc.object.decode("utf-8", "backslashreplace")
+        text: str | None = exc.object.decode("utf-8", "backslashreplace")
     except UNREADABLE as exc:
-        problems.setdefault(number, f"`{name}` must hold a value that can be read, but its {cell.type} cannot: {exc}")
-        return _arrow_text(cell)
+        why = "" if _zone(cell) else f": {exc}"  # Arrow blames a package for a time zone that nobody knows
+        problems.setdefault(number, f"`{name}` must hold a value that can be read, but its {cell.type} cannot{why}")
+        text = _arrow_text(cell)
+    return _parts(name, number, cell, problems) if pa.types.is_nested(cell.type) else text
+
+
+def _parts(name: str, number: int, cell: pa.Scalar, problems: dict[int, str]) -> Any:
+    """Return a list or object, of whose parts some may have no value."""
+    if isinstance(cell, pa.StructScalar):
+        fields = [(field.name, _cell(name, number, cell[place], problems)) for place, field in enumerate(cell.type)]
+        return dict(fields) if len(dict(fields)) == len(fields) else fields
+    parts = [_cell(name, number, part, problems) for part in cell.values]
+    return [tuple(part.values()) for part in parts] if pa.types.is_map(cell.type) else parts
+
+
+def _zone(cell: pa.Scalar) -> str | None:
+    return cell.type.tz if pa.types.is_timestamp(cell.type) else None
 
 
 def _arrow_text(cell: pa.Scalar) -> str | None:
-    """Return what Arrow makes of a cell that Python has no value for."""
+    """Return what Arrow makes of a cell that Python has no value for; of a time in a zone, the time in UTC."""
     try:
+        if _zone(cell):
+            return f"{cell.cast(pa.timestamp(cell.type.unit)).cast(pa.string()).as_py()}Z"
         return str(cell.cast(pa.string()).as_py())
     except UNREADABLE:
         return None

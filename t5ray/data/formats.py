@@ -11,7 +11,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Any
 
 from t5ray.data.sources import Source
@@ -65,11 +65,12 @@ def _read_csv(file: IO[bytes], name: str, delimiter: str = ",") -> RowStream:
         except StopIteration:
             return
         except csv.Error as exc:
-            yield BadRow(place, f"quotes must enclose whole cells and be doubled inside them, but: {exc}", text.raw)
+            reason = f"quotes must enclose whole cells and be doubled inside them, but: {exc}"
+            yield BadRow(place, f"{reason}{text.span}", text.raw)
             continue
         if cells:
             row = _csv_row(header, cells, place)
-            yield replace(row, raw=text.raw) if isinstance(row, BadRow) else row
+            yield BadRow(place, f"{row.reason}{text.span}", text.raw) if isinstance(row, BadRow) else row
 
 
 class _Taken:
@@ -87,6 +88,11 @@ class _Taken:
     @property
     def raw(self) -> bytes:
         return "".join(self.lines).rstrip("\r\n").encode("utf-8", "surrogateescape")
+
+    @property
+    def span(self) -> str:
+        """Say how many lines were taken for one row, where it is more than one."""
+        return f", in {len(self.lines)} lines that a quote makes one row" if len(self.lines) > 1 else ""
 
 
 def _csv_header(lines: Any, name: str) -> list[str]:

@@ -226,10 +226,18 @@ def _require_columns(seen: set[str], columns: _Columns, task: TaskConfig, name: 
     """Check that the rows of a file had every column that the task needs."""
     missing = {wanted: column for wanted, column in columns.needed.items() if column not in seen} if seen else {}
     if missing:
-        raise DataError("\n".join(_missing_column(name, task, *pair, seen) for pair in missing.items()))
+        raise DataError("\n".join(missing_column(name, task, *pair, seen) for pair in missing.items()))
 
 
-def _missing_column(name: str, task: TaskConfig, wanted: str, column: str, seen: set[str]) -> str:
+def missing_column(name: str, task: TaskConfig, wanted: str, column: str, seen: set[str]) -> str:
+    """Say that no row has a column, and which one may be meant.
+
+    Args:
+        name: of the data.
+        wanted: the task's name for the column.
+        column: the data's name for it.
+        seen: columns that rows have.
+    """
     return (
         f"{name}: task {task.name} needs column `{column}`, but no row has it. {did_you_mean(column, seen)} "
         f"Say which column it is with --column {wanted}=NAME."

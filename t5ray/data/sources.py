@@ -3,21 +3,29 @@
 Comes in: a file, glob, folder or fsspec URI. Goes out: `Source`s, which open as bytes. Must not know what a row is.
 """
 
+import bz2
 import difflib
 import gzip
+import lzma
+import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
 
 import fsspec
+from fsspec.registry import known_implementations
 
 from t5ray.errors import DataError
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 """Suffix -> format. Text formats may be packed: `.csv.gz`."""
+PACKINGS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+"""Suffix of a packed file -> what unpacks it."""
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What reading a file may raise."""
 
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 """What file systems call that which changes when a file does; the first that is there counts."""
@@ -28,13 +36,13 @@ class Source:
     """One file of rows."""
 
     name: str
-    """How messages call it: its path below what the user named."""
+    """How messages call it: its path below what the user named, as text that can be printed."""
     path: str
     """Where it is, in its file system."""
     format: str
     """A value of `FORMATS`."""
-    packed: bool
-    """True where the file is gzip."""
+    packing: str
+    """Key of `PACKINGS`; empty where the file is not packed."""
     files: Any
     """The fsspec file system that holds it."""
 
@@ -43,12 +51,12 @@ class Source:
         """Open the file for reading, unpacked.
 
         Raises:
-            DataError: the file is gone, unreadable or no gzip; also while the caller reads it.
+            DataError: the file is gone, unreadable or not packed as its name says; also while the caller reads it.
         """
         try:
             with self.files.open(self.path, "rb") as raw:
-                yield gzip.GzipFile(fileobj=raw) if self.packed else raw  # type: ignore[misc]
-        except (OSError, EOFError, zlib.error) as exc:
+                yield PACKINGS[self.packing](raw) if self.packing else raw
+        except UNREADABLE as exc:
             raise DataError(f"{self.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
 
 
@@ -64,33 +72,45 @@ def version_of(info: Mapping[str, Any]) -> tuple[str, Any]:
 def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> tuple[list[Source], list[str]]:
     """Find the files behind a path.
 
-    Folders are read with all folders below them. Files and folders whose name starts with `.` or `_` are skipped, and
-    so are files of a folder in no known format.
+    Folders are read with all folders below them; links to folders are followed, but to none that is read already.
+    Files and folders whose name starts with `.` or `_` are skipped, and so are files of a folder in no known format.
 
     Args:
         formats: suffix -> format of the files that are known.
     Returns:
-        The sources, sorted by path, and one sentence for each file that was left out for its format.
+        The sources, sorted by path, and one sentence for each thing that a user may miss in them.
     Raises:
         DataError: nothing is there, the URI cannot be reached, or a file that was asked for has no known format.
     """
     with _reaching(path):
-        files, root = fsspec.core.url_to_fs(path)
+        files, root = _file_system(path)
         if files.isfile(root):
             return [_source(files, root, PurePosixPath(root).name, formats)], []
         is_folder = files.isdir(root)
-        found = _below(files, root) if is_folder else _matching(files, root)
-    if not found:
-        raise DataError(_nothing_there(files, path, root, formats, is_folder=is_folder))
+        found = _collect(files, {root: {"type": "directory"}} if is_folder else _matching(files, root))
     base = root if is_folder else _fixed_part(root)
     names = {file: str(PurePosixPath(file).relative_to(base)) for file in found}
     visible = sorted(file for file, name in names.items() if not _is_hidden(name))
-    strangers = [file for file in visible if _format_of(file, formats) is None] if is_folder else []
-    sources = [_source(files, file, names[file], formats) for file in visible if file not in set(strangers)]
+    if is_folder:
+        strange = f"its name ends in none of {_suffixes(formats)}"
+        found = {file: reason or ("" if _format_of(file, formats) else strange) for file, reason in found.items()}
+    sources = [_source(files, file, names[file], formats) for file in visible if not found[file]]
     if not sources:
         raise DataError(_nothing_there(files, path, root, formats, is_folder=is_folder))
-    known = _suffixes(formats)
-    return sources, [f"{names[file]}: was not read, as its name ends in none of {known}." for file in strangers]
+    left_out = [f"{printable(names[file])}: was not read, as {found[file]}." for file in visible if found[file]]
+    return sources, [*left_out, *_unread_partitions(path, sources)]
+
+
+def _unread_partitions(path: str, sources: list[Source]) -> list[str]:
+    """Say that folders are named like `year=2024`, which other programs read as columns."""
+    parts = [part for source in sources for part in PurePosixPath(source.name).parts[:-1] if "=" in part]
+    said = f"{path}: what the names of folders say, such as `{parts[0]}`, is not read as a column." if parts else ""
+    return [said] if said else []
+
+
+def printable(text: str) -> str:
+    """Return a file's name as text that any output takes: bytes that are no UTF-8 are spelt out."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 @contextmanager
@@ -109,18 +129,49 @@ def _reaching(path: str) -> Iterator[None]:
         raise DataError(f"{path}: the data must be at a path or address that can be reached, but: {reason}.") from exc
 
 
-def _below(files: Any, root: str) -> set[str]:
-    return set(files.find(root))
+def _file_system(path: str) -> tuple[Any, str]:
+    """Return the file system of a path or URI, and the path in it."""
+    first, separator, _ = path.partition("::")
+    if separator and "://" not in path and first not in known_implementations:  # of a file's name, not of a chain
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
+    files, root = fsspec.core.url_to_fs(path)
+    return files, root
 
 
-def _matching(files: Any, pattern: str) -> set[str]:
-    """Return the files that a glob names, those in folders that it names included."""
-    if not _has_magic(pattern):
-        return set()
-    found = set[str]()
-    for name, info in files.glob(pattern, detail=True).items():
-        found |= _below(files, name) if info["type"] == "directory" else {name}
+def _collect(files: Any, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return all files of some entries and of the folders among them -> why one is not read; empty where it is.
+
+    Args:
+        entries: name -> what the file system says of it.
+    """
+    found = dict[str, str]()
+    folders, links = list[str](), list[str]()
+
+    def take(entries: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, info in sorted(entries.items()):
+            if info.get("islink") and files.isdir(name):
+                links.append(name)
+            elif info["type"] == "directory":
+                folders.append(os.path.realpath(name))
+                take(files.find(name, detail=True))
+            else:
+                found[name] = ""
+
+    take(entries)
+    for link in links:  # which grows meanwhile
+        target = os.path.realpath(link)
+        if _is_hidden(PurePosixPath(link).name):
+            continue
+        if any(os.path.commonpath((target, folder)) in (target, folder) for folder in folders):
+            found[link] = "it is a link to a folder that is read already, or holds one that is"
+        else:
+            take({link: {"type": "directory"}})
     return found
+
+
+def _matching(files: Any, pattern: str) -> dict[str, dict[str, Any]]:
+    """Return the files and folders that a glob names -> what the file system says of them."""
+    return dict(files.glob(pattern, detail=True)) if _has_magic(pattern) else {}
 
 
 def _has_magic(text: str) -> bool:
@@ -138,24 +189,23 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
 
 
-def _format_of(path: str, formats: Mapping[str, str]) -> tuple[str, bool] | None:
-    """Return format and whether it is packed; None where the suffix says nothing."""
+def _format_of(path: str, formats: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return format and packing; None where the suffix says nothing."""
     name = PurePosixPath(path.lower())
-    packed = name.suffix == ".gz"
-    kind = formats.get(PurePosixPath(name.stem).suffix if packed else name.suffix)
-    return None if kind is None or (packed and kind == "parquet") else (kind, packed)
+    packing = name.suffix if name.suffix in PACKINGS else ""
+    kind = formats.get(PurePosixPath(name.stem).suffix if packing else name.suffix)
+    return None if kind is None or (packing and kind == "parquet") else (kind, packing)
 
 
 def _suffixes(formats: Mapping[str, str]) -> str:
-    return ", ".join(formats)
+    return f"{', '.join(formats)}, of text also with {', '.join(PACKINGS)}"
 
 
 def _source(files: Any, path: str, name: str, formats: Mapping[str, str]) -> Source:
     kind = _format_of(path, formats)
     if kind is None:
-        known = _suffixes(formats)
-        raise DataError(f"{path}: the name of a file of rows must end in one of {known}, or these and .gz.")
-    return Source(name, path, kind[0], kind[1], files)
+        raise DataError(f"{printable(path)}: the name of a file of rows must end in one of {_suffixes(formats)}.")
+    return Source(printable(name), path, kind[0], kind[1], files)
 
 
 def _nothing_there(files: Any, path: str, root: str, formats: Mapping[str, str], *, is_folder: bool) -> str:

@@ -14,6 +14,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -156,7 +157,7 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
     judged = list(_judged(rows, scored))
     contents = {
         "config.yaml": dump_yaml(_public(config)),
-        "metrics.json": json.dumps(metrics, indent=1, ensure_ascii=False),
+        "metrics.json": json.dumps(_with_nulls(metrics), indent=1, ensure_ascii=False, allow_nan=False),
         "predictions.jsonl": "".join(f"{json_text({**_beside(row, found), **found})}\n" for row, found in judged),
         "report.html": render_evaluation(
             metrics,
@@ -180,6 +181,15 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
         for name, text in contents.items():
             write_atomically(folder / name, text.encode("utf-8", "replace"))
     return Evaluation(judgement, len(rows.records), num_errors, tuple(folder / name for name in contents))
+
+
+def _with_nulls(value: Any) -> Any:
+    """Return a value with null for each number that JSON has not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _with_nulls(inner) for name, inner in value.items()}
+    return [_with_nulls(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _public(config: EvaluateConfig) -> EvaluateConfig:

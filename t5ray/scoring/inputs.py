@@ -22,7 +22,7 @@ from t5ray.errors import DataError
 TEXT = "text"
 """Format of `.txt`: every line is a row with the one column `text`."""
 INPUT_FORMATS = {**FORMATS, ".txt": TEXT}
-"""Suffix -> format; all but Parquet may be packed with gzip."""
+"""Suffix -> format; all but Parquet may be packed."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
@@ -114,17 +114,19 @@ def _cut(files: Sequence[InputFile], shard_rows: int) -> Iterator[Shard]:
             index += 1
 
 
-def list_sources(path: str) -> list[Source]:
+def list_sources(path: str) -> tuple[list[Source], list[str]]:
     """Find the files of an input.
 
+    Returns:
+        The files in order, and one sentence for each thing that a user may miss in them.
     Raises:
         DataError: nothing is there, or the files are of several formats, which have no common columns.
     """
-    sources, _ = find_sources(path, INPUT_FORMATS)
+    sources, notes = find_sources(path, INPUT_FORMATS)
     formats = sorted({source.format for source in sources})
     if len(formats) > 1:
         raise DataError(f"{path}: all files must be of one format, but found {', '.join(formats)}. Score them apart.")
-    return sources
+    return sources, notes
 
 
 def stamp_of(source: Source) -> str:

@@ -17,8 +17,8 @@ from t5ray.cluster import is_uri, local_path
 from t5ray.config import DataConfig, EvaluateConfig, TaskConfig
 from t5ray.data.formats import BadRow, read_source
 from t5ray.data.partition import SEEN_SEED, digest_texts
-from t5ray.data.rows import Problems, column_names
-from t5ray.data.sources import find_sources
+from t5ray.data.rows import Problems, column_names, missing_column
+from t5ray.data.sources import Source, find_sources
 from t5ray.data.splits import EvaluationRows, fingerprint, read_examples
 from t5ray.errors import ConfigError, DataError
 from t5ray.model.card import SEEN
@@ -149,12 +149,14 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     if job.get("state") == "running":
         raise DataError(f"{where}: the predictions must be complete, but the job still runs or was stopped. Finish it.")
     task = _task_of_predictions(config, job)
+    sources, findings = ((), []) if job else find_sources(where)
     problems = Problems(where, config.skip_bad_rows)
     columns = {**job.get("columns", job.get("fingerprint", {}).get("columns", {})), **config.columns}
-    records, references, predictions, errors = [], [], [], []
+    records, references, predictions, errors, seen = [], [], [], [], set[str]()
     in_cells = job.get("columns_with_parts", ()) if job.get("config", {}).get("format") == "csv" else ()
-    for place, cells in read_parts(where, only_parts=bool(job)):
+    for place, cells in read_parts(where) if job else _rows_of(sources):
         row = {**cells, **{name: _with_parts(cells[name]) for name in in_cells if name in cells}}
+        seen.update(row)
         if PREDICTION not in row:
             raise DataError(f"{where}: every row must have the column `{PREDICTION}`, but {place} has not.")
         try:
@@ -167,13 +169,35 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
         predictions.append(found)
         errors.append(row.get(ERROR) or None)
         records.append({name: value for name, value in row.items() if name not in (PREDICTION, ERROR)})
+    _require_references(where, task, columns, config.columns, seen)
     problems.stop()
     if not records:
         raise DataError(f"{where}: there must be predictions to judge, but there are none.")
     about = {"predictions": hide_secrets(where), "model": str(job.get("config", {}).get("model", ""))}
     inputs = [_inputs(task, columns, row) for row in records]
-    labelled = Labelled(task, records, inputs, references, about, "", skipped=tuple(problems.lines))
+    labelled = Labelled(task, records, inputs, references, about, "", tuple(findings), tuple(problems.lines))
     return labelled, Scored(predictions, errors)
+
+
+def _require_references(
+    where: str, task: TaskConfig, columns: Mapping[str, str], given: Mapping[str, str], seen: set[str]
+) -> None:
+    """Refuse predictions none of which stands beside a column that the task's references are made of.
+
+    Args:
+        columns: task's column -> column of the predictions.
+        given: those of `columns` that this command names, in place of which no other will do.
+    Raises:
+        DataError: a column is missing.
+    """
+    pairs = {name: columns.get(name, name) for name in task.target_columns}
+    missing = [
+        missing_column(where, task, name, column, seen)
+        for name, column in pairs.items()
+        if seen and column not in seen and (name in given or name not in seen)
+    ]
+    if missing:
+        raise DataError("\n".join(missing))
 
 
 def _with_parts(cell: Any) -> Any:
@@ -214,16 +238,14 @@ def _task_of_predictions(config: EvaluateConfig, job: Mapping[str, Any]) -> Task
     return TaskConfig.model_validate(job["fingerprint"]["task"])
 
 
-def read_parts(folder: str, *, only_parts: bool = True) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield place and content of each row of an output folder.
-
-    Args:
-        only_parts: pass over what others put beside the parts.
-    """
+def read_parts(folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield place and content of each row of a job's output, passing over what others put beside the parts."""
     sources, _ = find_sources(folder)
+    return _rows_of([source for source in sources if re.fullmatch(r"part-\d+\.\w+", source.name)])
+
+
+def _rows_of(sources: Sequence[Source]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for source in sources:
-        if only_parts and not re.fullmatch(r"part-\d+\.\w+", source.name):
-            continue
         for row in read_source(source):
             if isinstance(row, BadRow):
                 raise DataError(f"{row.place}: {row.reason}")

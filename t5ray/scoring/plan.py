@@ -5,15 +5,16 @@ fingerprint in the same folder goes on; another one is refused, and told apart b
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsspec.utils import glob_translate
 
 from t5ray.cluster import is_uri, local_path
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
+from t5ray.data.sources import Source
 from t5ray.errors import ConfigError, DataError, did_you_mean
 from t5ray.model.hardware import auto_precision
 from t5ray.scoring.engines import EngineSpec
@@ -41,6 +42,8 @@ class Job:
     """Shards to hand out, in input order."""
     seconds_before: float
     """What earlier runs of the same command took."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the input though it stops nothing: files that are not read."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     if earlier and is_done(earlier, wanted, config):
         return FinishedJob(JobSummary.read(earlier))
     refuse_other_job(earlier, wanted, config)
-    rows = _read_input(config, output)
+    rows, notes = _read_input(config, output)
     columns = settle_columns(config.columns, model.columns, rows.schema.names)
     _check_input(config, model.task, columns, rows, extras)
     wanted["input"] = rows.digests
@@ -86,7 +89,7 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     if config.retry_errors:
         finished = {index: entry for index, entry in finished.items() if not entry.errors}
     pending = tuple(shard for shard in rows.shards if shard.index not in finished)
-    return Job(config, spec, wanted, finished, pending, float(earlier["seconds"]) if earlier else 0.0)
+    return Job(config, spec, wanted, finished, pending, float(earlier["seconds"]) if earlier else 0.0, notes)
 
 
 def require_same_job(job: Job) -> None:
@@ -109,13 +112,15 @@ def _settled(config: PredictConfig, earlier: Mapping[str, Any] | None) -> Predic
     return config.model_copy(update={"precision": found or auto_precision()})
 
 
-def _read_input(config: PredictConfig, output: Path) -> Input:
-    """Scan the input, unless an earlier run did and no file has changed since."""
+def _read_input(config: PredictConfig, output: Path) -> tuple[Input, tuple[str, ...]]:
+    """Scan the input, unless an earlier run did and no file has changed since; also say what is not read of it."""
     path = str(copied(config.input, output)) if is_hub(config.input) else config.input
-    sources, known = list_sources(path), Ledger(output, config.format, 1).recall_input()
+    sources, notes = list_sources(path)
+    _refuse_output_in_links(config, output, sources)
+    known = Ledger(output, config.format, 1).recall_input()
     if known is not None and known["shard_rows"] == config.shard_rows and (rows := recall(known, sources)):
-        return rows
-    return scan(path, config.shard_rows, sources)
+        return rows, tuple(notes)
+    return scan(path, config.shard_rows, sources), tuple(notes)
 
 
 def output_folder(output: str) -> Path:
@@ -151,11 +156,33 @@ def _refuse_output_in_input(config: PredictConfig, output: Path) -> None:
         return
     given, part = local_path(config.input).absolute(), output / f"part-00000.{config.format}"
     inside = given.is_dir() and output.resolve().is_relative_to(given.resolve())
-    if inside or any(_matches(str(given), path) for path in (part, *part.parents)):
-        raise ConfigError(
-            f"output: must lie outside of the input, whose rows its parts would become, but {config.output} is in "
-            f"{config.input}. Choose another --output."
-        )
+    resolved, target = given.resolve(), part.resolve()  # of a pattern: the links in what comes before it
+    if inside or any(
+        _matches(str(pattern), path)
+        for pattern, name in ((given, part), (resolved, target))
+        for path in (name, *name.parents)
+    ):
+        raise _output_in_input(config)
+
+
+def _refuse_output_in_links(config: PredictConfig, output: Path, sources: Sequence[Source]) -> None:
+    """Refuse an output in a folder that a link in the input leads to."""
+    if is_uri(config.input) or is_hub(config.input):
+        return
+    folders = {
+        folder
+        for source in sources
+        for folder in Path(source.path).parents[: len(PurePosixPath(source.name).parts) - 1]
+    }
+    if any(folder.is_symlink() and output.resolve().is_relative_to(folder.resolve()) for folder in folders):
+        raise _output_in_input(config)
+
+
+def _output_in_input(config: PredictConfig) -> ConfigError:
+    return ConfigError(
+        f"output: must lie outside of the input, whose rows its parts would become, but {config.output} is in "
+        f"{config.input}. Choose another --output."
+    )
 
 
 def _matches(pattern: str, path: Path) -> bool:

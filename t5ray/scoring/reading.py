@@ -7,7 +7,6 @@ import codecs
 import contextlib
 import io
 import itertools
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 
 from t5ray.data.cells import values_of
 from t5ray.data.formats import READERS, BadRow, Row, read_json_lines, read_source
-from t5ray.data.sources import Source
+from t5ray.data.sources import UNREADABLE, Source
 from t5ray.errors import DataError
 from t5ray.scoring.inputs import DELIMITERS, TEXT, InputFile, Shard
 
@@ -44,7 +43,7 @@ class ShardRows:
 
 
 class RangeReader:
-    """Byte ranges of files. A packed file stays open from one range to the next, as gzip is read from its start."""
+    """Byte ranges of files. A packed file stays open from one range to the next, as it is unpacked from its start."""
 
     def __init__(self) -> None:
         self._open = contextlib.ExitStack()
@@ -57,7 +56,7 @@ class RangeReader:
         Raises:
             DataError: the file is gone or unreadable.
         """
-        if not source.packed:
+        if not source.packing:
             with source.open() as file:
                 file.seek(start)
                 return file.read(stop - start)
@@ -67,25 +66,30 @@ class RangeReader:
         try:
             self._file.seek(start)
             return self._file.read(stop - start)
-        except (OSError, EOFError, zlib.error) as exc:
+        except UNREADABLE as exc:
             self._file = None
             raise DataError(f"{source.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
 
 
 def read_shard(
-    file: InputFile, shard: Shard, columns: Sequence[str] | None, ranges: RangeReader | None = None
+    file: InputFile,
+    shard: Shard,
+    columns: Sequence[str] | None,
+    ranges: RangeReader | None = None,
+    needed: Sequence[str] | None = None,
 ) -> ShardRows:
     """Read a shard.
 
     Args:
         columns: those that `records` need where the file is Parquet; None: all.
+        needed: those of them without which a row is a bad one where a cell cannot be read; None: all of them.
         ranges: what read the shards before it. None: nothing did.
     Raises:
         DataError: the file is gone, unreadable, or not the one that was scanned.
     """
     kind = file.source.format
     if kind == "parquet":
-        rows = _read_parquet(file.source, shard, columns)
+        rows = _read_parquet(file.source, shard, columns, needed)
     elif kind == "json":
         last = shard.first_row + shard.num_rows
         rows = _collect(itertools.islice(read_source(file.source), shard.first_row, last), file.source.name, shard)
@@ -140,16 +144,23 @@ def _quoted(raw: bytes) -> str:
     return f". It reads: {shown}" if shown else ""
 
 
-def _read_parquet(source: Source, shard: Shard, columns: Sequence[str] | None) -> ShardRows:
+def _read_parquet(
+    source: Source, shard: Shard, columns: Sequence[str] | None, needed: Sequence[str] | None
+) -> ShardRows:
     with source.open() as opened:
         try:
             table = pa.Table.from_batches(*_slice(pq.ParquetFile(opened), shard))
         except pa.ArrowException as exc:
             raise DataError(f"{source.name}: must be Parquet, but could not be read: {exc}") from exc
-    named = table if columns is None else table.select([name for name in columns if name in table.column_names])
-    records, wrong = values_of(named)
+    records, wrong = values_of(_selected(table, columns))
+    if wrong and needed is not None:
+        _, wrong = values_of(_selected(table, needed))
     problems = {row: f"{source.name} row {shard.first_row + row + 1}: {reason}" for row, reason in wrong.items()}
     return ShardRows(records, problems, table=table)
+
+
+def _selected(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
 def _slice(parquet: pq.ParquetFile, shard: Shard) -> tuple[list[pa.RecordBatch], pa.Schema]:

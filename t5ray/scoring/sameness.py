@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5ray.cluster import local_path
-from t5ray.config import PredictConfig
+from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig
 from t5ray.errors import ConfigError
 from t5ray.scoring.hub_copy import is_hub
 from t5ray.scoring.inputs import list_sources, stamp_of
@@ -42,7 +42,8 @@ def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Predi
         return False
     if is_hub(config.input):
         return bool(earlier["config"]["input"] == config.input)  # its copy is gone, and the hub is not asked again
-    return list(earlier["stamps"]) == [[source.name, stamp_of(source)] for source in list_sources(config.input)]
+    sources, _ = list_sources(config.input)
+    return list(earlier["stamps"]) == [[source.name, stamp_of(source)] for source in sources]
 
 
 def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], config: PredictConfig) -> None:
@@ -56,17 +57,29 @@ def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any
     if earlier is None:
         return
     free = {"on_long"} if config.retry_errors else set()
-    found = earlier["fingerprint"]
+    found, asked = earlier["fingerprint"], _asked_for(config, earlier.get("config", {}))
     different = [name for name in wanted if name not in free and found.get(name) != wanted[name]]
+    if "model" in different:  # whose card says the rest
+        different = [name for name in different if asked.get(name) != set()]
     if different:
+        told = (_difference(name, found.get(name), wanted[name], asked.get(name, set())) for name in different)
         raise ConfigError(
-            f"{config.output}: holds the results of another job, which differs in "
-            f"{'; '.join(_difference(name, found.get(name), wanted[name]) for name in different)}. "
+            f"{config.output}: holds the results of another job, which differs in {'; '.join(told)}. "
             "Choose another --output, or remove this one."
         )
 
 
-def _difference(name: str, there: Any, here: Any) -> str:
+def _asked_for(config: PredictConfig, earlier: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return what commands themselves set of the groups that else are the model's own."""
+    here = config.decode.model_fields_set if config.decode else set()
+    default = DecodeConfig().model_dump(mode="json")
+    there = {name for name, value in (earlier.get("decode") or {}).items() if value != default.get(name)}
+    task = {name for name in ("task", *LANGUAGES) if getattr(config, name)}  # a bundle's is no choice of the user
+    return {"decode": {*here, *there}, "task": task}
+
+
+def _difference(name: str, there: Any, here: Any, asked: set[str]) -> str:
+    """Say what differs; of settings in groups those that were asked for, where any of these do."""
     if name == "model":
         return f"model (weights, tokenizer or card: {str(there)[:12]} there, {str(here)[:12]} here)"
     if name == "input":
@@ -75,5 +88,6 @@ def _difference(name: str, there: Any, here: Any) -> str:
         return f"input (content of {', '.join(files[:3])}{' and more' if len(files) > 3 else ''})"
     if isinstance(there, dict) and isinstance(here, dict):
         keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        keys = [key for key in keys if key in asked] or keys
         return ", ".join(f"{name}.{key} ({there.get(key)!r} there, {here.get(key)!r} here)" for key in keys)
     return f"{name} ({there!r} there, {here!r} here)"

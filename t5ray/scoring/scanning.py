@@ -22,6 +22,8 @@ from t5ray.scoring.inputs import DELIMITERS, TEXT, Input, InputFile, list_source
 from t5ray.scoring.kinds import Kinds, require_distinct
 
 HASH_BYTES = 1 << 20
+UNCLOSED = "unexpected end of data"
+"""What csv says where a quote is never closed."""
 
 
 def scan(path: str, shard_rows: int, sources: Sequence[Source] | None = None) -> Input:
@@ -34,7 +36,7 @@ def scan(path: str, shard_rows: int, sources: Sequence[Source] | None = None) ->
     """
     files, schemas = [], []
     kinds = Kinds()
-    for source in list_sources(path) if sources is None else sources:
+    for source in list_sources(path)[0] if sources is None else sources:
         if source.format == "parquet":
             file, schema = _scan_parquet(source)
             schemas.append((source.name, schema))
@@ -62,13 +64,16 @@ def _scan_parquet(source: Source) -> tuple[InputFile, pa.Schema]:
 
 
 def _unify(schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Return the columns of all files; a file may lack some, but may not give one another type."""
+    """Return the columns of all files; a file may lack some, null there, but may not give one another type."""
     merged = schemas[0][1]
     for name, schema in schemas[1:]:
         try:
             merged = pa.unify_schemas([merged, schema])
         except (pa.ArrowInvalid, pa.ArrowTypeError) as exc:
             raise DataError(f"{name}: its columns must have the types of the files before it, but: {exc}") from exc
+    for place, field in enumerate(merged):
+        if any(field.name not in schema.names for _, schema in schemas):
+            merged = merged.set(place, field.with_nullable(True))
     return merged
 
 
@@ -146,7 +151,7 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
     )
     named = False
     while True:
-        start = tap.stop
+        start, line = tap.stop, lines.line_num + 1
         try:
             cells = next(lines)
         except StopIteration:
@@ -154,6 +159,7 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
         except csv.Error as exc:
             if not named:
                 raise DataError(f"{source.name}:1: the first line must name the columns, but: {exc}.") from exc
+            _require_closed(source.name, line, lines.line_num, str(exc))
             cells = [""]
         if not cells:
             continue
@@ -162,3 +168,17 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
         else:
             kinds.name_all(cells, source.name)
             named = True
+
+
+def _require_closed(name: str, first: int, last: int, problem: str) -> None:
+    """Refuse a file whose last row is all the lines after a quote: as a bad row it would stand for many.
+
+    Raises:
+        DataError: it is.
+    """
+    if problem == UNCLOSED and last > first:
+        raise DataError(
+            f"{name}:{first}: a quote that opens must be closed, but the one in the row that begins here never is, so "
+            f"that the {last - first} lines after it would be no rows. Close it or, where it is text, double it within "
+            "quotes."
+        )

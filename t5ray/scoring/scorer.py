@@ -122,7 +122,9 @@ class Scorer:
         started, tally = time.perf_counter(), engine.tally
         before = tally.padded_tokens, tally.real_tokens
         journal.enter(Stage.READ)
-        rows = read_shard(spec.input.files[shard.file], shard, self._columns(), self._ranges)
+        needed = self._columns()
+        columns = needed if spec.part_format == "parquet" else None  # the others are written from values
+        rows = read_shard(spec.input.files[shard.file], shard, columns, self._ranges, needed)
         results, todo = self._start(rows, part if earlier else None)
         cut = self._score_rows(engine, rows, todo, results, journal)
         earlier = earlier or Entry()
@@ -146,10 +148,8 @@ class Scorer:
         self._engine = Halving(self._load(), spec.source, scores=extras.scores, all_scores=extras.all_scores)
         return self._engine
 
-    def _columns(self) -> list[str] | None:
-        """Return the columns to read as values; None for all, which only Parquet output can do without."""
-        if self._spec.part_format != "parquet":
-            return None
+    def _columns(self) -> list[str]:
+        """Return the columns that inputs are made of."""
         names = (*self._spec.task.input_columns, *LANGUAGES)
         return [self._spec.columns.get(name, name) for name in names]
 

@@ -2,8 +2,9 @@
 
     format    from Parquet                        from JSON lines               from CSV, TSV, text
     parquet   same columns, same types            types learnt in the scan      strings
-    jsonl     JSON; dates as ISO, bytes base64,   the very text of the line     strings
-              decimals and NaN as strings
+    jsonl     JSON; dates, times and durations    the very text of the line     strings
+              as ISO, bytes base64, decimals
+              and NaN as strings
     csv       text; lists and objects as JSON     text; lists, objects: JSON    the same cells
 
 In CSV null is an empty cell and the empty text is `""`; of a CSV input, whose readers mostly tell no such difference,
@@ -18,6 +19,7 @@ The bytes depend on rows and results only, so that a shard that is scored again 
 
 import base64
 import csv
+import datetime
 import io
 import json
 import math
@@ -206,7 +208,18 @@ def _json_default(value: Any) -> str:
         return base64.b64encode(value).decode("ascii")
     if hasattr(value, "isoformat"):
         return str(value.isoformat())
-    return str(value)
+    return _iso_duration(value) if isinstance(value, datetime.timedelta) else str(value)
+
+
+def _iso_duration(value: datetime.timedelta) -> str:
+    """Return a duration as pandas writes those in nanoseconds.
+
+    Example:
+        1 day and 1 microsecond -> P1DT0H0M0.000001S
+    """
+    minutes, seconds = divmod(value.seconds, 60)
+    part = f".{value.microseconds:06d}".rstrip("0") if value.microseconds else ""
+    return f"P{value.days}DT{minutes // 60}H{minutes % 60}M{seconds}{part}S"
 
 
 def _csv(rows: ShardRows, results: Results, schema: pa.Schema) -> bytes:

@@ -77,10 +77,24 @@ def test_csv_problems_have_their_line_and_reading_goes_on(tmp_path: Path) -> Non
         ("a.csv:5", "quotes must enclose whole cells and be doubled inside them, but: ',' expected after '\"'"),
         ("a.csv:6", "text must be UTF-8, but holds byte 0xff"),
         ("a.csv:7", ""),
-        ("a.csv:8", "quotes must enclose whole cells and be doubled inside them, but: unexpected end of data"),
+        (
+            "a.csv:8",
+            "quotes must enclose whole cells and be doubled inside them, but: unexpected end of data, in 2 lines "
+            "that a quote makes one row",
+        ),
     ]
     raw = [row.raw for row in rows if isinstance(row, BadRow)]
     assert raw == [b"b", b"c,2,3", b'"d"x,4', b"e\xff,5", b'"g,7\nh,8']
+
+
+def test_lines_that_a_stray_quote_joins_are_counted(tmp_path: Path) -> None:
+    lines = ["text,label", '"a,1', "b,2", 'c",3,4', "d,5", '"e,6', 'f"g,7']
+    rows = _read(_write(tmp_path, "a.csv", "\n".join(lines).encode()))
+    assert [row.reason for row in rows if isinstance(row, BadRow)] == [
+        "a line must have 2 cells, as the header has, but has 3, in 3 lines that a quote makes one row",
+        "quotes must enclose whole cells and be doubled inside them, but: ',' expected after '\"', in 2 lines that "
+        "a quote makes one row",
+    ]
 
 
 @pytest.mark.parametrize(

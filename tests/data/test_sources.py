@@ -1,4 +1,8 @@
+import bz2
 import gzip
+import lzma
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -33,6 +37,46 @@ def test_folder_names_the_files_it_leaves_out(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in findings] == ["README.md", "b.parquet.gz"]
 
 
+def test_links_to_folders_are_followed_once_and_never_round_in_circles(tmp_path: Path) -> None:
+    _touch(tmp_path, "in/a.csv", "in/sub/b.csv", "far/c.csv", "far/d.md", "in/.e.csv")
+    targets = {"far": "../far", "far2": "../far", "round": ".", "sub2": "sub", "up": "..", ".hid": "../far", "off": "x"}
+    for name, target in targets.items():
+        (tmp_path / "in" / name).symlink_to(target)
+    (tmp_path / "far" / "back").symlink_to("../in")
+    sources, findings = find_sources(str(tmp_path / "in"))
+    assert [source.name for source in sources] == ["a.csv", "far/c.csv", "sub/b.csv"]
+    assert [line.split(":")[0] for line in findings] == ["far/back", "far/d.md", "far2", "off", "round", "sub2", "up"]
+    assert findings[2] == "far2: was not read, as it is a link to a folder that is read already, or holds one that is."
+    sources, findings = find_sources(str(tmp_path / "in" / "s*"))
+    assert ([source.name for source in sources], len(findings)) == (["sub/b.csv"], 1)
+
+
+def test_what_names_of_folders_say_is_no_column_and_that_is_told(tmp_path: Path) -> None:
+    _touch(tmp_path, "year=2024/a.csv", "year=2025/b.csv")
+    for path in (f"{tmp_path}", f"{tmp_path}/*/*.csv"):
+        sources, findings = find_sources(path)
+        assert len(sources) == 2
+        said = "what the names of folders say, such as `year=2024`, is not read as a column."
+        assert findings == [f"{path}: {said}"]
+    assert find_sources(str(tmp_path / "year=2024"))[1] == []
+
+
+def test_a_name_that_is_no_utf8_is_told_as_text(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.csv")).write_bytes(b"text\n")
+    (tmp_path / os.fsdecode(b"caf\xe9.md")).write_bytes(b"")
+    (source,), (finding,) = find_sources(str(tmp_path))
+    assert (source.name, finding[:10]) == ("caf\\xe9.csv", "caf\\xe9.md")
+    with source.open() as file:
+        assert file.read() == b"text\n"
+
+
+@pytest.mark.parametrize("name", ["a::b.csv", "a::b/c.csv"])
+def test_a_name_with_colons_is_no_chain_of_addresses(tmp_path: Path, name: str) -> None:
+    _touch(tmp_path, name)
+    assert len(find_sources(str(tmp_path / name))[0]) == 1
+    assert len(find_sources(f"{tmp_path}/a::b*")[0]) == 1
+
+
 def test_hidden_parents_of_the_folder_do_not_matter(tmp_path: Path) -> None:
     _touch(tmp_path, "_work/.x/a.csv")
     assert [source.name for source in find_sources(str(tmp_path / "_work" / ".x"))[0]] == ["a.csv"]
@@ -65,18 +109,28 @@ def test_uri(tmp_path: Path) -> None:
         assert file.read() == b"text\nhello\n"
 
 
-def test_packed_file(tmp_path: Path) -> None:
-    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"text\n"))
-    (source,) = find_sources(str(tmp_path / "a.csv.gz"))[0]
+PACKED: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("packing", PACKED)
+def test_packed_file(tmp_path: Path, packing: str) -> None:
+    path = tmp_path / f"a.csv.{packing}"
+    path.write_bytes(PACKED[packing](b"text\n"))
+    (source,) = find_sources(str(path))[0]
     with source.open() as file:
         assert (source.format, file.read()) == ("csv", b"text\n")
 
 
-@pytest.mark.parametrize("content", [b"plain text", gzip.compress(b"text\n" * 1000)[:-12]])
-def test_broken_gzip(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.csv.gz").write_bytes(content)
-    (source,) = find_sources(str(tmp_path / "a.csv.gz"))[0]
-    with pytest.raises(DataError, match=r"a\.csv\.gz: the file must be readable to its end"), source.open() as file:
+@pytest.mark.parametrize("packing", PACKED)
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_broken_packed_file(tmp_path: Path, packing: str, is_cut: bool) -> None:
+    path = tmp_path / f"a.csv.{packing}"
+    path.write_bytes(PACKED[packing](b"text\n" * 1000)[:-12] if is_cut else b"plain text")
+    (source,) = find_sources(str(path))[0]
+    with (
+        pytest.raises(DataError, match=rf"a\.csv\.{packing}: the file must be readable to its end"),
+        source.open() as file,
+    ):
         file.read()
 
 

@@ -19,7 +19,8 @@ def begin(config: PredictConfig, **record: Any) -> Job:
     ledger = job.spec.ledger
     ledger.open()
     stamps = [[file.source.name, file.stamp] for file in job.spec.input.files]
-    ledger.write_job({"state": "running", "seconds": 1.5, "fingerprint": job.fingerprint, "stamps": stamps, **record})
+    known = {"fingerprint": job.fingerprint, "stamps": stamps, "config": config.public().model_dump(mode="json")}
+    ledger.write_job({"state": "running", "seconds": 1.5, **known, **record})
     ledger.commit(0, b"part", Entry(rows=1, errors=1))
     return job
 

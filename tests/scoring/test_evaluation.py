@@ -14,6 +14,7 @@ from t5ray.scoring.labelled import Labelled, Scored, read_labelled
 from t5ray.scoring.opening import ScoringModel
 from t5ray.scoring.plan import Job
 from t5ray.scoring.scorer import Scorer
+from t5ray.text.calibration import Calibration
 from tests.scoring.doubles import ShoutingEngine
 
 TASK = TaskConfig(name="mood", inputs="{text} => ", targets="{label}", metrics=("accuracy",), closed_labels=True)
@@ -178,3 +179,12 @@ def test_predictions_that_the_data_hold_stay_beside_those_of_the_model(tmp_path:
     conclude(settings(tmp_path, data, bootstrap_samples=10), rows, Scored(["odd"], [None]))
     judged = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
     assert (judged["prediction_in_data"], judged["prediction"]) == ("old", "odd")
+
+
+def test_numbers_that_json_has_not_are_null(tmp_path: Path, data: Path) -> None:
+    rows = Labelled(TASK, [{"text": "a"}], ["a => "], [["odd"]], {"model": "m"}, "")
+    nan = float("nan")
+    conclude(settings(tmp_path, data, bootstrap_samples=10), rows, Scored(["odd"], [None], Calibration(1.0, nan, nan)))
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert found["calibration"] == {"temperature": 1.0, "ece_before": None, "ece_after": None}
+    assert found["metrics"] == {"accuracy": 1.0}

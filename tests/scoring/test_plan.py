@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -118,6 +119,42 @@ def test_an_output_inside_the_input_is_refused(
     with pytest.raises(ConfigError, match="output: must lie outside of the input, whose rows its parts would become"):
         prepare(changed(settings, input=str(tmp_path / given), output=str(tmp_path / output)))
     assert not (tmp_path / "in" / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "output"), [("link/**/*.jsonl", "real/out"), ("in", "real/out"), ("in/*", "link/out"), ("link", "real")]
+)
+def test_an_output_inside_the_input_is_refused_whatever_links_lead_there(
+    settings: PredictConfig, tmp_path: Path, given: str, output: str
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "rows.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "in").mkdir()
+    for link in ("link", "in/linked"):
+        (tmp_path / link).symlink_to(tmp_path / "real")
+    asked = {"input": str(tmp_path / given), "format": "jsonl"}
+    with pytest.raises(ConfigError, match="output: must lie outside of the input, whose rows its parts would become"):
+        prepare(changed(settings, **asked, output=str(tmp_path / output)))
+    assert planned(changed(settings, **asked, output=str(tmp_path / "out"))).pending
+
+
+def test_a_file_whose_name_is_no_utf8_is_scored(settings: PredictConfig, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.jsonl")).write_text('{"text": "a"}\n{"text": "b"}\n')
+    odd = changed(settings, input=str(tmp_path / "in"))
+    assert begin(odd).fingerprint["input"][0][0] == r"caf\xe9.jsonl"
+    assert [shard.index for shard in planned(odd).pending] == [1]
+
+
+def test_files_that_are_not_read_are_told(settings: PredictConfig, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jsonl", "b.jsonl.zst", "c.parquet.gz"):
+        (tmp_path / "in" / name).write_text('{"text": "a"}\n')
+    job = planned(changed(settings, input=str(tmp_path / "in")))
+    assert (job.spec.input.num_rows, len(job.notes)) == (1, 2)
+    assert job.notes[0].startswith("b.jsonl.zst: was not read, as its name ends in none of .csv, ")
+    begin(changed(settings, input=str(tmp_path / "in")))
+    assert planned(changed(settings, input=str(tmp_path / "in"))).notes == job.notes
 
 
 @pytest.mark.parametrize("given", ["in", "in/*.jsonl", "in/rows.jsonl"])

@@ -1,8 +1,10 @@
+import bz2
 import csv
 import datetime
 import gzip
 import io
 import json
+import lzma
 import struct
 from pathlib import Path
 from typing import Any
@@ -122,9 +124,10 @@ def test_a_mark_is_a_files_start_or_a_fault(tmp_path: Path) -> None:
 
 def test_packed_lines_and_json_lists_are_cut_too(tmp_path: Path) -> None:
     rows = [{"n": n} for n in range(7)]
-    packed = tmp_path / "a.jsonl.gz"
-    packed.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    assert records(packed, 3) == rows
+    for name, pack in (("a.jsonl.gz", gzip.compress), ("a.jsonl.bz2", bz2.compress), ("a.jsonl.xz", lzma.compress)):
+        packed = tmp_path / name
+        packed.write_bytes(pack("".join(json.dumps(row) + "\n" for row in rows).encode()))
+        assert records(packed, 3) == rows
     whole = tmp_path / "a.json"
     whole.write_text(json.dumps(rows, indent=1))
     assert records(whole, 3) == rows

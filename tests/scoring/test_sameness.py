@@ -1,5 +1,6 @@
 """Which jobs go on in a folder, and which are refused there."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from t5ray.cluster import Cluster
-from t5ray.config import PredictConfig
+from t5ray.config import DecodeConfig, PredictConfig
 from t5ray.errors import ConfigError, ModelError
 from t5ray.scoring.job import run
 from t5ray.scoring.plan import prepare
@@ -48,6 +49,38 @@ def test_another_model_or_input_in_the_same_folder_is_refused(settings: PredictC
     Path(settings.input).write_text('{"text": "a"}\n{"text": "b"}\n{"text": "d"}\n')
     with pytest.raises(ConfigError, match=r"differs in input \(content of rows\.jsonl\)"):
         prepare(settings)
+
+
+CARD = {
+    "task": {"name": "shout", "inputs": "shout: {text}", "targets": "{loud}", "metrics": ["exact_match"]},
+    "decode": {"num_beams": 2, "max_new_tokens": 5},
+    "max_input_tokens": 25,
+}
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "told"),
+    [
+        (None, None, ""),
+        (None, {"max_new_tokens": 7}, r"; decode\.max_new_tokens \(None there, 7 here\)"),
+        ({"num_beams": 4}, None, r"; decode\.num_beams \(4 there, 2 here\)"),
+    ],
+)
+def test_what_comes_with_another_model_is_not_told_beside_it(
+    settings: PredictConfig, tmp_path: Path, there: dict[str, Any] | None, here: dict[str, Any] | None, told: str
+) -> None:
+    begin(changed(settings, decode=there))
+    bundle = shutil.copytree(settings.model, tmp_path / "bundle")
+    (bundle / "t5ray.json").write_text(json.dumps(CARD))
+    model = r"model \(weights, tokenizer or card: \w{12} there, \w{12} here\)"
+    with pytest.raises(ConfigError, match=rf"which differs in {model}{told}\. Choose another"):
+        prepare(changed(settings, model=str(bundle), task=None, decode=here))
+
+
+def test_only_the_decode_settings_that_were_given_are_told(settings: PredictConfig) -> None:
+    begin(settings)
+    with pytest.raises(ConfigError, match=r"differs in decode\.num_beams \(None there, 4 here\)\. Choose another"):
+        prepare(changed(settings, decode=DecodeConfig(num_beams=4)))
 
 
 def test_automatic_precision_is_settled_once_for_all_workers_and_all_runs(

@@ -113,6 +113,18 @@ def test_a_broken_csv_line_counts_as_a_row(tmp_path: Path) -> None:
         list(csv.reader(file, strict=True))
 
 
+def test_a_quote_that_swallows_the_rest_of_a_file_is_refused_with_its_line(tmp_path: Path) -> None:
+    lines = ["id,text", "1,a", '2,"b', *(f"{number},row {number}" for number in range(3, 3000))]
+    path = write(tmp_path / "a.csv", "\n".join(lines) + "\n")
+    message = (
+        r"a\.csv:3: a quote that opens must be closed, but .* never is, so that the 2997 lines after it would be no"
+    )
+    with pytest.raises(DataError, match=message):
+        scan(str(path), 10)
+    write(path, 'id,text\n1,a\n2,"b\n')  # a file that was cut in its last line
+    assert scan(str(path), 10).num_rows == 2
+
+
 def test_a_carriage_return_alone_ends_a_csv_line(tmp_path: Path) -> None:
     found = scan(str(write(tmp_path / "a.csv", "text,n\rone,1\rtwo,2\n\r\nthree,3")), shard_rows=1)
     assert [(shard.start, shard.stop) for shard in found.shards] == [(7, 13), (13, 21), (21, 28)]
@@ -163,17 +175,17 @@ def test_a_scan_is_remembered_while_no_file_changes(tmp_path: Path) -> None:
     write(tmp_path / "b.csv", "text\nw\n")
     found = scan(str(tmp_path), 2)
     record = json.loads(json.dumps(remembered(found)))
-    assert recall(record, list_sources(str(tmp_path))) == found
-    assert recall(record, list_sources(str(tmp_path / "*.csv"))) == found
-    assert recall(record, list_sources(str(tmp_path / "a.csv"))) is None
+    assert recall(record, list_sources(str(tmp_path))[0]) == found
+    assert recall(record, list_sources(str(tmp_path / "*.csv"))[0]) == found
+    assert recall(record, list_sources(str(tmp_path / "a.csv"))[0]) is None
     write(tmp_path / "b.csv", "text\nv\n")
-    assert recall(record, list_sources(str(tmp_path))) is None
+    assert recall(record, list_sources(str(tmp_path))[0]) is None
 
 
 def test_the_stamp_says_size_and_time(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "abc\n")
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    (source,) = list_sources(str(path))
+    (source,), _ = list_sources(str(path))
     assert stamp_of(source) == "4 bytes, changed 2023-11-14T22:13:20+00:00"
     path.chmod(0o600)
     assert stamp_of(source) == "4 bytes, changed 2023-11-14T22:13:20+00:00"

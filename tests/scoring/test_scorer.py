@@ -1,8 +1,10 @@
+import csv
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from t5ray.errors import ClusterError, DataError, ModelError
@@ -88,6 +92,29 @@ def test_a_bad_row_gets_its_error_and_leaves_the_rest_alone(tmp_path: Path) -> N
     assert rows[4]["error"].startswith("a.jsonl row 5: a line must be one JSON object")
     assert rows[5]["error"] == "text must be whole Unicode characters, but holds half of a surrogate pair"
     assert rows[0]["error"] is rows[6]["error"] is None
+
+
+@pytest.mark.parametrize("part_format", ["jsonl", "csv"])
+def test_a_cell_without_a_value_that_no_input_needs_is_written_as_text(tmp_path: Path, part_format: str) -> None:
+    noise = pa.StringArray.from_buffers(2, pa.py_buffer(struct.pack("3i", 0, 1, 3)), pa.py_buffer(b"a\xffb"))
+    columns = {
+        "text": ["one", "two"],
+        "noise": noise,
+        "inside": pa.ListArray.from_arrays([0, 1, 2], pa.StructArray.from_arrays([noise], ["k"])),
+        "at": pa.array([0, 1_500_000], pa.timestamp("us", "Mars/Phobos")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    spec = spec_for(tmp_path / "rows.parquet", tmp_path / "out", part_format=part_format)
+    assert Scorer(spec, load=ShoutingEngine).score(spec.input.shards[0]).errors == 0
+    if part_format == "csv":
+        with spec.ledger.part(0).open(newline="", encoding="utf-8") as file:
+            rows = [{**row, "inside": json.loads(row["inside"])} for row in csv.DictReader(file)]
+    else:
+        rows = [json.loads(line) for line in spec.ledger.part(0).read_text().splitlines()]
+    assert [row["prediction"] for row in rows] == ["ONE", "TWO"]
+    assert [row["noise"] for row in rows] == ["a", "\\xffb"]
+    assert [row["inside"] for row in rows] == [[{"k": "a"}], [{"k": "\\xffb"}]]
+    assert [row["at"] for row in rows] == ["1970-01-01 00:00:00.000000Z", "1970-01-01 00:00:01.500000Z"]
 
 
 def test_equal_texts_come_to_the_engine_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,19 @@ def test_parquet_values_become_json_that_says_the_same(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_and_durations_become_iso_text_whatever_their_unit(tmp_path: Path, unit: str) -> None:
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    values = [90_061 * per_second, 1, -per_second]
+    times = pa.array([3_723 * per_second, 1, None], pa.time32(unit) if per_second < 10**6 else pa.time64(unit))
+    pq.write_table(pa.table({"took": pa.array(values, pa.duration(unit)), "at": times}), tmp_path / "a.parquet")
+    lines = rewrite(tmp_path / "a.parquet", "jsonl", Results(["x"] * 3, None, [None] * 3)).splitlines()
+    tick = f"{1 / per_second:.9f}".rstrip("0").rstrip(".")
+    assert [json.loads(line)["took"] for line in lines] == ["P1DT1H1M1S", f"P0DT0H0M{tick}S", "P-1DT23H59M59S"]
+    found = [json.loads(line)["at"] for line in lines]
+    assert [found[0][:8], float(found[1].rpartition(":")[2]), found[2]] == ["01:02:03", 1 / per_second, None]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(texts, texts), min_size=1, max_size=10))
 def test_csv_cells_survive_whatever_they_hold(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
@@ -167,25 +180,54 @@ def test_equal_results_give_equal_bytes(tmp_path: Path, part_format: str) -> Non
     assert rewrite(tmp_path / "a.jsonl", part_format, FINE) == rewrite(tmp_path / "a.jsonl", part_format, FINE)
 
 
+def in_one_schema(folder: Path) -> list[pa.Table]:
+    """Write every file of a folder as a part."""
+    found = scan(str(folder), 10)
+    parts = []
+    for shard in found.shards:
+        rows = read_shard(found.files[shard.file], shard, None)
+        parts.append(
+            encode("parquet", rows, Results(["p"] * shard.num_rows, None, [None] * shard.num_rows), found.schema)
+        )
+    return [pq.read_table(io.BytesIO(part)) for part in parts]
+
+
 def test_columns_that_other_files_have_are_null(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"n": pa.array([1], pa.int8()), "text": ["y"]}), tmp_path / "b.parquet")
-    found = scan(str(tmp_path), 10)
-    parts: list[Any] = [
-        pq.read_table(
-            io.BytesIO(
-                encode(
-                    "parquet",
-                    read_shard(found.files[shard.file], shard, None),
-                    Results(["p"], None, [None]),
-                    found.schema,
-                )
-            )
-        )
-        for shard in found.shards
-    ]
+    parts = in_one_schema(tmp_path)
     assert parts[0].schema.equals(parts[1].schema)
     assert pa.concat_tables(parts).select(["text", "n"]).to_pydict() == {"text": ["x", "y"], "n": [None, 1]}
+
+
+REQUIRED = pa.field("n", pa.int64(), nullable=False)
+INSIDE = pa.field("n", pa.struct([REQUIRED]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "other"),
+    [
+        (REQUIRED, 1, None),
+        (REQUIRED, 1, pa.field("n", pa.int64())),
+        (REQUIRED, 1, pa.field("n", pa.null())),
+        (INSIDE, {"n": 1}, pa.field("n", pa.struct([pa.field("n", pa.int64())]))),
+    ],
+)
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_a_column_that_may_not_be_null_in_one_file_may_be_in_another(
+    tmp_path: Path, field: pa.Field, value: Any, other: pa.Field | None, names: str
+) -> None:
+    text = pa.field("text", pa.string())
+    table = pa.Table.from_pylist([{"text": "x", "n": value}], pa.schema([text, field]))
+    pq.write_table(table, tmp_path / f"{names[0]}.parquet")
+    schema = pa.schema([text] if other is None else [text, other])
+    pq.write_table(pa.Table.from_pylist([{"text": "y", "n": None}], schema), tmp_path / f"{names[1]}.parquet")
+    parts = in_one_schema(tmp_path)
+    assert parts[0].schema.equals(parts[1].schema)
+    found = dict(
+        zip(pa.concat_tables(parts)["text"].to_pylist(), pa.concat_tables(parts)["n"].to_pylist(), strict=True)
+    )
+    assert found == {"x": value, "y": None}
 
 
 nested = pa.struct([("k", pa.int16()), ("list", pa.list_(pa.string()))])
