@@ -61,15 +61,25 @@ def command(
         findings += _nodes(settings)
     if failed := [finding for finding in findings if not finding.passed]:
         terminal.say(f"\n{len(failed)} of {len(findings)} checks failed.")
+        terminal.suggest({"once that is mended": cli.again("doctor")})
         return failed[0].exit_code
-    terminal.close(f"All {len(findings)} checks passed.", {"try the demo": "python -m t5ray.tune"})
+    terminal.close(f"All {len(findings)} checks passed.", _to_search(settings))
     return 0
+
+
+def _to_search(settings: "RunConfig") -> dict[str, str]:
+    """Return the search with what was checked; what it needs besides that data, task and model is left to fill in."""
+    named = {"data": settings.data.path, "task": settings.task, "model": settings.model}
+    if not any(named.values()):
+        return {"try the demo": cli.again("tune", cluster=False)}
+    blanks = {"data": "ROWS.jsonl", "task": "TASK", "model": "google/flan-t5-small"}
+    return {"search": cli.again("tune", cluster=False, **{k: blank for k, blank in blanks.items() if not named[k]})}
 
 
 def _show(name: str, finding: Finding) -> Finding:
     terminal.say(f"{'pass' if finding.passed else 'FAIL'}  {name.ljust(9)} {finding.text}")
-    if not finding.passed:
-        terminal.say(f"      {' ' * 9} -> {finding.mend}" if finding.mend else "")
+    if not finding.passed and finding.mend:
+        terminal.say(f"      {' ' * 9} -> {finding.mend}")
     return finding
 
 
