@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from t5ray.errors import ClusterError
-from t5ray.liveness import own_ray, raylet_at, require_answer, watched
+from t5ray.liveness import busy_processors, own_ray, raylet_at, require_answer, said_if_slow, watched
 
 DOWNLOAD = ".download-"
 """Begins the names of folders beside a target in which it arrives."""
@@ -167,14 +167,17 @@ def _start(address: str, options: dict[str, Any]) -> Any:
         with (
             nullcontext() if options["log_to_driver"] else _hidden_stderr(),
             _on_loopback() if address == "local" else nullcontext(),
+            said_if_slow() if address == "local" else nullcontext(),
         ):
             return ray.init(address=address, **options)
     except Exception as exc:  # a bare one where a process of Ray dies while it starts
         reason = " ".join(str(exc).split())
         if address == "local":
+            busy = busy_processors()
+            check = f"{busy} Try again when they are not, or check" if busy else "Check how busy the processors are,"
             raise ClusterError(
                 f"A local Ray must start on this machine, but did not: {reason} "
-                "Check free memory and disk (/dev/shm, /tmp), or join a running Ray with --address."
+                f"{check} free memory and disk (/dev/shm, /tmp), or join a running Ray with --address."
             ) from exc
         raise ClusterError(
             f"--address {address}: a Ray of this version that lets us in must run there, but: {reason}. Start one with "
