@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from t5ray.counting import counted
 from t5ray.errors import ClusterError
 from t5ray.liveness import busy_processors, own_ray, raylet_at, require_answer, said_if_slow, watched
 
@@ -77,7 +78,7 @@ class Cluster:
     @property
     def shown(self) -> str:
         """Its size in words."""
-        size = f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
+        size = f"{counted(self.num_cpus, 'CPU')} and {counted(self.num_gpus, 'GPU')}"
         return f"{size} on {len(self.nodes)} nodes" if len(self.nodes) > 1 else size
 
 

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 
+from t5ray.counting import counted
 from t5ray.errors import ClusterError
 
 PROBE_S = 10.0
@@ -99,7 +100,7 @@ def busy_processors() -> str:
     load, cpus = psutil.getloadavg()[0], os.cpu_count() or 1
     if load / cpus < BUSY_LOAD:
         return ""
-    return f"The processors are busy (load average {load:.1f} over {cpus} CPU{'s' if cpus > 1 else ''})."
+    return f"The processors are busy (load average {load:.1f} over {counted(cpus, 'CPU')})."
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from t5ray import cli, heap, terminal
+from t5ray.counting import counted
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
                 runs_again=lambda: num_expected(ledger, wanted),
             ) as shown:
                 run_search(prepared, space, ledger, workspace, cluster, tracker, announce=shown.update)
-            terminal.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
+            terminal.say(f"\nJudging the winner on {counted(len(prepared.data.test), 'test row')}.")
             content = conclude(prepared, ledger, workspace, tracker)
             settle_run_ids(ledger, workspace, tracker)
         except BaseException as exc:
@@ -128,7 +129,11 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
                 _keep(prepared, ledger, workspace, tracker)
                 confirming = sum(run.state == "RUNNING" for run in ledger.confirm_runs)
                 also = f"; of the runs that confirm the best, {confirming}" if confirming else ""
-                terminal.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running{also}.")
+                ended, running = len(ledger.ended), len(ledger.interrupted)
+                terminal.say(
+                    f"\n{counted(ended, 'trial')} {'has' if ended == 1 else 'have'} ended, "
+                    f"{running} {'was' if running == 1 else 'were'} running{also}."
+                )
                 terminal.say(f"Go on with: {_again(settings, workspace)}")
             if isinstance(exc, KeyboardInterrupt):
                 return cli.INTERRUPTED
@@ -167,7 +172,7 @@ def outcome(content: Mapping[str, Any]) -> str:
     winner, other = by_trial[confirm["winner"]], by_trial.get(0)
     against = "" if other is None or winner is other else f" against {_mean(other)} with the default settings"
     tie = f"; a tie with {_trials(confirm['tie_with'])}" if confirm["tie_with"] else ""
-    seeds = f"{len(confirm['seeds'])} fresh seed{'s' if len(confirm['seeds']) > 1 else ''}"
+    seeds = counted(len(confirm["seeds"]), "fresh seed")
     mean = f"validation {metric} {_mean(winner)} over {seeds}"
     unsure = " One seed says nothing of how much seeds differ." if len(confirm["seeds"]) == 1 else ""
     return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}"

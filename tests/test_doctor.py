@@ -48,7 +48,7 @@ def test_a_good_machine_passes_and_nothing_is_left_behind(
     assert [line.split()[1] for line in out.splitlines() if line.startswith("pass")] == CHECKS
     assert f"torch {importlib.metadata.version('torch')}" in out
     assert "t5, d_model 32, 2 layers, 75 tokens" in out
-    assert "1 nodes, 2 CPUs, 0 GPUs" in out
+    assert "1 node, 2 CPUs, 0 GPUs" in out
     assert list(folder.iterdir()) == []
 
 

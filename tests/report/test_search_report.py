@@ -308,9 +308,9 @@ def test_stopping_shows_how_many_trials_each_epoch_had() -> None:
     shown = Page(render_search(full_search()))
     bars = [g.findtext("title") for g in chart(shown, "How many trials trained").iter("g")]
     assert bars == [
-        "Epoch 1: 9 trials trained it, 1 were stopped after it",
+        "Epoch 1: 9 trials trained it, 1 was stopped after it",
         "Epoch 2: 7 trials trained it, 2 were stopped after it",
-        "Epoch 3: 5 trials trained it, 1 were stopped after it",
+        "Epoch 3: 5 trials trained it, 1 was stopped after it",
         "Epoch 4: 4 trials trained it",
         "Epoch 5: 4 trials trained it",
         "Epoch 6: 4 trials trained it",
