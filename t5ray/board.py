@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from t5ray.counting import counted
 from t5ray.report.words import seconds
 from t5ray.terminal import console, say
 
@@ -96,7 +97,7 @@ class Board:
         name = f"trial {trial.trial:<3}" if trial.seed is None else f"trial {trial.trial:<3} again on seed {trial.seed}"
         if trial.state != "RUNNING":
             best = "no value" if trial.best_value is None else f"{self.objective} {trial.best_value:.4f}"
-            say(f"{name} {trial.state:<9} after {len(trial.values)} epoch{'s' * (len(trial.values) != 1)}, {best}")
+            say(f"{name} {trial.state:<9} after {counted(len(trial.values), 'epoch')}, {best}")
         elif trial.values and goes_on:
             say(f"{name} goes on after epoch {len(trial.values)}/{self.max_epochs}")
         elif trial.values:
@@ -111,7 +112,7 @@ class Board:
         searched = [t for t in self.trials.values() if t.seed is None]
         ended = sum(t.state != "RUNNING" for t in searched)
         epochs = sum(len(t.values) for t in self.trials.values())
-        words = f"{ended} of {self.num_trials} trials, {epochs} epochs, {seconds(self.elapsed_s)}"
+        words = f"{ended} of {counted(self.num_trials, 'trial')}, {counted(epochs, 'epoch')}, {seconds(self.elapsed_s)}"
         if (left := self.left_s()) is not None:
             words += f", about {seconds(left)} left"
         if any(is_again for is_again, _, _ in self.trials):

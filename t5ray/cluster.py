@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from t5ray.counting import counted
 from t5ray.errors import ClusterError
-from t5ray.liveness import own_ray, raylet_at, require_answer, watched
+from t5ray.liveness import busy_processors, own_ray, raylet_at, require_answer, said_if_slow, watched
 
 DOWNLOAD = ".download-"
 """Begins the names of folders beside a target in which it arrives."""
@@ -77,7 +78,7 @@ class Cluster:
     @property
     def shown(self) -> str:
         """Its size in words."""
-        size = f"{self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
+        size = f"{counted(self.num_cpus, 'CPU')} and {counted(self.num_gpus, 'GPU')}"
         return f"{size} on {len(self.nodes)} nodes" if len(self.nodes) > 1 else size
 
 
@@ -167,14 +168,17 @@ def _start(address: str, options: dict[str, Any]) -> Any:
         with (
             nullcontext() if options["log_to_driver"] else _hidden_stderr(),
             _on_loopback() if address == "local" else nullcontext(),
+            said_if_slow() if address == "local" else nullcontext(),
         ):
             return ray.init(address=address, **options)
     except Exception as exc:  # a bare one where a process of Ray dies while it starts
         reason = " ".join(str(exc).split())
         if address == "local":
+            busy = busy_processors()
+            check = f"{busy} Try again when they are not, or check" if busy else "Check how busy the processors are,"
             raise ClusterError(
                 f"A local Ray must start on this machine, but did not: {reason} "
-                "Check free memory and disk (/dev/shm, /tmp), or join a running Ray with --address."
+                f"{check} free memory and disk (/dev/shm, /tmp), or join a running Ray with --address."
             ) from exc
         raise ClusterError(
             f"--address {address}: a Ray of this version that lets us in must run there, but: {reason}. Start one with "

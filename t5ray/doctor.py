@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from t5ray import cli, terminal
+from t5ray.counting import counted
 from t5ray.errors import ClusterError, ModelError, T5RayError, TrackingError
 from t5ray.health.finding import Finding
 
@@ -60,16 +61,26 @@ def command(
     if cluster:
         findings += _nodes(settings)
     if failed := [finding for finding in findings if not finding.passed]:
-        terminal.say(f"\n{len(failed)} of {len(findings)} checks failed.")
+        terminal.say(f"\n{len(failed)} of {counted(len(findings), 'check')} failed.")
+        terminal.suggest({"once that is mended": cli.again("doctor")})
         return failed[0].exit_code
-    terminal.close(f"All {len(findings)} checks passed.", {"try the demo": "python -m t5ray.tune"})
+    terminal.close(f"All {len(findings)} checks passed.", _to_search(settings))
     return 0
+
+
+def _to_search(settings: "RunConfig") -> dict[str, str]:
+    """Return the search with what was checked; what it needs besides that data, task and model is left to fill in."""
+    named = {"data": settings.data.path, "task": settings.task, "model": settings.model}
+    if not any(named.values()):
+        return {"try the demo": cli.again("tune", cluster=False)}
+    blanks = {"data": "ROWS.jsonl", "task": "TASK", "model": "google/flan-t5-small"}
+    return {"search": cli.again("tune", cluster=False, **{k: blank for k, blank in blanks.items() if not named[k]})}
 
 
 def _show(name: str, finding: Finding) -> Finding:
     terminal.say(f"{'pass' if finding.passed else 'FAIL'}  {name.ljust(9)} {finding.text}")
-    if not finding.passed:
-        terminal.say(f"      {' ' * 9} -> {finding.mend}" if finding.mend else "")
+    if not finding.passed and finding.mend:
+        terminal.say(f"      {' ' * 9} -> {finding.mend}")
     return finding
 
 
@@ -187,10 +198,8 @@ def check_model(settings: "RunConfig") -> Finding:
     here = str(fetch_uri(source)) if is_uri(source) else source
     config, tokenizer = load_config(here), load_tokenizer(here)
     shown = source if settings.model else "the demo's"
-    text = (
-        f"{shown}: {config.model_type}, d_model {config.d_model}, {config.num_layers} layers, {len(tokenizer)} tokens"
-    )
-    return Finding(True, text, exit_code=ModelError.exit_code)
+    size = f"d_model {config.d_model}, {counted(config.num_layers, 'layer')}, {counted(len(tokenizer), 'token')}"
+    return Finding(True, f"{shown}: {config.model_type}, {size}", exit_code=ModelError.exit_code)
 
 
 def check_tracking(settings: "RunConfig") -> Finding:
@@ -223,7 +232,8 @@ def check_ray(settings: "RunConfig") -> Finding:
             text = f"a task must run within {ANSWER_WITHIN_S} s, but: {reason}"
             return Finding(False, text, mend, ClusterError.exit_code)
         where = "started here" if cluster.started_here else "joined"
-        text = f"{where}: {cluster.num_nodes} nodes, {cluster.num_cpus:g} CPUs, {cluster.num_gpus:g} GPUs"
+        has = {"node": cluster.num_nodes, "CPU": cluster.num_cpus, "GPU": cluster.num_gpus}
+        text = f"{where}: {', '.join(counted(number, what) for what, number in has.items())}"
         if answer != platform.python_version():
             mend = "Install the same Python on every node."
             return Finding(False, f"{text}; workers run Python {answer}", mend, ClusterError.exit_code)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from t5ray import cli, terminal
+from t5ray.counting import counted
 
 if TYPE_CHECKING:
     from t5ray.config import EvaluateConfig
@@ -121,7 +122,9 @@ def _close(settings: "EvaluateConfig", evaluation: "Evaluation") -> None:
     commands = {"read the report": shlex.quote(f"{settings.output}/report.html")}
     if ui := ui_command(settings.tracking.uri):
         commands["compare runs"] = ui
-    terminal.close(f"{name} {value:.4f}{sure} on {evaluation.num_rows} rows{failed}: {settings.output}", commands)
+    terminal.close(
+        f"{name} {value:.4f}{sure} on {counted(evaluation.num_rows, 'row')}{failed}: {settings.output}", commands
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Is a Ray there, and does it go on living?
 
     require_answer   refuse an address where no Ray answers
+    said_if_slow     say that a Ray takes its time to start, and busy_processors why it may
     watched          say so while a command runs, where the Ray goes that it depends on
 
 Comes in: an address, processes of this machine. Goes out: an error before Ray would give one, or instead of none: Ray's
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 
+from t5ray.counting import counted
 from t5ray.errors import ClusterError
 
 PROBE_S = 10.0
@@ -31,6 +33,10 @@ NATIVE_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Ray's variable that says after how many seconds without a head (60 by default) it ends its drivers."""
 FIRST_S = 15.0
 """So much earlier the command speaks."""
+SLOW_START_S = 20.0
+"""A Ray that starts on an idle machine is there within a few seconds."""
+BUSY_LOAD = 1.5
+"""Processes per CPU that want to run, from which on Ray's own may miss their deadlines."""
 
 
 def require_answer(address: str) -> None:
@@ -66,6 +72,35 @@ def _speaks_http2(connection: socket.socket) -> bool:
     connection.sendall(HTTP2_HELLO)
     answer = connection.recv(9)
     return len(answer) > 3 and answer[3] == SETTINGS_FRAME
+
+
+@contextmanager
+def said_if_slow() -> Iterator[None]:
+    """Say that the start of a Ray goes on, where it does for long. To stdout: stderr is hidden from Ray meanwhile."""
+    timer = threading.Timer(SLOW_START_S, _say_slow)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _say_slow() -> None:
+    waiting = f"Ray has not started within {SLOW_START_S:g} s; waiting for it."
+    print(" ".join(filter(None, [waiting, busy_processors()])), flush=True)
+
+
+def busy_processors() -> str:
+    """Return a sentence on the load of this machine where it is high; else nothing.
+
+    Example:
+        a load average of 9.3 on 2 CPUs -> "The processors are busy (load average 9.3 over 2 CPUs)."
+    """
+    load, cpus = psutil.getloadavg()[0], os.cpu_count() or 1
+    if load / cpus < BUSY_LOAD:
+        return ""
+    return f"The processors are busy (load average {load:.1f} over {counted(cpus, 'CPU')})."
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from t5ray import cli, terminal
+from t5ray.counting import counted
 
 if TYPE_CHECKING:
     from t5ray.config import PredictConfig
@@ -61,15 +62,20 @@ def _predict(settings: "PredictConfig") -> int:
         return _close(settings, job.summary)
     terminal.tell(job.notes)
     if job.finished:
-        terminal.say(f"Going on: {len(job.finished)} of {job.spec.input.num_shards} parts are finished.")
+        terminal.say(f"Going on: {_of_parts(len(job.finished), job)} finished.")
     try:
         summary = _run(job)
     except KeyboardInterrupt:
         kept = len(job.spec.ledger.finished())
-        terminal.say(f"\nInterrupted: {kept} of {job.spec.input.num_shards} parts are finished and kept.")
+        terminal.say(f"\nInterrupted: {_of_parts(kept, job)} finished and kept.")
         terminal.say(f"Go on with: {cli.again('predict')}")
         return cli.INTERRUPTED
     return _close(settings, summary)
+
+
+def _of_parts(finished: int, job: "Job") -> str:
+    parts = job.spec.input.num_shards
+    return f"{finished} of {counted(parts, 'part')} {'is' if parts == 1 else 'are'}"
 
 
 def _run(job: "Job") -> "JobSummary":
@@ -99,7 +105,7 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
         output = shlex.quote(settings.output.rstrip("/"))
         commands["judge it"] = f"python -m t5ray.evaluate --predictions {output} --output {output}-evaluation"
     terminal.close(
-        f"{summary.num_rows} rows in {summary.seconds:.1f} s ({summary.rows_per_s:g} rows/s while scoring)"
+        f"{counted(summary.num_rows, 'row')} in {summary.seconds:.1f} s ({summary.rows_per_s:g} rows/s while scoring)"
         f"{failed}{cut}: {settings.output}",
         commands,
     )

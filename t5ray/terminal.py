@@ -56,6 +56,11 @@ def tell(lines: Iterable[str]) -> None:
 def close(result: str, commands: dict[str, str]) -> None:
     """End a command: one result line, then what to run next (purpose -> command)."""
     console.print(f"\n[bold green]{_escaped(hide_secrets(result))}[/]")
+    suggest(commands)
+
+
+def suggest(commands: dict[str, str]) -> None:
+    """Print what to run next (purpose -> command)."""
     commands = {purpose: command for purpose, command in commands.items() if command}
     if commands:
         say("Next:")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from t5ray import cli, heap, terminal
+from t5ray.counting import counted
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _search(
             runs_again=lambda: num_expected(ledger, ledger.target),
         ) as shown:
             run_search(prepared, space, ledger, workspace, cluster, tracker, announce=shown.update)
-        terminal.say(f"\nJudging the winner on {len(prepared.data.test):,} test rows.")
+        terminal.say(f"\nJudging the winner on {counted(len(prepared.data.test), 'test row')}.")
         content = conclude(prepared, ledger, workspace, tracker)
         settle_run_ids(ledger, workspace, tracker)
     except BaseException as exc:
@@ -155,7 +156,11 @@ def _search(
             _keep(prepared, ledger, workspace, tracker)
             confirming = sum(run.state == "RUNNING" for run in ledger.confirm_runs)
             also = f"; of the runs that confirm the best, {confirming}" if confirming else ""
-            terminal.say(f"\n{len(ledger.ended)} trials have ended, {len(ledger.interrupted)} were running{also}.")
+            ended, running = len(ledger.ended), len(ledger.interrupted)
+            terminal.say(
+                f"\n{counted(ended, 'trial')} {'has' if ended == 1 else 'have'} ended, "
+                f"{running} {'was' if running == 1 else 'were'} running{also}."
+            )
             terminal.say(f"Go on with: {_again(settings, workspace)}")
         if isinstance(exc, KeyboardInterrupt):
             return None
@@ -180,19 +185,22 @@ def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracke
 
 def outcome(content: Mapping[str, Any]) -> str:
     """Say in one sentence what a search found."""
+    from t5ray.report.words import judged
+
     best, default, metric, confirm = content["best"], content["default"]["value"], content["metric"], content["confirm"]
-    test = f"; on test {content['test'][metric]:.4f}" if metric in (content["test"] or {}) else ""
+    on_test = (content["test"] or {}).get("loss" if metric == "validation_loss" else metric)
+    test = "" if on_test is None else f"; on test {on_test:.4f}"
     if confirm is None:
         against = "" if default is None else f" against {default:.4f} with the default settings"
         place = f"trial {best['trial']}, epoch {best['epoch']}"
         unsure = f" Nothing was confirmed: {content['unconfirmed']}." if content["unconfirmed"] else ""
-        return f"Best: {place}, validation {metric} {best['value']:.4f}{against}{test}.{unsure}"
+        return f"Best: {place}, {judged(metric)} {best['value']:.4f}{against}{test}.{unsure}"
     by_trial = {found["trial"]: found for found in confirm["candidates"]}
     winner, other = by_trial[confirm["winner"]], by_trial.get(0)
     against = "" if other is None or winner is other else f" against {_mean(other)} with the default settings"
     tie = f"; a tie with {_trials(confirm['tie_with'])}" if confirm["tie_with"] else ""
-    seeds = f"{len(confirm['seeds'])} fresh seed{'s' if len(confirm['seeds']) > 1 else ''}"
-    mean = f"validation {metric} {_mean(winner)} over {seeds}"
+    seeds = counted(len(confirm["seeds"]), "fresh seed")
+    mean = f"{judged(metric)} {_mean(winner)} over {seeds}"
     unsure = " One seed says nothing of how much seeds differ." if len(confirm["seeds"]) == 1 else ""
     return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}"
 

@@ -139,7 +139,7 @@ def test_runs_that_confirm_stand_behind_the_trials(capsys: pytest.CaptureFixture
     )
     rows = [line for line in shown(found.table()) if line and line[0][0].isdigit()]
     assert [line[:3] for line in rows] == [["0", "COMPLETE", "2/2"], ["0,", "seed", "7"]]
-    assert "1 of 1 trials" in headline(found)
+    assert "1 of 1 trial, " in headline(found)
     assert "now training the best again on fresh seeds" in headline(found)
 
 
@@ -176,7 +176,7 @@ def test_a_terminal_shows_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     with board("accuracy", num_trials=1, max_epochs=2) as found:
         found.update(record(0, [0.25, 0.5], "COMPLETE", batch_size=16))
     drawn = Text.from_ansi(screen.getvalue()).plain
-    assert "1 of 1 trials" in drawn
+    assert "1 of 1 trial, " in drawn
     assert "batch_size=16" in drawn
     assert "trial 0 " not in drawn  # lines are for pipes
 

@@ -1,12 +1,14 @@
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import fsspec
 import psutil
 import pytest
 
+from t5ray import liveness
 from t5ray.cluster import connect, download_dir, free_bytes, is_uri, local_path, upload_dir
 from t5ray.errors import ClusterError
 
@@ -21,6 +23,41 @@ def test_a_refused_token_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> No
     wanted = r"--address auto: .* Failed to connect .* set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     with pytest.raises(ClusterError, match=wanted), connect("auto"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (
+            9.3,
+            r"The processors are busy \(load average 9.3 over 2 CPUs\). Try again when they are not, or check ",
+        ),
+        (
+            0.2,
+            r"The current node timed out during startup. Check how busy the processors are, free memory and disk",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_start_names_busy_processors(
+    load: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    def time_out(**_: object) -> None:
+        time.sleep(0.3)
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", time_out)
+    monkeypatch.setattr(liveness, "SLOW_START_S", 0.1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ClusterError, match=said), connect(None):
+        pass
+    out = capsys.readouterr().out
+    assert out.startswith("Ray has not started within 0.1 s; waiting for it.")
+    assert ("The processors are busy" in out) == (load > 3)
 
 
 def listening() -> set[str]:

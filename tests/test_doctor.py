@@ -11,6 +11,7 @@ from t5ray.config import RunConfig
 from t5ray.doctor import _nodes as ask_nodes
 from t5ray.doctor import check_disk, check_memory, check_storage, check_tracking, check_versions, examine, main
 from t5ray.errors import ClusterError
+from t5ray.health.finding import Finding
 
 CHECKS = ["python", "versions", "memory", "disk", "storage", "bf16", "model", "tracking", "ray"]
 
@@ -47,7 +48,7 @@ def test_a_good_machine_passes_and_nothing_is_left_behind(
     assert [line.split()[1] for line in out.splitlines() if line.startswith("pass")] == CHECKS
     assert f"torch {importlib.metadata.version('torch')}" in out
     assert "t5, d_model 32, 2 layers, 75 tokens" in out
-    assert "1 nodes, 2 CPUs, 0 GPUs" in out
+    assert "1 node, 2 CPUs, 0 GPUs" in out
     assert list(folder.iterdir()) == []
 
 
@@ -85,6 +86,55 @@ def test_the_first_failure_gives_the_exit_code(
 ) -> None:
     assert main(["--model", str(folder / "none"), "--tracking-uri", "mlruns"]) == 4
     assert "2 of 9 checks failed." in capsys.readouterr().out
+
+
+def checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Return what doctor shows where all checks pass, or where the model's fails if it is to."""
+    found = Finding(True, "as it should be")
+    for name in CHECKS:
+        monkeypatch.setattr(doctor, f"check_{name}", lambda settings: found)
+    if "broken" in argv:
+        monkeypatch.setattr(doctor, "check_model", lambda settings: Finding(False, "not there. Check it.", exit_code=4))
+    assert main(list(argv)) == (4 if "broken" in argv else 0)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "try the demo  python -m t5ray.tune"),
+        (["--storage", "s"], "try the demo  python -m t5ray.tune --storage s"),
+        (["--model", "m", "--cluster"], "search  python -m t5ray.tune --model m --data ROWS.jsonl --task TASK"),
+        (["--data", "d.csv"], "search  python -m t5ray.tune --data d.csv --task TASK --model google/flan-t5-small"),
+        (
+            ["--set", "task=classify", "--data", "d", "--model", "m"],
+            "search  python -m t5ray.tune --set task=classify --data d --model m",
+        ),
+    ],
+)
+def test_what_passed_is_what_to_search_with(
+    flags: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "_nodes", lambda settings: [])
+    monkeypatch.setattr("t5ray.terminal.typed", lambda command: command)
+    out = checked(monkeypatch, capsys, *flags)
+    assert out.splitlines()[-2:] == ["Next:", f"  {expected}"]
+
+
+def test_what_failed_is_checked_again_once_it_is_mended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("t5ray.terminal.typed", lambda command: command)
+    lines = checked(monkeypatch, capsys, "--model", "broken").splitlines()
+    assert lines[6:] == [
+        "FAIL  model     not there. Check it.",
+        "pass  tracking  as it should be",
+        "pass  ray       as it should be",
+        "",
+        "1 of 9 checks failed.",
+        "Next:",
+        "  once that is mended  python -m t5ray.doctor --model broken",
+    ]
 
 
 def test_an_address_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

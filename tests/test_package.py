@@ -107,4 +107,4 @@ def test_it_finds_its_files_without_the_repository(installed: Path, tmp_path: Pa
 
 def test_it_can_begin_the_demo_without_the_repository(installed: Path, tmp_path: Path) -> None:
     shown = run(installed, tmp_path, "-m", "t5ray", "train", "--preview", "--storage", str(tmp_path / "runs"))
-    assert "data         8000 training, 1000 validation, 1000 test rows" in shown
+    assert "data         8,000 training, 1,000 validation, 1,000 test rows" in shown

@@ -199,7 +199,7 @@ def test_more_workers_than_the_machine_has_are_refused(
     small_cluster: None, tmp_path: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(tmp_path, tiny_t5, "--workers-per-trial", "3")) == 6
-    assert "needs 3 workers of 1 CPUs and 0 GPUs each, and the cluster has 2 CPUs" in " ".join(
+    assert "needs 3 workers of 1 CPU and 0 GPUs each, and the cluster has 2 CPUs" in " ".join(
         capsys.readouterr().err.split()
     )
     assert not (tmp_path / "finished").exists()

@@ -36,6 +36,11 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
         "Winner: trial 3, validation accuracy 0.8900 (0.8600 to 0.9200) over 2 fresh seeds against 0.8100 "
         "(0.7700 to 0.8500) with the default settings; a tie with trial 5; on test 0.8500."
     )
+    loss = outcome(
+        {**CONTENT, "metric": "validation_loss", "test": {"accuracy": 0.5, "loss": 0.25}, "confirm": confirm}
+    )
+    assert "validation loss 0.8900" in loss
+    assert "; on test 0.2500." in loss
     several = outcome({**CONTENT, "confirm": {**confirm, "tie_with": [7, 5, 0]}})
     assert "; a tie with trials 0, 5 and 7; on test" in several
     one = outcome({**CONTENT, "confirm": {**confirm, "seeds": [1]}})

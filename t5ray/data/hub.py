@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from t5ray.counting import counted
 from t5ray.data.formats import Row
 from t5ray.errors import DataError
 
@@ -37,7 +38,8 @@ def open_hub(address: str, known_splits: Collection[str]) -> tuple[Iterator[Row]
     if not known:
         raise DataError(f"{address}: the dataset must have a split named train, but has {', '.join(splits)}.")
     findings = [
-        f"{address}: split `{name}` ({len(rows)} rows) was left out, as it is none of train, validation and test."
+        f"{address}: split `{name}` ({counted(len(rows), 'row')}) was left out, "
+        "as it is none of train, validation and test."
         for name, rows in splits.items()
         if name not in known
     ]

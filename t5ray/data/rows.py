@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from t5ray.config import LANGUAGES, DataConfig, TaskConfig, template_fields
+from t5ray.counting import counted
 from t5ray.data.formats import BadRow, Row, RowStream, read_source
 from t5ray.data.hub import PREFIX, open_hub
 from t5ray.data.sources import find_sources
@@ -72,13 +73,9 @@ class Problems:
         """
         if self.count and not self.may_skip:
             raise DataError(
-                f"{self.where}: every row must be usable, but {_rows(self.count)} cannot be used:\n"
+                f"{self.where}: every row must be usable, but {counted(self.count, 'row')} cannot be used:\n"
                 f"{_list(self.lines, self.count)}\nMend them, or leave them out with --skip-bad-rows."
             )
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _list(lines: list[str], count: int) -> str:

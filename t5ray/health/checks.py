@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from t5ray.counting import counted
 from t5ray.errors import ClusterError, DataError, ModelError, TrackingError
 from t5ray.health.finding import Finding
 from t5ray.health.node import NodeReport
@@ -24,7 +25,7 @@ SAME_SOFTWARE = (
 def check_nodes(found: Survey) -> Finding:
     """Every node must give its report."""
     mend = "See `ray status`, and the node's logs in Ray's dashboard; t5ray must be installed there as it is here."
-    return _finding(f"{_count(len(found.nodes))} answered", found.silent, mend)
+    return _finding(f"{counted(len(found.nodes), 'node')} answered", found.silent, mend)
 
 
 def check_software(found: Survey) -> Finding:
@@ -84,7 +85,7 @@ def check_clocks(found: Survey) -> Finding:
 def check_gpus(found: Survey) -> Finding:
     """Torch must see the GPUs that Ray gives out."""
     wrong = {
-        report.node: f"Ray gives out {report.ray_gpus:g} GPUs, but torch sees {len(report.gpus)}"
+        report.node: f"Ray gives out {counted(report.ray_gpus, 'GPU')}, but torch sees {len(report.gpus)}"
         for report in found.nodes
         if report.ray_gpus > len(report.gpus)
     }
@@ -194,10 +195,6 @@ def _listed(names: list[str]) -> str:
 
 def _gpus_of(report: NodeReport) -> str:
     return " + ".join(report.gpus) or "no GPU"
-
-
-def _count(number: int) -> str:
-    return f"{number} node{'' if number == 1 else 's'}"
 
 
 def _gib(size: float) -> str:

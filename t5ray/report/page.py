@@ -4,6 +4,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from t5ray.counting import counted
 from t5ray.report import words
 
 
@@ -22,5 +23,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": words.number, "setting": words.setting, "seconds": words.seconds}
-    environment.filters |= {"signed": words.signed, "share": words.share}
+    environment.filters |= {"signed": words.signed, "share": words.share, "counted": counted}
     return environment

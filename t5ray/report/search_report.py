@@ -12,7 +12,7 @@ from t5ray.report.parallel import parallel_coordinates
 from t5ray.report.search_charts import learning_curves, slices
 from t5ray.report.stopping import view_stopping
 from t5ray.report.trial_view import STATES, TrialView, view_trial
-from t5ray.report.words import setting
+from t5ray.report.words import judged, setting
 
 
 def render_search(search: Mapping[str, Any]) -> str:
@@ -43,9 +43,10 @@ def render_search(search: Mapping[str, Any]) -> str:
         gain=_gain(best, default_value, search["mode"], confirmation),
         confirmation=confirmation,
         importances=importances,
+        judged=judged(search["metric"]),
         runs_url=search.get("runs_url") or "",
         ui_command=_ui_command(search),
-        test=search.get("test") or {},
+        test=_objective_first(search.get("test") or {}, search["metric"]),
         trials=trials,
         states=[(state, sum(t.state == state for t in trials), words) for state, words in STATES.items()],
         parameters=names,
@@ -72,6 +73,12 @@ def _gain(
     if confirmation is not None and confirmation.default is not None:
         difference = confirmation.winner.mean - confirmation.default.mean
     return difference if mode == "max" else -difference
+
+
+def _objective_first(test: Mapping[str, float], metric: str) -> dict[str, float]:
+    """Return the values on test, that of the objective first: the one to quote. The loss has no `validation_` there."""
+    objective = "loss" if metric == "validation_loss" else metric
+    return dict(sorted(test.items(), key=lambda item: item[0] != objective))
 
 
 @dataclass(frozen=True, slots=True)

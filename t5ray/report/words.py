@@ -21,6 +21,11 @@ def signed(value: float) -> str:
     return ("+" if value >= 0 else "−") + number(abs(value))
 
 
+def judged(metric: str) -> str:
+    """Return what trials are compared by: `validation accuracy`; the loss brings the word along."""
+    return "validation loss" if metric == "validation_loss" else f"validation {metric}"
+
+
 def setting(value: object) -> str:
     """Return a parameter's value: floats with four significant digits."""
     if value is None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from t5ray.cluster import is_uri, local_path
 from t5ray.config import DataConfig, EvaluateConfig, TaskConfig
+from t5ray.counting import counted
 from t5ray.data.formats import BadRow, read_source
 from t5ray.data.partition import SEEN_SEED, digest_texts
 from t5ray.data.rows import Problems, column_names, missing_column
@@ -52,8 +53,10 @@ class Labelled:
     @property
     def notes(self) -> list[str]:
         """Findings, then the rows that were left out: their count and a line for each."""
-        rows = "1 row" if len(self.skipped) == 1 else f"{len(self.skipped)} rows"
-        left_out = [f"--skip-bad-rows left out {rows}:", *(f"  {line}" for line in self.skipped)]
+        left_out = [
+            f"--skip-bad-rows left out {counted(len(self.skipped), 'row')}:",
+            *(f"  {line}" for line in self.skipped),
+        ]
         return [*self.findings, *(left_out if self.skipped else [])]
 
 
@@ -118,7 +121,7 @@ def _unseen(rows: EvaluationRows, model: ScoringModel, where: str) -> Evaluation
     if num_seen == 0:
         return rows
     named = "" if rows.split == "all" else f"{rows.split} "
-    seen = f"{where}: the model saw the input text of {num_seen} of {len(fresh)} {named}rows in training"
+    seen = f"{where}: the model saw the input text of {num_seen} of {counted(len(fresh), f'{named}row')} in training"
     asking = f"--split {rows.split} judges every {'one' if named else 'row'}."
     if not fresh.any():
         raise DataError(f"{seen}, so nothing is left to judge it on. Give other data; {asking}")

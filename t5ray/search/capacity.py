@@ -5,6 +5,7 @@ from pathlib import Path
 
 from t5ray.cluster import Cluster, free_bytes
 from t5ray.config import ResourcesConfig, TrainingConfig
+from t5ray.counting import counted
 from t5ray.errors import ClusterError
 from t5ray.model.loading import num_parameters
 from t5ray.search.confirm import num_expected
@@ -35,8 +36,8 @@ def concurrency(
         return min(asked, num_trials)
     if most < 1:
         raise ClusterError(
-            f"One trial must fit the cluster, but needs {workers} workers of {cpus} CPUs "
-            f"and {resources.gpus_per_worker:g} GPUs each, and the cluster has {cluster.shown}. "
+            f"One trial must fit the cluster, but needs {counted(workers, 'worker')} of {counted(cpus, 'CPU')} "
+            f"and {counted(resources.gpus_per_worker, 'GPU')} each, and the cluster has {cluster.shown}. "
             "Lower --workers-per-trial or --gpus-per-worker, or add nodes; on a cluster that adds them by itself, say "
             "with --max-concurrent how many trials to run at a time."
         )
@@ -100,6 +101,7 @@ def require_disk(model: str, training: TrainingConfig, trials: Path, slots: int)
     held = sum(path.stat().st_size for path in trials.rglob("*") if path.is_file())
     if free is not None and free + held < needed:
         raise ClusterError(
-            f"{trials}: the disk must hold the checkpoints of {slots} trials at a time, {needed / 2**30:.1f} GiB, "
-            f"but has {free / 2**30:.1f} GiB free. Free space, lower --max-concurrent, or choose another --storage."
+            f"{trials}: the disk must hold the checkpoints of {counted(slots, 'trial')} at a time, "
+            f"{needed / 2**30:.1f} GiB, but has {free / 2**30:.1f} GiB free. "
+            "Free space, lower --max-concurrent, or choose another --storage."
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from t5ray.counting import counted
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.text.bootstrap import Floats, Statistic, percentile_interval, resampled
 from t5ray.text.comparison import are_behind, means_over_seeds
@@ -164,7 +165,7 @@ def why_unconfirmed(ledger: Ledger) -> str | None:
     if len(candidates(ledger)) < 2:
         return "fewer than two different trials have a value"
     if num_missing(ledger):
-        seeds = f"{len(ledger.confirm_seeds)} fresh seed{'s' if len(ledger.confirm_seeds) > 1 else ''}"
+        seeds = counted(len(ledger.confirm_seeds), "fresh seed")
         return f"the search ended before its best trial and another had run on {seeds}; --resume runs the rest"
     return "fewer than two candidates reached the end on every fresh seed"
 

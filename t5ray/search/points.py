@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 
 from t5ray.config import SearchSpace
+from t5ray.counting import counted
 from t5ray.errors import ConfigError
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger
@@ -68,7 +69,7 @@ def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -
     ledger.warm_points = found
     name, differ = prepared.config.search.warm_start, differences(earlier, prepared, space)
     learns = f"not its history: {', '.join(differ)} differ" if differ else "and all its trials' history"
-    return [f"warm start   {len(found)} best points of {name} within this space, {learns}"]
+    return [f"warm start   {counted(len(found), 'best point')} of {name} within this space, {learns}"]
 
 
 def differences(earlier: Ledger, prepared: Prepared, space: SearchSpace) -> list[str]:

@@ -9,6 +9,7 @@ import ray
 
 from t5ray.cluster import Cluster, free_bytes
 from t5ray.config import SearchSpace
+from t5ray.counting import counted
 from t5ray.data.batches import num_steps
 from t5ray.report.words import seconds
 from t5ray.search.capacity import checkpoint_bytes, num_slots
@@ -36,28 +37,28 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
     """
     config, training = prepared.config, prepared.config.training
     slots, num_trials, ended = num_slots(prepared, cluster, ledger), ledger.target, len(ledger.ended)
-    steps, tokens = _per_epoch(prepared)
+    steps, tokens = (each * training.max_epochs for each in _per_epoch(prepared))
     lines = [
         f"trials       {num_trials}{f', {ended} of them ended' if ended else ''} "
         f"({min(slots, num_trials)} at a time: {_room(prepared, cluster)}), "
-        f"up to {_count(training.max_epochs, 'epoch')} each",
-        f"objective    {prepared.objective} ({prepared.mode}) on {_sample(prepared)} validation rows",
+        f"up to {counted(training.max_epochs, 'epoch')} each",
+        f"objective    {prepared.objective} ({prepared.mode}) on {counted(_sample(prepared), 'validation row')}",
         *describe_run(prepared),
-        f"per trial    {steps * training.max_epochs:,} steps and {tokens * training.max_epochs:,} tokens, "
-        "where it runs to its end",
-        f"sampler      {space.sampler.name}, {len(space.parameters)} parameters: {', '.join(space.parameters)}",
+        f"per trial    {counted(steps, 'step')} and {counted(tokens, 'token')}, where it runs to its end",
+        f"sampler      {space.sampler.name}, {counted(len(space.parameters), 'parameter')}: "
+        f"{', '.join(space.parameters)}",
         *_short_grid(space, config.search.num_trials, num_trials),
         *(f"note         {note}" for note in idle_parameters(space, training)),
         *_memory(prepared, cluster, slots),
     ]
     for epoch, arrive in expected_rungs(space, num_trials, training.max_epochs):
         arrives = "arrives" if arrive == 1 else "arrive"
-        lines.append(f"rung         after epoch {epoch}: about {_count(arrive, 'trial')} {arrives}")
+        lines.append(f"rung         after epoch {epoch}: about {counted(arrive, 'trial')} {arrives}")
     if config.search.confirm_seeds:
-        seeds = _count(config.search.confirm_seeds, "fresh seed")
+        seeds = counted(config.search.confirm_seeds, "fresh seed")
         lines.append(
             f"confirm      the best {BEST_OF} and the default again on {seeds}: "
-            f"{_confirming_runs(prepared, num_trials)} full runs at most"
+            f"{counted(_confirming_runs(prepared, num_trials), 'full run')} at most"
         )
     return [*lines, *_disk(prepared, space.parameters, slots)]
 
@@ -65,7 +66,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
 def _short_grid(space: SearchSpace, asked: int, num_trials: int) -> list[str]:
     if space.sampler.name != "grid" or asked <= num_trials:
         return []
-    return [f"note         there are no {asked} trials: the grid has {_count(num_trials, 'point')}"]
+    return [f"note         there are no {asked} trials: the grid has {counted(num_trials, 'point')}"]
 
 
 def _per_epoch(prepared: Prepared) -> tuple[int, int]:
@@ -79,13 +80,13 @@ def _room(prepared: Prepared, cluster: Cluster) -> str:
     """Say what one trial needs and what there is."""
     resources = prepared.config.resources
     workers, gpus = resources.workers_per_trial, resources.gpus_per_worker
-    needs, has = _count(workers * prepared.cpus_per_worker, "CPU"), _count(cluster.num_cpus, "CPU")
+    needs, has = counted(workers * prepared.cpus_per_worker, "CPU"), counted(cluster.num_cpus, "CPU")
     if gpus or cluster.num_gpus:
-        needs, has = f"{needs} and {_count(workers * gpus, 'GPU')}", f"{has} and {_count(cluster.num_gpus, 'GPU')}"
+        needs, has = f"{needs} and {counted(workers * gpus, 'GPU')}", f"{has} and {counted(cluster.num_gpus, 'GPU')}"
     if math.isfinite(cluster.memory_bytes):
         needs = f"{needs} and about {_bytes(workers * prepared.worker_bytes)} of memory"
         has = f"{has} and {_bytes(cluster.memory_bytes)}"
-    return f"each needs {needs} for {_count(workers, 'worker')}, the cluster has {has}"
+    return f"each needs {needs} for {counted(workers, 'worker')}, the cluster has {has}"
 
 
 def _memory(prepared: Prepared, cluster: Cluster, slots: int) -> list[str]:
@@ -96,14 +97,10 @@ def _memory(prepared: Prepared, cluster: Cluster, slots: int) -> list[str]:
     if slots > run_now or cluster.memory_bytes >= needed:  # nodes to come bring memory
         return []
     return [
-        f"note         {_count(slots, 'trial')} at a time may take {_bytes(needed)} of memory, but there are "
+        f"note         {counted(slots, 'trial')} at a time may take {_bytes(needed)} of memory, but there are "
         f"{_bytes(cluster.memory_bytes)}. Should they be killed for it, lower --max-concurrent, "
         "training.micro_batch_tokens or data.max_input_tokens, or set training.gradient_checkpointing."
     ]
-
-
-def _count(number: float, what: str) -> str:
-    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 def _sample(prepared: Prepared) -> int:
@@ -215,7 +212,7 @@ def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Le
         f"{probe.load_s:.1f} s to load the model; {together} at a time",
         f"estimate     about {seconds(found.search_s + found.confirm_s)} of training and judging, start-up and the end "
         f"apart: {seconds(found.epoch_s)} an epoch; "
-        f"{seconds(found.search_s)} for some {epochs} of {num_trials * config.training.max_epochs} epochs"
+        f"{seconds(found.search_s)} for some {epochs} of {counted(num_trials * config.training.max_epochs, 'epoch')}"
         f"{confirming}",
     ]
 

@@ -18,6 +18,7 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
     """Return the content of search.json. `train_s` and `overhead_s` count the runs that confirm, as `wall_s` does."""
     config, best, default = public(prepared.config), weights_of_winner(ledger), ledger.trials.get(0)
     space, runs = load_space(config.search.space), [*ledger.trials.values(), *ledger.confirm_runs]
+    importance = importances(space, ledger)
     return {
         "name": config.name,
         "task": prepared.task.name,
@@ -36,7 +37,8 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "unconfirmed": why_unconfirmed(ledger),
         "test": test,
         "rungs": rung_epochs(space.scheduler, config.training.max_epochs),
-        "importances": importances(space, ledger),
+        "importances": importance.shares,
+        "importances_unknown": importance.unknown,
         "runs_url": ledger.runs_url,
         "trials": [ledger.trials[number].public() for number in sorted(ledger.trials)],
         "config": config.model_dump(mode="json"),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from t5ray.config import TrainingConfig
+from t5ray.counting import counted
 from t5ray.errors import ConfigError
 from t5ray.text.augmentation import augmented
 from t5ray.training.prepare import Prepared
@@ -48,5 +49,7 @@ def show(prepared: Prepared, num_rows: int) -> Iterator[str]:
             yield from (f"  {copy.technique:16}  {copy.inputs}" for copy in copies)
             if not copies:
                 yield "  no copy differs from the row"
-    made = ", ".join(f"{count} by {technique}" for technique, count in sorted(counts.items()))
-    yield f"{len(prepared.data.train)} training rows get {counts.total()} copies{f': {made}' if made else ''}."
+    made = ", ".join(f"{number} by {technique}" for technique, number in sorted(counts.items()))
+    get = "gets" if len(prepared.data.train) == 1 else "get"
+    copied = f"{counted(len(prepared.data.train), 'training row')} {get} {counted(counts.total(), 'copy', 'copies')}"
+    yield f"{copied}{f': {made}' if made else ''}."

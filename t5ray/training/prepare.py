@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from t5ray.config import AugmentationConfig, DecodeConfig, RunConfig, TaskConfig
+from t5ray.counting import counted
 from t5ray.data.augmented import TrainingTexts
 from t5ray.data.splits import Splits, read_splits
 from t5ray.data.tokens import TokenisedData, tokenise
@@ -147,7 +148,9 @@ def _back_translates(config: RunConfig, varied: Collection[str]) -> bool:
 
 def _skipped(lines: Sequence[str]) -> list[str]:
     """Count and list the rows that were left out on request."""
-    return [f"--skip-bad-rows left out {len(lines)} rows:", *(f"  {line}" for line in lines)] if lines else []
+    return (
+        [f"--skip-bad-rows left out {counted(len(lines), 'row')}:", *(f"  {line}" for line in lines)] if lines else []
+    )
 
 
 def _lint(splits: Splits, tokenizer: Any) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from t5ray.cluster import Cluster
 from t5ray.config import RunConfig
+from t5ray.counting import counted
 from t5ray.errors import ClusterError
 from t5ray.training.prepare import Prepared
 
@@ -45,7 +46,8 @@ def require_room(prepared: Prepared, cluster: Cluster) -> list[str]:
     if workers <= cluster.num_workers(cpus, gpus):
         could_have_more = not (resources.cpus_per_worker or gpus) and workers <= cluster.num_workers(cpus + 1, gpus)
         return [SHARED] if could_have_more and not cluster.started_here else []
-    gap = f"needs {workers} workers of {cpus} CPUs and {gpus:g} GPUs each, and the cluster has {cluster.shown}"
+    each = f"{counted(cpus, 'CPU')} and {counted(gpus, 'GPU')} each"
+    gap = f"needs {counted(workers, 'worker')} of {each}, and the cluster has {cluster.shown}"
     if cluster.started_here:
         raise ClusterError(f"The run must fit the cluster, but {gap}. Lower --workers-per-trial, or add nodes.")
     return [f"The run {gap} now: waiting for nodes. Ctrl-C and lower --workers-per-trial if none will come."]

@@ -20,6 +20,7 @@ import ray
 
 from t5ray.cluster import download_file, is_there, remove_dir, replace_dir, upload_file
 from t5ray.config import RunConfig, dump_yaml
+from t5ray.counting import counted
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.model.card import write_json, write_text
@@ -107,11 +108,12 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> str:
 def describe(prepared: Prepared) -> list[str]:
     """Return what a run trains on and for how long, one fact a line."""
     training, data = prepared.config.training, prepared.data
-    rows = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test rows"
+    rows = f"{len(data.train):,} training, {len(data.validation):,} validation, {counted(len(data.test), 'test row')}"
+    steps = counted(num_steps(len(data.train), training.batch_size), "step")
     return [
         f"data         {rows}; {'tokens reused from an earlier run' if data.reused else 'tokenised now'}",
-        f"per epoch    {num_steps(len(data.train), training.batch_size)} steps of {training.batch_size} rows, "
-        f"{data.train.num_tokens:,} tokens; {training.max_epochs} epochs",
+        f"per epoch    {steps} of {counted(training.batch_size, 'row')}, "
+        f"{counted(data.train.num_tokens, 'token')}; {counted(training.max_epochs, 'epoch')}",
         f"lengths      input {data.max_input_tokens}, target {data.max_target_tokens} tokens; "
         f"{data.truncated_inputs:.1%} of inputs and {data.truncated_targets:.1%} of targets are cut",
         *describe_augmentation(training),

@@ -32,7 +32,7 @@ mount --bind /tmp/cpuinfo /proc/cpuinfo
 FOUND = {
     "software": (r"torch 2.12.9, but the driver has \S+, transformers 5.22.9, but", "Install the same everywhere"),
     "clocks": (r"(89|90)\.\d s ahead of the driver's", "Run a time service there"),
-    "gpus": (r"Ray gives out 1 GPUs, but torch sees 0", "or start Ray there with --num-gpus=0"),
+    "gpus": (r"Ray gives out 1 GPU, but torch sees 0", "or start Ray there with --num-gpus=0"),
     "bf16": (r"precision auto means", "Say which"),
     "objects": (r"holds 0.1 GiB, less than 0.5 GiB", "Start Ray there with a larger --object-store-memory"),
     "disk": (r"[01]\.\d GiB free for Ray's files", "Free space there"),

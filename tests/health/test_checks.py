@@ -77,7 +77,7 @@ def test_a_cluster_without_fault_passes_and_says_what_it_has() -> None:
         ("clocks", {"clock": Clock(-3.25, 0.25)}, "3.2 s behind the driver's (± 0.250 s) -> Run a time service there"),
         ("clocks", {"clock": None}, "gave its report, but not its time -> Run a time service there"),
         ("clocks", {"clock": Clock(90.0, 0.001)}, "90.0 s ahead of the driver's (± 0.001 s)"),
-        ("gpus", {"gpus": ()}, "Ray gives out 1 GPUs, but torch sees 0 -> Install NVIDIA's driver"),
+        ("gpus", {"gpus": ()}, "Ray gives out 1 GPU, but torch sees 0 -> Install NVIDIA's driver"),
         ("bf16", {"has_fast_bf16": False}, "10.0.0.12 (d4e5f6): precision auto means fp32 -> Say which"),
         ("objects", {"object_store_bytes": 78 * 2**20}, "holds 0.1 GiB, less than 0.5 GiB -> Start Ray there with"),
         ("objects", {"shared_memory_bytes": 64 * 2**20}, "of 9.0 GiB lies on disk, as /dev/shm has 0.1 GiB only"),

@@ -93,7 +93,7 @@ def test_doctor_asks_every_node(
     assert list(shown) == list(checks.CHECKS)
     assert {name for name, line in shown.items() if line.startswith("FAIL")} == {"gpus", "objects"}
     assert "2 nodes answered" in shown["nodes"]
-    assert "Ray gives out 1 GPUs, but torch sees 0" in shown["gpus"]
+    assert "Ray gives out 1 GPU, but torch sees 0" in shown["gpus"]
     assert "holds 0.1 GiB" in shown["objects"]
     assert "2 of 20 checks failed." in out
     assert not (tmp_path / "runs").exists()

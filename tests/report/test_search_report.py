@@ -267,6 +267,27 @@ def test_importances_come_by_weight_with_every_estimate() -> None:
     ]  # fmt: skip
 
 
+def test_importances_that_are_not_known_are_said_to_be_so() -> None:
+    words = page(importances=None, importances_unknown="it takes 10 trials, and there are 6").words
+    assert "Which parameters mattered Not known: it takes 10 trials, and there are 6." in words
+    part = {"PED-ANOVA": full_search()["importances"]["PED-ANOVA"]}
+    words = page(importances=part, importances_unknown="fANOVA cannot tell (no variance)").words
+    assert "by one estimate of Optuna's: PED-ANOVA." in words
+    assert "read the order, not the digits. fANOVA cannot tell (no variance)." in words
+    assert "Not known" not in page(best=None, importances_unknown="it takes 10 trials, and there are 0").words
+
+
+def test_the_test_value_to_quote_is_the_objective_s() -> None:
+    changes = {"metric": "validation_loss", "mode": "min", "confirm": samples.confirm()}
+    words = page(**changes, test={"exact_match": 0.0, "loss": 1.2345}).words
+    assert "Winner, test 1.2345 loss on rows that the search never saw: the number to quote" in words
+    assert "Test, all metrics: loss 1.2345, exact_match 0.0000." in words
+    assert "Trial 7 reached a validation loss of 0.9060" in words
+    assert "Validation loss after each epoch" in words
+    assert "validation validation" not in words
+    assert "Winner, test 0.9067 accuracy on rows" in page(test={"loss": 1.0, "accuracy": 0.9067}).words
+
+
 def test_parallel_coordinates_pass_where_a_parameter_is_not_set() -> None:
     search = samples.search()
     for trial in search["trials"]:
@@ -287,9 +308,9 @@ def test_stopping_shows_how_many_trials_each_epoch_had() -> None:
     shown = Page(render_search(full_search()))
     bars = [g.findtext("title") for g in chart(shown, "How many trials trained").iter("g")]
     assert bars == [
-        "Epoch 1: 9 trials trained it, 1 were stopped after it",
+        "Epoch 1: 9 trials trained it, 1 was stopped after it",
         "Epoch 2: 7 trials trained it, 2 were stopped after it",
-        "Epoch 3: 5 trials trained it, 1 were stopped after it",
+        "Epoch 3: 5 trials trained it, 1 was stopped after it",
         "Epoch 4: 4 trials trained it",
         "Epoch 5: 4 trials trained it",
         "Epoch 6: 4 trials trained it",

@@ -85,7 +85,7 @@ def test_on_a_cluster_that_may_grow_as_many_run_as_were_asked_for(asked: int | N
 
 
 def test_a_trial_larger_than_the_cluster_is_refused() -> None:
-    with pytest.raises(ClusterError, match=r"needs 4 workers of 1 CPUs and 1 GPUs each, .* has 8 CPUs and 2 GPUs"):
+    with pytest.raises(ClusterError, match=r"needs 4 workers of 1 CPU and 1 GPU each, .* has 8 CPUs and 2 GPUs"):
         concurrency(ResourcesConfig(workers_per_trial=4, gpus_per_worker=1), cluster(8, 2), None, 10)
 
 
@@ -132,7 +132,7 @@ def test_what_an_earlier_session_has_on_disk_makes_room_for_the_rest(
     monkeypatch.setattr(capacity, "free_bytes", lambda path: needed - 4000)
     require_disk(str(tiny_t5), TrainingConfig(), tmp_path, slots=1)
     (tmp_path / "3/last.pt").unlink()
-    with pytest.raises(ClusterError, match="must hold the checkpoints of 1 trials at a time"):
+    with pytest.raises(ClusterError, match="must hold the checkpoints of 1 trial at a time"):
         require_disk(str(tiny_t5), TrainingConfig(), tmp_path, slots=1)
 
 

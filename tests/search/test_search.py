@@ -170,7 +170,7 @@ def test_a_trial_that_can_never_fit_is_refused_at_once(
     local_ray: None, folder: Path, words: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tune(arguments(words, tiny_t5, **{"workers-per-trial": 3, "tracking-uri": "none"})) == 6
-    assert "needs 3 workers of 1 CPUs" in capsys.readouterr().err
+    assert "needs 3 workers of 1 CPU" in capsys.readouterr().err
     assert tune(arguments(words, tiny_t5, **{"gpus-per-worker": 1, "tracking-uri": "none", "name": "gpu"})) == 6
 
 

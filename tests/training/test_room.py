@@ -51,7 +51,7 @@ def test_workers_share_a_machine_that_is_theirs(
         ({}, JOINED, [SHARED]),
         ({"cpus_per_worker": 1}, JOINED, []),
         ({"workers_per_trial": 8}, JOINED, []),  # all that there are
-        ({"workers_per_trial": 9}, JOINED, ["The run needs 9 workers of 1 CPUs and 0 GPUs each, and the cluster has"]),
+        ({"workers_per_trial": 9}, JOINED, ["The run needs 9 workers of 1 CPU and 0 GPUs each, and the cluster has"]),
     ],
 )
 def test_what_a_run_is_told_of_its_room(
@@ -64,5 +64,5 @@ def test_what_a_run_is_told_of_its_room(
 
 def test_more_workers_than_the_machine_has_cpus_are_refused(words: Path, tiny_t5: Path, tmp_path: Path) -> None:
     given = shared_out(prepared(words, tiny_t5, tmp_path, {"workers_per_trial": 9}), OWN)
-    with pytest.raises(ClusterError, match=r"needs 9 workers of 1 CPUs .* has 8 CPUs and 0 GPUs"):
+    with pytest.raises(ClusterError, match=r"needs 9 workers of 1 CPU .* has 8 CPUs and 0 GPUs"):
         require_room(given, OWN)
