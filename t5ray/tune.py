@@ -75,7 +75,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.search.capacity import settle_cpus
     from t5ray.search.conclude import conclude
     from t5ray.search.confirm import num_expected
-    from t5ray.search.contradictions import require_consistent
+    from t5ray.search.contradictions import require_consistent, require_fit
     from t5ray.search.ledger import Ledger
     from t5ray.search.points import look_up_warm_start, most_trials
     from t5ray.search.preview import describe, foresee
@@ -93,6 +93,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     if ledger is not None and not extend and _is_done(settings.search, ledger):
         return _send_rest(settings, workspace, ledger)
     prepared = prepare(settings, workspace.cache, space.parameters)
+    require_fit(space, prepared, settings.search.space)
     terminal.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
         terminal.tell(look_up_warm_start(ledger, prepared, space))

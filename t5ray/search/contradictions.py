@@ -1,6 +1,6 @@
-"""Combinations of a search space that no run can have, and parameters that change no run, before anything is started.
+"""Values of a search space that no run can have, and parameters that change no run, before anything is started.
 
-Comes in: a space and the run's training settings. Goes out: a ConfigError, or notes. Of a numeric range one value
+Comes in: a space and the run's training settings, task and model. Goes out: a ConfigError, or notes. Of a numeric range one value
 stands for all, so a contradiction that hangs on a particular number is seen by the trial that draws it only.
 """
 
@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from t5ray.config import NEEDS, Range, SearchSpace, TrainingConfig
 from t5ray.errors import ConfigError
 from t5ray.search.space import Params, default_settings, holds
+from t5ray.text.objectives import check_stopping
+from t5ray.training.prepare import Prepared
 
 MAX_CHECKED = 1000
 """Combinations that are tried, at most; of more, a fixed sample."""
@@ -34,6 +36,30 @@ def require_consistent(space: SearchSpace, training: TrainingConfig, place: str)
     more = [f"and {len(found) - MAX_TOLD} more."] * (len(found) > MAX_TOLD)
     if found:
         raise ConfigError([f"{place}: {one}" for one in [*found[:MAX_TOLD], *more]])
+
+
+def require_fit(space: SearchSpace, prepared: Prepared, place: str) -> None:
+    """Refuse values of a space that the task does not know, in whichever trials they would come.
+
+    Args:
+        place: name or path of the space.
+    Raises:
+        ConfigError: names every such value, and what is known.
+    """
+    problems = list[str]()
+    for metric in _values(space, "early_stopping_metric"):
+        try:
+            check_stopping(metric, prepared.task)
+        except ConfigError as exc:
+            problems += exc.problems
+    if problems:
+        raise ConfigError([f"{place}: {problem}" for problem in problems])
+
+
+def _values(space: SearchSpace, name: str) -> list[Any]:
+    """Return the values that a space names for a parameter: of a numeric range the ends."""
+    ranged = (value for values in space.parameters.get(name, ()) for value in values.bounds)
+    return list(dict.fromkeys([*ranged, *(point[name] for point in space.start_from if name in point)]))
 
 
 def idle_parameters(space: SearchSpace, training: TrainingConfig) -> list[str]:

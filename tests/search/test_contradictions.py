@@ -1,15 +1,18 @@
 """A space some of whose combinations no run can have is refused, with the values that clash and no others."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from t5ray.config import SearchSpace, TrainingConfig, load_space, shipped_spaces
 from t5ray.errors import ConfigError
 from t5ray.search.contradictions import MAX_CHECKED, idle_parameters, require_consistent
 from t5ray.tune import main
+from tests.search.commands import arguments
 
 RELATIVE = {"optimizer": {"fixed": "adafactor"}, "adafactor_relative_step": {"choice": [False, True]}}
 
@@ -169,3 +172,34 @@ def test_the_command_refuses_it_before_rows_are_read(tmp_path: Path, capsys: pyt
     ]
     assert main(given) == 2
     assert f"{file}: with optimizer=adafactor: parallel=fsdp cannot shard" in " ".join(capsys.readouterr().err.split())
+
+
+def refusal(space: dict[str, Any], words: Path, model: Path, folder: Path, capsys: Any, **flags: Any) -> str:
+    """Return what the command says of a space that it refuses before it starts Ray."""
+    file = folder / "mine.yaml"
+    file.write_text(json.dumps(space), encoding="utf-8")
+    given = arguments(words, model, **{"search-space": file, "storage": folder / "runs", **flags})
+    assert main(given) == 2
+    assert not ray.is_initialized()
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"parameters": {"early_stopping_metric": {"choice": ["validation_loss", "acuracy"]}}},
+        {"parameters": {"early_stopping_metric": {"fixed": "acuracy"}}},
+        {
+            "parameters": {"early_stopping_metric": {"choice": ["hit_cap", "accuracy"]}},
+            "start_from": [{"early_stopping_metric": "acuracy"}],
+        },
+    ],
+)
+def test_the_command_refuses_a_stopping_metric_that_the_task_lacks(
+    space: dict[str, Any], words: Path, tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refusal(space, words, tiny_t5, tmp_path, capsys, set="training.early_stopping_patience=1")
+    assert (
+        f"{tmp_path}/mine.yaml: training.early_stopping_metric: must be a loss, hit_cap or a metric of task classify, "
+        "but got 'acuracy'. Did you mean `accuracy`?"
+    ) in told
