@@ -22,6 +22,8 @@ parameters:
   warmup_steps: {int: [0, 100]}
   dropout: {uniform: [0.0, 0.2]}
   label_smoothing: {fixed: 0.1}
+  max_grad_norm: {choice: [null, 1.0]}
+  early_stopping_patience: {fixed: null}
 start_from:
   - {learning_rate: 3.0e-4}
 sampler: {name: tpe, startup_trials: 8, multivariate: true, constant_liar: false}
