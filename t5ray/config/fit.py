@@ -5,6 +5,7 @@ of the settings' own types, and problems in words.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,10 @@ def _name_problems(parameters: Parameters) -> list[str]:
     for name, ranges in parameters.items():
         if name not in known:
             problems.append(f"{name}: a parameter must be a training setting. {did_you_mean(name, known)}")
+        if not ranges:
+            problems.append(f"{name}: a parameter must have a range, but has none. Add one, or leave {name} out")
         sound = [r for r in ranges if r is not None]
+        problems += [f"{name}: {problem}" for r in sound for problem in _repeated(r)]
         if len(ranges) > 1 and not all(r.when for r in sound):
             problems.append(f"{name}: each of several ranges needs a `when:`")
         for r in sound:
@@ -76,6 +80,16 @@ def _name_problems(parameters: Parameters) -> list[str]:
                     problems += _when_problems(name, other, values, parameters[other])
         seen.add(name)
     return [problem.rstrip() for problem in problems]
+
+
+def _repeated(values: Range) -> list[str]:
+    """Say which values a choice names several times: a sampler or a grid would run them more often than others."""
+    counts = Counter(values.choice or ())
+    return [
+        f"`choice` must name each value once, but names {_written(value)} {count} times"
+        for value, count in counts.items()
+        if count > 1
+    ]
 
 
 def _when_problems(name: str, other: str, wanted: tuple[Scalar, ...], ranges: Sequence[Range | None]) -> list[str]:
@@ -126,8 +140,12 @@ def _values_refused(settings: Iterable[tuple[str, Scalar]]) -> list[str]:
             TrainingConfig.model_validate({name: value})
         except ValidationError as exc:
             reason = exc.errors()[0]["msg"].removeprefix("Value error, ")
-            problems.append(f"{name}: training does not allow {'null' if value is None else repr(value)}: {reason}")
+            problems.append(f"{name}: training does not allow {_written(value)}: {reason}")
     return problems
+
+
+def _written(value: Scalar) -> str:
+    return "null" if value is None else repr(value)
 
 
 def grid_problems(parameters: Mapping[str, Sequence[Range]]) -> list[str]:

@@ -12,7 +12,7 @@ A parameter has one range, or a list of ranges each with a `when:` that names va
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -26,7 +26,7 @@ from t5ray.config.strategy import SamplerConfig, SchedulerConfig
 class SearchSpace(Settings):
     """A search-space file."""
 
-    parameters: dict[str, tuple[Range, ...]] = Field(min_length=1)
+    parameters: dict[str, Annotated[tuple[Range, ...], Field(json_schema_extra={"minItems": 1})]] = Field(min_length=1)
     """Training setting -> its range, or ranges under conditions."""
     sampler: SamplerConfig = SamplerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()

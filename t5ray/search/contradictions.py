@@ -1,7 +1,8 @@
 """Values of a search space that no run can have, and parameters that change no run, before anything is started.
 
-Comes in: a space and the run's training settings, task and model. Goes out: a ConfigError, or notes. Of a numeric range one value
-stands for all, so a contradiction that hangs on a particular number is seen by the trial that draws it only.
+Comes in: a space and the run's training settings, task and model. Goes out: a ConfigError, or notes. Of a numeric
+range one value stands for all, so a contradiction that hangs on a particular number is seen by the trial that draws it
+only.
 """
 
 import random

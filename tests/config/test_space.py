@@ -64,6 +64,13 @@ def test_documented_space_is_read() -> None:
             "dropout: `when` must name a value of optimizer, got 'adamm'. Did you mean `adamw`?",
         ),
         ({}, "at least 1 item"),
+        (
+            {"batch_size": {"choice": [32, 16, 32]}},
+            "batch_size: `choice` must name each value once, but names 32 2 times",
+        ),
+        ({"batch_size": {"choice": [16, "16", 16.0]}}, "each value once, but names 16 3 times"),
+        ({"max_grad_norm": {"choice": [None, 1.0, None]}}, "each value once, but names null 2 times"),
+        ({"dropout": []}, "dropout: a parameter must have a range, but has none. Add one, or leave dropout out"),
     ],
 )
 def test_wrong_space_is_refused_before_anything_runs(parameters: dict[str, Any], message: str) -> None:
