@@ -2,15 +2,21 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import ray
 
 from t5ray.config import SearchSpace, TrainingConfig, load_space, shipped_spaces
 from t5ray.errors import ConfigError
-from t5ray.search.contradictions import MAX_CHECKED, idle_parameters, require_consistent
+from t5ray.model.loading import load_model
+from t5ray.model.optim import adapted, frozen
+from t5ray.search.contradictions import MAX_CHECKED, idle_parameters, require_consistent, require_fit
+from t5ray.text.tasks import resolve_task
+from t5ray.training.prepare import Prepared
 from t5ray.tune import main
 from tests.search.commands import arguments
 
@@ -203,3 +209,66 @@ def test_the_command_refuses_a_stopping_metric_that_the_task_lacks(
         f"{tmp_path}/mine.yaml: training.early_stopping_metric: must be a loss, hit_cap or a metric of task classify, "
         "but got 'acuracy'. Did you mean `accuracy`?"
     ) in told
+
+
+@pytest.mark.parametrize(
+    ("space", "largest"),
+    [
+        ({"parameters": {"freeze_layers": {"int": [0, 100]}}}, 100),
+        ({"parameters": {"freeze_layers": {"choice": [0, 3]}}}, 3),
+        ({"parameters": {"freeze_layers": {"choice": [0, 2]}}, "start_from": [{"freeze_layers": 4}]}, 4),
+    ],
+)
+def test_the_command_refuses_to_freeze_more_than_the_model_has(
+    space: dict[str, Any],
+    largest: int,
+    words: Path,
+    tiny_t5: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = refusal(space, words, tiny_t5, tmp_path, capsys)
+    assert (
+        f"{tmp_path}/mine.yaml: freeze_layers: `freeze_layers <= 2` must hold for this model, which has 2 blocks in "
+        f"its encoder and 2 in its decoder, but got {largest}. Freeze fewer."
+    ) in told
+
+
+def fit(parameters: dict[str, Any], model: Path, **training: Any) -> None:
+    config = SimpleNamespace(training=TrainingConfig(**training))
+    prepared = cast(Prepared, SimpleNamespace(config=config, task=resolve_task("classify"), model=str(model)))
+    require_fit(SearchSpace.model_validate({"parameters": parameters}), prepared, "mine.yaml")
+
+
+def test_what_the_settings_themselves_freeze_is_counted_too(tiny_t5: Path) -> None:
+    fit({"freeze_layers": {"int": [0, 2]}}, tiny_t5, freeze_layers=2)
+    with pytest.raises(ConfigError, match=r"^training\.freeze_layers: `freeze_layers <= 2` must hold .* but got 3"):
+        fit({"dropout": {"choice": [0.1]}}, tiny_t5, freeze_layers=3)
+
+
+NOTHING = {"lora_rank": 2, "freeze_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "learns"),
+    [
+        (NOTHING, False),
+        ({"lora_rank": 0, "freeze_layers": 2, "freeze_encoder": True, "freeze_embeddings": True}, True),
+        ({"lora_rank": 2, "freeze_layers": 1}, True),
+        ({"lora_rank": 2, "freeze_layers": 1, "freeze_encoder": True}, True),
+    ],
+)
+def test_a_space_that_leaves_nothing_to_train_is_refused_as_training_would(
+    given: dict[str, Any], learns: bool, tiny_t5: Path
+) -> None:
+    ranges = {
+        name: {"int": [0, value]} if value and value is not True else {"fixed": value} for name, value in given.items()
+    }
+    model, config = load_model(str(tiny_t5)).model, TrainingConfig(**given)
+    said = "some parameter must be trained, but the freeze_ settings"
+    refused = nullcontext() if learns else pytest.raises(ValueError, match=said)
+    with refused, adapted(model, config), frozen(model, config):
+        pass
+    told = nullcontext() if learns else pytest.raises(ConfigError, match=f"mine.yaml: with .*: {said}")
+    with told:
+        fit(ranges, tiny_t5)
