@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from t5ray.config import NEEDS, Range, SearchSpace, TrainingConfig
 from t5ray.errors import ConfigError
 from t5ray.model.loading import load_config
-from t5ray.search.space import Params, default_settings, holds
+from t5ray.search.space import Params, default_settings, holds, outside
 from t5ray.text.objectives import check_stopping
 from t5ray.training.prepare import Prepared
 
@@ -105,6 +105,20 @@ def idle_parameters(space: SearchSpace, training: TrainingConfig) -> list[str]:
         f"{name} changes nothing in any trial: it needs {NEEDS[name].words}. See to that, or leave {name} out."
         for name in idle
     ]
+
+
+def outside_points(space: SearchSpace, training: TrainingConfig) -> list[str]:
+    """Say which points of the file lie outside the space: they are run, and Optuna cannot hold them."""
+    defaults = default_settings(space, training)
+    notes = []
+    for number, given in enumerate(space.start_from, start=1):
+        if found := outside(space, {**defaults, **given}):
+            values = ", ".join(f"{name}={value}" for name, value in found.items())
+            notes.append(
+                f"point {number} of start_from lies outside the space with {values}: it is run, but the sampler learns "
+                "nothing from it. Widen the ranges to let it learn."
+            )
+    return notes
 
 
 def _points(

@@ -14,7 +14,7 @@ from t5ray.config import SearchSpace, TrainingConfig, load_space, shipped_spaces
 from t5ray.errors import ConfigError
 from t5ray.model.loading import load_model
 from t5ray.model.optim import adapted, frozen
-from t5ray.search.contradictions import MAX_CHECKED, idle_parameters, require_consistent, require_fit
+from t5ray.search.contradictions import MAX_CHECKED, idle_parameters, outside_points, require_consistent, require_fit
 from t5ray.text.tasks import resolve_task
 from t5ray.training.prepare import Prepared
 from t5ray.tune import main
@@ -147,6 +147,30 @@ def test_a_rate_and_copies_of_one_technique_act_together(technique: str) -> None
     assert idle({**rate, "augment_copies": {"int": [1, 3]}}) == []
     (note,) = idle({**rate, **own, "augment_copies": {"int": [1, 3]}})
     assert note.startswith("augment_copies changes nothing in any trial")
+
+
+def test_points_outside_the_space_are_told_with_what_lies_outside() -> None:
+    ranges = {
+        "optimizer": {"choice": ["adamw", "sgd"]},
+        "learning_rate": [
+            {"loguniform": [1e-4, 1e-2], "when": {"optimizer": "adamw"}},
+            {"loguniform": [1e-2, 0.5], "when": {"optimizer": "sgd"}},
+        ],
+        "batch_size": {"int": [8, 64]},
+    }
+    inside = {"optimizer": "sgd", "learning_rate": 0.1}
+    starts = [inside, {"batch_size": 128, "learning_rate": 0.1}, {"optimizer": "sgd"}]
+    space = SearchSpace.model_validate({"parameters": ranges, "start_from": starts})
+    end = "it is run, but the sampler learns nothing from it. Widen the ranges to let it learn."
+    assert outside_points(space, TrainingConfig(learning_rate=1e-3)) == [
+        f"point 2 of start_from lies outside the space with learning_rate=0.1, batch_size=128: {end}",
+        f"point 3 of start_from lies outside the space with learning_rate=0.001: {end}",
+    ]
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_every_point_of_a_shipped_space_lies_in_it(name: str) -> None:
+    assert outside_points(load_space(name), TrainingConfig(gradient_checkpointing=name == "t5_large")) == []
 
 
 def test_many_contradictions_are_counted() -> None:
