@@ -75,7 +75,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.cluster import connect
     from t5ray.config import load_space
     from t5ray.search.capacity import settle_cpus
-    from t5ray.search.contradictions import require_consistent
+    from t5ray.search.contradictions import require_consistent, require_fit
     from t5ray.search.ledger import Ledger
     from t5ray.search.points import look_up_warm_start, most_trials
     from t5ray.search.preview import describe, foresee
@@ -94,6 +94,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     books = Ledger(workspace.ledger) if ledger is None else ledger  # a preview's are never saved
     settle_confirm_seeds(books, settings)
     prepared = prepare(settings, workspace.cache, space.parameters)
+    require_fit(space, prepared, settings.search.space)
     terminal.tell([*prepared.notes, *notes(space)])
     if ledger is not None:
         terminal.tell(look_up_warm_start(ledger, prepared, space))

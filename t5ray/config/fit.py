@@ -1,10 +1,13 @@
 """Whether a search space fits the training settings: names, conditions, values and the size of its grid.
 
-Comes in: the ranges of each parameter, None in the place of one that could not be read. Goes out: problems in words.
+Comes in: the ranges of each parameter, None in the place of one that could not be read. Goes out: the same with values
+of the settings' own types, and problems in words.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,6 +19,34 @@ MAX_GRID = 10_000
 """Combinations of a grid, at most; conditions are not taken into account."""
 Parameters = Mapping[str, Sequence[Range | None]]
 Points = Iterable[Mapping[str, Scalar]]
+
+
+def typed_range(name: str, values: Range) -> Range:
+    """Return a range whose values, and those of its conditions, are of the settings' types.
+
+    Example:
+        batch_size: {choice: ["16", 32.0]} -> {choice: [16, 32]}
+    """
+    typed: dict[str, Any] = {"when": {other: _typed_all(other, wanted) for other, wanted in values.when.items()}}
+    if values.choice is not None:
+        typed["choice"] = _typed_all(name, values.choice)
+    if values.fixed is not None:
+        typed["fixed"] = typed_value(name, values.fixed)
+    return values.model_copy(update=typed)
+
+
+def _typed_all(name: str, values: Scalar | tuple[Scalar, ...]) -> Any:
+    return tuple(typed_value(name, v) for v in values) if isinstance(values, tuple) else typed_value(name, values)
+
+
+def typed_value(name: str, value: Scalar) -> Any:
+    """Return a value as training has it; as it is where training refuses it, which `fit_problems` says."""
+    if name not in TrainingConfig.searchable():
+        return value
+    try:
+        return getattr(TrainingConfig.model_validate({name: value}), name)
+    except ValidationError:
+        return value
 
 
 def fit_problems(parameters: Parameters, starts: Points) -> list[str]:
@@ -33,7 +64,10 @@ def _name_problems(parameters: Parameters) -> list[str]:
     for name, ranges in parameters.items():
         if name not in known:
             problems.append(f"{name}: a parameter must be a training setting. {did_you_mean(name, known)}")
+        if not ranges:
+            problems.append(f"{name}: a parameter must have a range, but has none. Add one, or leave {name} out")
         sound = [r for r in ranges if r is not None]
+        problems += [f"{name}: {problem}" for r in sound for problem in _repeated(r)]
         if len(ranges) > 1 and not all(r.when for r in sound):
             problems.append(f"{name}: each of several ranges needs a `when:`")
         for r in sound:
@@ -46,6 +80,16 @@ def _name_problems(parameters: Parameters) -> list[str]:
                     problems += _when_problems(name, other, values, parameters[other])
         seen.add(name)
     return [problem.rstrip() for problem in problems]
+
+
+def _repeated(values: Range) -> list[str]:
+    """Say which values a choice names several times: a sampler or a grid would run them more often than others."""
+    counts = Counter(values.choice or ())
+    return [
+        f"`choice` must name each value once, but names {_written(value)} {count} times"
+        for value, count in counts.items()
+        if count > 1
+    ]
 
 
 def _when_problems(name: str, other: str, wanted: tuple[Scalar, ...], ranges: Sequence[Range | None]) -> list[str]:
@@ -96,8 +140,12 @@ def _values_refused(settings: Iterable[tuple[str, Scalar]]) -> list[str]:
             TrainingConfig.model_validate({name: value})
         except ValidationError as exc:
             reason = exc.errors()[0]["msg"].removeprefix("Value error, ")
-            problems.append(f"{name}: training does not allow {value!r}: {reason}")
+            problems.append(f"{name}: training does not allow {_written(value)}: {reason}")
     return problems
+
+
+def _written(value: Scalar) -> str:
+    return "null" if value is None else repr(value)
 
 
 def grid_problems(parameters: Mapping[str, Sequence[Range]]) -> list[str]:

@@ -1,12 +1,28 @@
 """One range of a search-space file: the values that one parameter may take, under one condition."""
 
-from typing import Any
+import math
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from t5ray.config.base import Settings
 
-Scalar = bool | int | float | str
+Scalar = bool | int | float | str | None
+
+
+def _scalar(value: object) -> object:
+    """Refuse in one sentence what no setting can be; a union says it once for each of its members."""
+    if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"must be a finite number, a text, true, false or null, but got {value!r:.80}")
+    return value
+
+
+def _scalars(value: object) -> object:
+    return [_scalar(one) for one in value] if isinstance(value, list | tuple) else _scalar(value)
+
+
+Value = Annotated[Scalar, BeforeValidator(_scalar)]
+Values = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_scalars)]
 KINDS = ("uniform", "loguniform", "int", "logint", "choice", "fixed")
 
 
@@ -21,26 +37,31 @@ class Range(Settings):
     """[low, high], whole numbers, both included."""
     logint: tuple[int, int] | None = None
     """[low, high], whole numbers on a logarithmic scale, both included."""
-    choice: tuple[Scalar, ...] | None = None
+    choice: tuple[Value, ...] | None = None
     """The values to choose from."""
-    fixed: Scalar | None = None
-    """One value for every trial."""
+    fixed: Value = None
+    """One value for every trial; null, too, where the setting may be null."""
     points: int | None = Field(default=None, ge=2)
     """For the grid sampler: how many values of a numeric range to try, both ends included, evenly spaced on its scale.
     None: every whole number of an `int`; other numeric ranges need it."""
-    when: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
+    when: dict[str, Values] = Field(default_factory=dict)
     """Earlier parameter -> the value (or values) for which this range holds."""
 
     @property
     def kind(self) -> str:
         """Which of `KINDS` this range is."""
-        return next(kind for kind in KINDS if self._of(kind) is not None)
+        return self._given()[0]
+
+    def _given(self) -> list[str]:
+        """Return the kinds that have a value; only `fixed` may be given as null."""
+        given = [kind for kind in KINDS if self._of(kind) is not None]
+        return given or ["fixed"] * ("fixed" in self.model_fields_set)
 
     def _of(self, kind: str) -> Any:
         return getattr(self, "int_" if kind == "int" else kind)
 
     @property
-    def bounds(self) -> tuple[Scalar, ...]:
+    def bounds(self) -> tuple[Any, ...]:
         """The extreme values (all of them for a choice): what the training settings must accept."""
         value = self._of(self.kind)
         return value if isinstance(value, tuple) else (value,)
@@ -56,7 +77,7 @@ class Range(Settings):
 
     @model_validator(mode="after")
     def _is_one_good_range(self) -> "Range":
-        given = [kind for kind in KINDS if self._of(kind) is not None]
+        given = self._given()
         if len(given) != 1:
             raise ValueError(f"exactly one of {', '.join(KINDS)} must be given, but got {given or 'none'}")
         if given[0] in ("uniform", "loguniform", "int", "logint"):

@@ -12,31 +12,41 @@ A parameter has one range, or a list of ranges each with a `when:` that names va
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from t5ray.config.base import Settings
-from t5ray.config.fit import fit_problems, grid_problems
-from t5ray.config.ranges import Range, Scalar
+from t5ray.config.fit import fit_problems, grid_problems, typed_range, typed_value
+from t5ray.config.ranges import Range, Scalar, Value
 from t5ray.config.strategy import SamplerConfig, SchedulerConfig
 
 
 class SearchSpace(Settings):
     """A search-space file."""
 
-    parameters: dict[str, tuple[Range, ...]] = Field(min_length=1)
+    parameters: dict[str, Annotated[tuple[Range, ...], Field(json_schema_extra={"minItems": 1})]] = Field(min_length=1)
     """Training setting -> its range, or ranges under conditions."""
     sampler: SamplerConfig = SamplerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
-    start_from: tuple[dict[str, Scalar], ...] = ()
+    start_from: tuple[dict[str, Value], ...] = ()
     """Points to run right after the defaults."""
 
     @field_validator("parameters", mode="before")
     @classmethod
     def _wrap_single_ranges(cls, value: Any) -> Any:
         return {name: _listed(ranges) for name, ranges in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("parameters")
+    @classmethod
+    def _types_values(cls, value: dict[str, tuple[Range, ...]]) -> dict[str, tuple[Range, ...]]:
+        return {name: tuple(typed_range(name, values) for values in ranges) for name, ranges in value.items()}
+
+    @field_validator("start_from")
+    @classmethod
+    def _types_points(cls, value: tuple[dict[str, Scalar], ...]) -> tuple[dict[str, Scalar], ...]:
+        return tuple({name: typed_value(name, one) for name, one in point.items()} for point in value)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -65,14 +75,14 @@ def _sound(value: Any) -> tuple[dict[str, tuple[Range | None, ...]], list[dict[s
     parameters, starts = given.get("parameters"), given.get("start_from")
     named = parameters if isinstance(parameters, Mapping) else {}
     return (
-        {str(name): tuple(map(_range, _listed(ranges))) for name, ranges in named.items()},
+        {str(name): tuple(_range(str(name), one) for one in _listed(ranges)) for name, ranges in named.items()},
         [dict(_scalars(point)) for point in _listed(starts) if isinstance(point, Mapping)],
     )
 
 
-def _range(value: Any) -> Range | None:
+def _range(name: str, value: Any) -> Range | None:
     try:
-        return Range.model_validate(value)
+        return typed_range(name, Range.model_validate(value))
     except ValidationError:
         return None
 

@@ -32,13 +32,23 @@ ALIKE = ("seed", "micro_batch_size", "micro_batch_tokens", "checkpoint_every_s",
 
 
 def first_points(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> list[Params]:
-    """Return the settings of the first trials, in order; for a grid, of all of them."""
+    """Return the settings of the first trials, in order and each run once; for a grid, of all of them.
+
+    Trials that the ledger has keep their numbers, whatever they are; what they have run is not planned again.
+    """
     defaults = default_settings(space, prepared.config.training)
-    points = [defaults, *({**defaults, **given} for given in (*space.start_from, *(ledger.warm_points or ())))]
+    planned = [{**defaults, **given} for given in ({}, *space.start_from, *(ledger.warm_points or ()))]
     if space.sampler.name == "grid":
-        placed = [found[0] for given in points if (found := point(space, given)) is not None]
-        points += [params for params in grid(space, prepared.config.search.seed) if params not in placed]
-    return points
+        planned += grid(space, prepared.config.search.seed)
+    begun = [record.params for _, record in sorted(ledger.trials.items())]
+    known, to_come = {frozenset(params.items()) for params in begun}, []
+    for settings in planned:
+        placed = point(space, settings)
+        run = frozenset((settings if placed is None else placed[0]).items())  # outside the space all settings are run
+        if run not in known:
+            known.add(run)
+            to_come.append(settings)
+    return [*begun, *to_come]
 
 
 def most_trials(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> int | None:

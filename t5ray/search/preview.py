@@ -14,7 +14,7 @@ from t5ray.data.batches import num_steps
 from t5ray.report.words import seconds
 from t5ray.search.capacity import checkpoint_bytes, num_slots
 from t5ray.search.confirm import BEST_OF
-from t5ray.search.contradictions import idle_parameters
+from t5ray.search.contradictions import idle_parameters, outside_points
 from t5ray.search.ledger import Ledger
 from t5ray.search.scheduler import bracket_shares, rung_epochs
 from t5ray.training.footprint import costliest
@@ -48,7 +48,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
         f"sampler      {space.sampler.name}, {counted(len(space.parameters), 'parameter')}: "
         f"{', '.join(space.parameters)}",
         *_short_grid(space, config.search.num_trials, num_trials),
-        *(f"note         {note}" for note in idle_parameters(space, training)),
+        *(f"note         {note}" for note in (*idle_parameters(space, training), *outside_points(space, training))),
         *_memory(prepared, cluster, slots),
     ]
     for epoch, arrive in expected_rungs(space, num_trials, training.max_epochs):

@@ -54,19 +54,31 @@ def point(space: SearchSpace, settings: Mapping[str, Any]) -> tuple[Params, Para
         (parameter -> value, Optuna name -> value), or None where a value lies outside its range, which Optuna cannot
         record.
     """
+    if outside(space, settings):
+        return None
     params: Params = {}
     drawn: Params = {}
     for name, ranges in space.parameters.items():
         for index, values in enumerate(ranges):
             if holds(values.when, params):
-                value = settings[name]
-                if not _contains(values, value):
-                    return None
-                params[name] = value
+                params[name] = settings[name]
                 if values.kind != "fixed":
-                    drawn[name if len(ranges) == 1 else f"{name}:{index}"] = value
+                    drawn[name if len(ranges) == 1 else f"{name}:{index}"] = settings[name]
                 break
     return params, drawn
+
+
+def outside(space: SearchSpace, settings: Mapping[str, Any]) -> Params:
+    """Return the parameters whose values lie outside the ranges that hold for them, with those values."""
+    params: Params = {}
+    found: Params = {}
+    for name, ranges in space.parameters.items():
+        fitting = next((values for values in ranges if holds(values.when, params)), None)
+        if fitting is not None:
+            params[name] = settings[name]
+            if not _contains(fitting, settings[name]):
+                found[name] = settings[name]
+    return found
 
 
 def _contains(values: Range, value: Any) -> bool:

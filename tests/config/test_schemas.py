@@ -22,6 +22,8 @@ parameters:
   warmup_steps: {int: [0, 100]}
   dropout: {uniform: [0.0, 0.2]}
   label_smoothing: {fixed: 0.1}
+  max_grad_norm: {choice: [null, 1.0]}
+  early_stopping_patience: {fixed: null}
 start_from:
   - {learning_rate: 3.0e-4}
 sampler: {name: tpe, startup_trials: 8, multivariate: true, constant_liar: false}
@@ -65,6 +67,7 @@ def test_a_good_file_is_fine(name: str, text: str) -> None:
         ("space.json", "{uniform: [0.0, 0.2]}", "{uniform: [0.0, high]}", "$.parameters.dropout"),
         ("space.json", "{uniform: [0.0, 0.2]}", "{uniform: [0.0, 0.1, 0.2]}", "$.parameters.dropout"),
         ("space.json", "{fixed: 0.1}", "0.1", "$.parameters.label_smoothing"),
+        ("space.json", "{fixed: 0.1}", "[]", "$.parameters.label_smoothing"),
         ("space.json", "when: {optimizer: adamw}", "when: adamw", "$.parameters.learning_rate"),
         ("space.json", "name: tpe", "name: tpee", "$.sampler.name"),
         ("space.json", "grace_epochs: 1", "grace_epochs: 0", "$.scheduler.grace_epochs"),

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -63,6 +64,13 @@ def test_documented_space_is_read() -> None:
             "dropout: `when` must name a value of optimizer, got 'adamm'. Did you mean `adamw`?",
         ),
         ({}, "at least 1 item"),
+        (
+            {"batch_size": {"choice": [32, 16, 32]}},
+            "batch_size: `choice` must name each value once, but names 32 2 times",
+        ),
+        ({"batch_size": {"choice": [16, "16", 16.0]}}, "each value once, but names 16 3 times"),
+        ({"max_grad_norm": {"choice": [None, 1.0, None]}}, "each value once, but names null 2 times"),
+        ({"dropout": []}, "dropout: a parameter must have a range, but has none. Add one, or leave dropout out"),
     ],
 )
 def test_wrong_space_is_refused_before_anything_runs(parameters: dict[str, Any], message: str) -> None:
@@ -160,3 +168,65 @@ def test_a_grid_without_end_is_refused() -> None:
 def test_points_belong_to_numbers() -> None:
     with pytest.raises(ValidationError, match="`points` must belong to a numeric range, but stands beside `choice`"):
         space({"dropout": {"choice": [0.1], "points": 3}})
+
+
+def test_values_are_of_their_settings_types() -> None:
+    parameters = {
+        "batch_size": {"choice": ["16", 32.0, 64]},
+        "learning_rate": [
+            {"fixed": "1e-5", "when": {"batch_size": "16"}},
+            {"fixed": 1, "when": {"batch_size": ["32", 64.0]}},
+        ],
+        "adafactor_scale_parameter": {"choice": [0, "true"]},
+        "schedule": {"choice": ["linear", "constant"]},
+        "dropout": {"uniform": ["0.0", "1e-1"]},
+    }
+    found = space(parameters, start_from=[{"learning_rate": "0.01"}, {"batch_size": "32", "schedule": "constant"}])
+    shown = {name: [[r.bounds, r.when] for r in ranges] for name, ranges in found.parameters.items()}
+    assert repr(shown) == repr(  # which tells 1.0 from 1 and True
+        {
+            "batch_size": [[(16, 32, 64), {}]],
+            "learning_rate": [[(1e-5,), {"batch_size": 16}], [(1.0,), {"batch_size": (32, 64)}]],
+            "adafactor_scale_parameter": [[(False, True), {}]],
+            "schedule": [[("linear", "constant"), {}]],
+            "dropout": [[(0.0, 0.1), {}]],
+        }
+    )
+    assert repr(found.start_from) == repr(({"learning_rate": 0.01}, {"batch_size": 32, "schedule": "constant"}))
+    assert space(json.loads(found.model_dump_json(by_alias=True))["parameters"]).parameters == found.parameters
+
+
+def test_a_setting_that_may_be_null_may_be_searched_so() -> None:
+    parameters = {
+        "max_grad_norm": {"choice": [None, "1.0"]},
+        "early_stopping_patience": {"fixed": None},
+        "dropout": {"fixed": 0.2, "when": {"max_grad_norm": None}},
+    }
+    found = space(parameters, start_from=[{"max_grad_norm": None}])
+    assert [r.bounds for ranges in found.parameters.values() for r in ranges] == [(None, 1.0), (None,), (0.2,)]
+    assert [r.grid_size for ranges in found.parameters.values() for r in ranges] == [2, 1, 1]
+    assert found.start_from == ({"max_grad_norm": None},)
+    dumped = json.loads(found.model_dump_json(by_alias=True))
+    assert SearchSpace.model_validate(dumped) == found
+    assert [r.kind for ranges in SearchSpace.model_validate(dumped).parameters.values() for r in ranges] == [
+        "choice",
+        "fixed",
+        "fixed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"choice": [None, 0.1]}, "dropout: training does not allow null: Input should be a valid number"),
+        ({"fixed": None}, "dropout: training does not allow null: Input should be a valid number"),
+        ({"choice": [0.1, [1]]}, r"must be a finite number, a text, true, false or null, but got \[1\]"),
+        ({"choice": [0.1, float("inf")]}, "must be a finite number, a text, true, false or null, but got inf"),
+        ({"fixed": {"a": 1}}, "must be a finite number, a text, true, false or null, but got {'a': 1}"),
+        ({"choice": None}, "exactly one of .* but got none"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_once(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as caught:
+        space({"dropout": values})
+    assert caught.value.error_count() == 1

@@ -11,7 +11,7 @@ from t5ray.config import RunConfig, SearchSpace
 from t5ray.errors import ConfigError
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
-from t5ray.search.points import earlier_trials, first_points, look_up_warm_start
+from t5ray.search.points import earlier_trials, first_points, look_up_warm_start, most_trials
 from t5ray.search.searcher import StudySearch
 from t5ray.training.outcome import identity_of
 from t5ray.training.prepare import Prepared
@@ -78,6 +78,64 @@ def test_the_best_points_run_right_after_the_defaults_and_the_files_points(tmp_p
     assert ledger.warm_points == best
     assert first_points(wanted, here, ledger)[:2] == [DEFAULTS, {**DEFAULTS, "batch_size": 16}]
     assert first_points(wanted, here, ledger)[2:] == best
+
+
+REPEATED = [
+    {"batch_size": "16"},
+    {"batch_size": 16},
+    {"learning_rate": 0.5},
+    {"batch_size": 32},
+    {"learning_rate": 0.5},
+]
+"""A point, itself, one outside the space, the defaults, and the one outside."""
+HALF = {**DEFAULTS, "batch_size": 16}
+OUTSIDE = {**DEFAULTS, "learning_rate": 0.5}
+
+
+def test_points_that_equal_others_run_once(tmp_path: Path) -> None:
+    here, ledger = prepared(tmp_path, "a"), Ledger(tmp_path / "l.json")
+    assert first_points(space(start_from=REPEATED), here, ledger) == [DEFAULTS, HALF, OUTSIDE]
+
+
+def test_points_that_differ_only_where_no_condition_holds_run_once(tmp_path: Path) -> None:
+    ranges = {
+        "optimizer": {"choice": ["adamw", "sgd"]},
+        "momentum": {"uniform": [0.1, 0.95], "when": {"optimizer": "sgd"}},
+    }
+    starts = [{"momentum": 0.5}, {"momentum": 0.5, "optimizer": "sgd"}]
+    wanted = SearchSpace.model_validate({"parameters": ranges, "start_from": starts})
+    found = first_points(wanted, prepared(tmp_path, "a"), Ledger(tmp_path / "l.json"))
+    assert found == [{"optimizer": "adamw", "momentum": 0.9}, {"optimizer": "sgd", "momentum": 0.5}]
+
+
+def test_a_grid_has_each_combination_once(tmp_path: Path) -> None:
+    ranges = {"batch_size": {"choice": [32, 16]}, "dropout": {"choice": [0.0, 0.1]}}
+    starts = [{"batch_size": 16}, {"batch_size": 32}, {"batch_size": 16}]
+    given = {"parameters": ranges, "start_from": starts, "sampler": {"name": "grid"}}
+    wanted, here, ledger = SearchSpace.model_validate(given), prepared(tmp_path, "a"), Ledger(tmp_path / "l.json")
+    found = [(p["batch_size"], p["dropout"]) for p in first_points(wanted, here, ledger)]
+    assert found[:2] == [(32, 0.1), (16, 0.1)]
+    assert sorted(found) == [(16, 0.0), (16, 0.1), (32, 0.0), (32, 0.1)]
+    assert most_trials(wanted, here, ledger) == 4
+
+
+@pytest.mark.parametrize(
+    ("begun", "to_come"),
+    [
+        ([DEFAULTS], [HALF, OUTSIDE]),
+        ([DEFAULTS, HALF, HALF], [OUTSIDE]),  # of a search that ran such points twice
+        ([DEFAULTS, HALF, HALF, OUTSIDE], []),
+        ([DEFAULTS, HALF, OUTSIDE, {"learning_rate": 1e-4, "batch_size": 16}], []),
+    ],
+)
+def test_a_search_that_goes_on_keeps_its_numbers_and_runs_what_has_not_run(
+    tmp_path: Path, begun: list[dict[str, Any]], to_come: list[dict[str, Any]]
+) -> None:
+    ledger = Ledger(tmp_path / "l.json")
+    ledger.trials = {number: TrialRecord(number, params) for number, params in enumerate(begun)}
+    ledger.save()
+    found = first_points(space(start_from=REPEATED), prepared(tmp_path, "a"), Ledger.load(ledger.path))
+    assert found == [*begun, *to_come]
 
 
 def test_points_outside_the_new_space_are_left_out_and_parameters_it_lacks_too(tmp_path: Path, earlier: Ledger) -> None:

@@ -214,6 +214,13 @@ def test_the_plan_notes_a_parameter_that_changes_nothing(plan: Plan) -> None:
     assert not any(line.startswith("note") for line in plain)
 
 
+def test_a_point_outside_the_space_is_noted(plan: Plan) -> None:
+    given = {"parameters": {"batch_size": {"int": [8, 64]}}, "start_from": [{"batch_size": 16}, {"batch_size": 128}]}
+    lines = describe(plan(), SearchSpace.model_validate(given), CLUSTER, books(9))
+    (note,) = (line for line in lines if line.startswith("note"))
+    assert note.startswith("note         point 2 of start_from lies outside the space with batch_size=128: it is run")
+
+
 def test_the_plan_of_an_extended_search_counts_all_its_trials(plan: Plan) -> None:
     extended = books(13)
     extended.trials = {n: TrialRecord(n, {}, "COMPLETE") for n in range(12)}

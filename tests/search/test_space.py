@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from t5ray.config import SearchSpace, TrainingConfig
-from t5ray.search.space import default_settings, holds, point, suggest
+from t5ray.search.space import default_settings, grid, holds, point, suggest
 
 CONDITIONAL = SearchSpace.model_validate(
     {
@@ -67,3 +67,14 @@ def test_a_point_outside_the_space_is_told_apart() -> None:
 )
 def test_holds(when: dict[str, object], params: dict[str, object], expected: bool) -> None:
     assert holds(when, params) == expected
+
+
+def test_null_is_drawn_placed_and_listed_like_any_value() -> None:
+    ranges = {"max_grad_norm": {"choice": [None, 1.0]}, "early_stopping_patience": {"fixed": None}}
+    space = SearchSpace.model_validate({"parameters": ranges})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    assert {suggest(study.ask(), space)["max_grad_norm"] for _ in range(20)} == {None, 1.0}
+    nothing = {"max_grad_norm": None, "early_stopping_patience": None}
+    assert point(space, nothing) == (nothing, {"max_grad_norm": None})
+    listed = sorted(grid(space, seed=0), key=str)
+    assert listed == [{**nothing, "max_grad_norm": 1.0}, nothing]
