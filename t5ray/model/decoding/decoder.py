@@ -54,6 +54,7 @@ class Decoder:
         """Tokens that each text has had, int64 [B]."""
         self.oldest = 0
         """Tokens of the text that has had most."""
+        self._sum = torch.zeros((), device=model.device)  # of all states that were ever returned
         self._lengths = torch.ones(places, dtype=torch.int64, device=model.device)
         self._states = torch.zeros(places, longest, model.width, dtype=model.dtype, device=model.device)
         # Products with the states of an empty place must stay finite: its first position is open.
@@ -79,6 +80,11 @@ class Decoder:
     def places(self) -> int:
         """R."""
         return len(self._states)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every state so far was a number, also of what was selected from this one."""
+        return bool(self._sum.isfinite())
 
     def fill(self, places: torch.Tensor, encoded: Encoded) -> None:
         """Put rows into places, int64 [rows], and start their texts; no row is longer than the places' longest."""
@@ -129,6 +135,7 @@ class Decoder:
         self.ages += 1
         self.oldest += 1
         out = norm(states, model.decoder_norm, model)
+        self._sum += out.sum()
         return out if model.head_scale == 1.0 else out * model.head_scale
 
     def keep(self, texts: torch.Tensor) -> None:
@@ -154,6 +161,7 @@ class Decoder:
         places = texts if places is None else places
         chosen = Decoder.__new__(Decoder)
         chosen.model, chosen.width, chosen._capacity = self.model, self.width, self._capacity
+        chosen._sum = self._sum
         chosen.ages, chosen.oldest = self.ages[texts], self.oldest
         chosen._lengths = self._lengths[places]
         longest = int(chosen._lengths.max())
