@@ -21,6 +21,7 @@ from t5ray.model.batching import (
     CPU_PLACES,
     LEAST_CALL_ROWS,
     MOST_ROWS,
+    PLACES_BUDGETS,
     SMALL_MODEL,
     batches_by_tokens,
     call_rows,
@@ -266,7 +267,8 @@ class Predictor:
         tree = self._tree
         assert tree is not None
         decoder = Decoder.over(self._model, self._encode(rows), tree.depth)
-        found = label_tree.score(self._model, self._vocabulary, decoder, tree, margin=margin)
+        most = PLACES_BUDGETS * self._batch_tokens
+        found = label_tree.score(self._model, self._vocabulary, decoder, tree, margin=margin, most_tokens=most)
         self._check_numbers(decoder)
         return found
 
