@@ -50,11 +50,11 @@ def test_states_are_the_same_whether_the_square_is_kept_or_not(
     torch.testing.assert_close(states_of(weights, rows), kept, rtol=close, atol=close)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the largest tensor that anything makes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.size_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
