@@ -9,8 +9,6 @@ Comes in: finished input texts. Goes out: predictions. The home of ctranslate2.
 
 import importlib.metadata
 import importlib.util
-import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from t5ray.config import DecodeConfig
+from t5ray.disk import cache_folder, publish_dir
 from t5ray.errors import ModelError
 from t5ray.model.batching import LEAST_CALL_ROWS, MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
@@ -65,7 +64,7 @@ class CTranslateEngine:
         self.max_input_tokens = card.max_input_tokens if card else None
         self.tally = Tally()
         self._batch_tokens = batch_tokens
-        self._translator = _translator(converted(source, dtype, cache or default_cache()), dtype)
+        self._translator = _translator(converted(source, dtype, cache or cache_folder("ctranslate2")), dtype)
 
     def num_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Return the length of each input in tokens, EOS included, as `Engine.num_tokens`."""
@@ -151,11 +150,6 @@ def is_installed() -> bool:
     return importlib.util.find_spec("ctranslate2") is not None
 
 
-def default_cache() -> Path:
-    """Return where converted models are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t5ray" / "ctranslate2"
-
-
 def converted(source: str, dtype: EngineDtype, cache: Path) -> Path:
     """Return the folder of a converted model; it is made where it is not there, and appears whole or not at all.
 
@@ -172,20 +166,10 @@ def converted(source: str, dtype: EngineDtype, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=cache) as folder:
             _convert(source, dtype, f"{folder}/model")
-            _keep(Path(folder) / "model", target)
+            publish_dir(Path(folder) / "model", target)
     except OSError as exc:
         raise ModelError(f"{cache}: the cache of converted models must be writable, but: {exc}") from exc
     return target
-
-
-def _keep(made: Path, target: Path) -> None:
-    """Move a folder to its place, unless another process put the same there meanwhile."""
-    try:
-        made.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        shutil.rmtree(made)
 
 
 def _convert(source: str, dtype: EngineDtype, target: str) -> None:

@@ -75,6 +75,7 @@ class Engine:
             temperature=self.card.temperature_of(closed) if self.card else 1.0,
             precision=self.precision,
             batch_tokens=batch_tokens,
+            require_numbers=True,
         )
 
     @property
@@ -99,7 +100,7 @@ class Engine:
             scores: also give each prediction's probability.
             all_scores: also give the probability of every label.
         Raises:
-            ModelError: `all_scores` for a task that generates.
+            ModelError: `all_scores` for a task that generates, or what the model gives for an input is no number.
         """
         return self.score(self.prepare(inputs), scores=scores, all_scores=all_scores)
 

@@ -21,6 +21,7 @@ from t5ray.model.batching import (
     CPU_PLACES,
     LEAST_CALL_ROWS,
     MOST_ROWS,
+    PLACES_BUDGETS,
     SMALL_MODEL,
     batches_by_tokens,
     call_rows,
@@ -83,6 +84,7 @@ class Predictor:
         temperature: float = 1.0,
         precision: str = "fp32",
         batch_tokens: int = 16_384,
+        require_numbers: bool = False,
     ) -> None:
         """Lay out the weights.
 
@@ -91,6 +93,7 @@ class Predictor:
             temperature: divides the labels' scores before they become probabilities.
             precision: fp32 or bf16.
             batch_tokens: input tokens forwarded at once, at most (one input may exceed it alone).
+            require_numbers: refuse to predict from NaN; training, whose losses tell it, goes on with what comes.
         Raises:
             ModelError: texts must be generated and the decode settings carry no output cap.
         """
@@ -106,6 +109,8 @@ class Predictor:
         self._places = on_cpu if fills_a_cpu else MOST_ROWS
         self._processor = make_processor(decode, self._model.eos_id)
         self._tree = self._make_tree() if self._labels else None
+        self._requires_numbers = require_numbers
+        self._has_head = not require_numbers or bool(self._model.head.sum().isfinite())
         self.tally = Tally()
         self._lock = Lock()
 
@@ -132,7 +137,7 @@ class Predictor:
             scores: also give the prediction's probability.
             all_scores: also give every label's.
         Raises:
-            ModelError: `all_scores` without labels.
+            ModelError: `all_scores` without labels, or what the model gives for a row is no number (if required).
         """
         if all_scores and self._tree is None:
             raise ModelError("all scores can be given for a task with closed labels only, but this one generates.")
@@ -223,7 +228,7 @@ class Predictor:
     ) -> Generated:
         waiting = Waiting(encoded)
         decoder = Decoder(self._model, places, waiting.longest, cap)
-        return generate(
+        made = generate(
             self._model,
             self._vocabulary,
             waiting,
@@ -233,6 +238,8 @@ class Predictor:
             choose=choose,
             scores=scores,
         )
+        self._check_numbers(decoder)
+        return made
 
     def _search_beams(self, rows: Rows, cap: int, *, scores: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return tokens [B, texts, T] and the log-probability of the first texts."""
@@ -240,6 +247,7 @@ class Predictor:
         rules = BeamRules(decode.num_beams, decode.length_penalty, decode.early_stopping, cap)
         decoder = Decoder.over(self._model, self._encode(rows), cap, width=decode.num_beams)
         found = beam_search(self._model, self._vocabulary, decoder, rules, self._processor)
+        self._check_numbers(decoder)
         values = None
         if scores:
             first = found.tokens[:, 0]
@@ -259,7 +267,21 @@ class Predictor:
         tree = self._tree
         assert tree is not None
         decoder = Decoder.over(self._model, self._encode(rows), tree.depth)
-        return label_tree.score(self._model, self._vocabulary, decoder, tree, margin=margin)
+        most = PLACES_BUDGETS * self._batch_tokens
+        found = label_tree.score(self._model, self._vocabulary, decoder, tree, margin=margin, most_tokens=most)
+        self._check_numbers(decoder)
+        return found
+
+    def _check_numbers(self, decoder: Decoder) -> None:
+        """Refuse what a decoder gave for its rows if that is no number: whatever was chosen by it means nothing.
+
+        Finite states and a finite head make finite logits; NaN goes through everything before them.
+        """
+        if self._requires_numbers and not (self._has_head and decoder.is_finite):
+            raise ModelError(
+                "scores must be finite, but the model gave NaN or infinity for this input (or another one of its "
+                "batch): its weights are damaged, or overflow. Use --precision fp32, or another checkpoint."
+            )
 
     def _score_labels(self, rows: Rows, *, precise: bool) -> torch.Tensor:
         """Return the score of every label, [B, labels]; of the best alone where that is all that is asked for."""

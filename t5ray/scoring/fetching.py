@@ -7,7 +7,6 @@ its place. Nothing is removed from there. Must not know tasks or rows.
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -19,15 +18,13 @@ import fsspec
 
 from t5ray.cluster import download_dir
 from t5ray.data.sources import version_of
+from t5ray.disk import cache_folder, publish_dir
 from t5ray.errors import ModelError
 from t5ray.model.card import fingerprint
 from t5ray.redaction import hide_secrets
 from t5ray.tracking import resolve_model
 
-
-def cache_folder() -> Path:
-    """Return where fetched models are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t5ray" / "models"
+CACHE = "models"
 
 
 def fetch_uri(uri: str) -> Path:
@@ -37,11 +34,11 @@ def fetch_uri(uri: str) -> Path:
         ModelError: no model is there, or the cache cannot be written.
         ClusterError: the storage cannot be reached.
     """
-    target = cache_folder() / f"{_slug(uri)}-{_stamp(uri)[:12]}"
+    target = cache_folder(CACHE) / f"{_slug(uri)}-{_stamp(uri)[:12]}"
     if not target.is_dir():
         with _arriving() as folder:
             download_dir(uri, folder)
-            _keep(folder, target)
+            publish_dir(folder, target)
     return target
 
 
@@ -57,7 +54,10 @@ def fetch_registered(uri: str, tracking_uri: str) -> Path:
     """
     with _arriving() as folder:
         found = resolve_model(uri, tracking_uri, folder)
-        return _keep(found, cache_folder() / f"{_slug(uri)}-{fingerprint(found)[:12]}")
+        target = cache_folder(CACHE) / f"{_slug(uri)}-{fingerprint(found)[:12]}"
+        if not target.is_dir():
+            publish_dir(found, target)
+        return target
 
 
 def _slug(uri: str) -> str:
@@ -87,7 +87,7 @@ def _stamp(uri: str) -> str:
 @contextmanager
 def _arriving() -> Iterator[Path]:
     """Yield an empty folder inside the cache, which is gone afterwards unless it was kept."""
-    cache = cache_folder()
+    cache = cache_folder(CACHE)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=cache) as folder:
@@ -98,13 +98,3 @@ def _arriving() -> Iterator[Path]:
         raise ModelError(
             f"{cache}: fetched models must be kept there, but: {exc}. Free space, or set XDG_CACHE_HOME."
         ) from exc
-
-
-def _keep(found: Path, target: Path) -> Path:
-    """Move a whole folder to its place, where another process may have been faster."""
-    try:
-        found.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-    return target

@@ -7,7 +7,6 @@ job is cut, hashed and resumed like any other. Must not know tasks or models.
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from t5ray.data.hub import PREFIX, HubSplit, open_splits
-from t5ray.disk import sync
+from t5ray.disk import publish_dir
 from t5ray.scoring.ledger import writing
 
 FOLDER = "_input"
@@ -41,8 +40,7 @@ def copied(address: str, output: Path) -> Path:
             arriving.mkdir(parents=True)
             for place, split in enumerate(splits):
                 _write(split, arriving / f"{place}-{split.name}.parquet")
-            arriving.rename(target)
-            sync(target.parent)
+            publish_dir(arriving, target)
     return target
 
 
@@ -54,8 +52,6 @@ def _write(split: HubSplit, path: Path) -> None:
             writer.write_table(table)
         if writer is not None:
             writer.close()
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def drop_copy(output: Path) -> None:

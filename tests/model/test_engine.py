@@ -1,15 +1,21 @@
 """The engine against transformers' own generate."""
 
+import math
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 
 from t5ray.config import DecodeConfig
+from t5ray.errors import ModelError
 from t5ray.model.engine import Engine, prepare_inputs
 from t5ray.model.predictor import decode_tokens
+from t5ray.scoring.halving import Halving
+from tests.model.decoding.models import make
 from tests.tiny import character_tokenizer, make_tiny_t5
 
 TEXTS = [
@@ -95,3 +101,54 @@ def test_ignored_labels_decode_as_padding() -> None:
 def test_a_tokenizer_without_a_fast_backend_decodes_too() -> None:
     ids = torch.tensor([[byte + 3 for byte in b"caf\xc3\xa9"] + [1], [byte + 3 for byte in b"tea"] + [1, 0, -100]])
     assert decode_tokens(ByT5Tokenizer(), ids) == ["caf\u00e9", "tea"]  # a byte's id is itself and three
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {"decode": DecodeConfig(max_new_tokens=6)},
+    "penalised": {"decode": DecodeConfig(max_new_tokens=6, min_new_tokens=2, no_repeat_ngram_size=2)},
+    "beams": {"decode": DecodeConfig(max_new_tokens=6, num_beams=3, no_repeat_ngram_size=2)},
+    "samples": {"decode": DecodeConfig(max_new_tokens=6, do_sample=True, top_k=2, num_return_sequences=2)},
+    "labels": {"labels": ("games", "graphics", "mail")},
+}
+
+
+def untied(folder: Path) -> Path:
+    """Write a model whose head is not its embeddings, and return its folder."""
+    make("mt5").save_pretrained(folder)
+    character_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def damage(folder: Path, name: str, place: int, value: float) -> None:
+    """Put a value that is no number into one place of a model's weights."""
+    weights = load_file(folder / "model.safetensors")
+    weights[name].view(-1)[place] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["encoder.block.0.layer.1.DenseReluDense.wo.weight", "lm_head.weight"])
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_that_gives_no_numbers_predicts_nothing(
+    way: str, precision: str, value: float, name: str, tmp_path: Path
+) -> None:
+    folder = untied(tmp_path / "model")
+    damage(folder, name, 70, value)
+    engine = Engine(str(folder), precision=precision, **WAYS[way])
+    for scores in (False, True):
+        with pytest.raises(ModelError, match=r"scores must be finite, but the model gave NaN .*Use --precision fp32"):
+            engine.predict(["the fox", "a dog"], scores=scores)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_without_numbers_harms_itself_alone(way: str, precision: str, tmp_path: Path) -> None:
+    folder = untied(tmp_path / "model")
+    texts = ["the fox", "a dog", "1 Zoo", "a Zebra"]
+    sound = Engine(str(folder), precision=precision, **WAYS[way])
+    expected = [sound.predict([text])[0].text for text in texts[:2]]
+    damage(folder, "shared.weight", 32 * character_tokenizer().convert_tokens_to_ids("Z"), math.nan)
+    found = Halving(Engine(str(folder), precision=precision, **WAYS[way]), "m").predict(texts)
+    assert [one if isinstance(one, str) else one.text for one in found[:2]] == expected
+    assert all(str(one).startswith("ModelError: scores must be finite") for one in found[2:])

@@ -1,13 +1,17 @@
 """Predictions from tokens: labels, several texts, samples."""
 
 import collections
+from hashlib import blake2b
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
+from t5ray.model.decoding.processors import draws
 from t5ray.model.predictor import Predictor
 from tests.model.decoding.models import make, padded, token_rows
 from tests.tiny import character_tokenizer
@@ -124,3 +128,17 @@ def test_samples_follow_the_models_distribution() -> None:
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DecodeConfig.model_validate(settings)
+
+
+def test_draws_take_all_bits_of_a_rows_digest() -> None:
+    """Philox's key is the digest itself, as two words of 64 bits."""
+    is_high = list[bool]()
+    for row in ([5, 1], [6, 1], [7, 1], [8, 1]):
+        digest = int.from_bytes(blake2b(np.array(row).tobytes(), digest_size=8, key=(3).to_bytes(8)).digest())
+        bits = np.random.Philox()
+        state: Any = bits.state
+        state["state"] = {"counter": np.zeros(4, np.uint64), "key": np.array([digest, 1], np.uint64)}
+        bits.state = state
+        assert draws([row], 2, 3, seed=3)[1].tolist() == np.random.Generator(bits).random(3).tolist()
+        is_high.append(digest >= 2**63)
+    assert any(is_high)

@@ -54,6 +54,7 @@ class Decoder:
         """Tokens that each text has had, int64 [B]."""
         self.oldest = 0
         """Tokens of the text that has had most."""
+        self._sum = torch.zeros((), device=model.device)  # of all states that were ever returned
         self._lengths = torch.ones(places, dtype=torch.int64, device=model.device)
         self._states = torch.zeros(places, longest, model.width, dtype=model.dtype, device=model.device)
         # Products with the states of an empty place must stay finite: its first position is open.
@@ -79,6 +80,16 @@ class Decoder:
     def places(self) -> int:
         """R."""
         return len(self._states)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest input that there is room for."""
+        return self._states.shape[1]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every state so far was a number, also of what was selected from this one."""
+        return bool(self._sum.isfinite())
 
     def fill(self, places: torch.Tensor, encoded: Encoded) -> None:
         """Put rows into places, int64 [rows], and start their texts; no row is longer than the places' longest."""
@@ -129,6 +140,7 @@ class Decoder:
         self.ages += 1
         self.oldest += 1
         out = norm(states, model.decoder_norm, model)
+        self._sum += out.sum()
         return out if model.head_scale == 1.0 else out * model.head_scale
 
     def keep(self, texts: torch.Tensor) -> None:
@@ -145,19 +157,23 @@ class Decoder:
         self._own = [cache[:count] for cache in self._own]
         self.oldest, self._groups = int(self.ages.max()), self._grouped()
 
-    def select(self, texts: torch.Tensor, places: torch.Tensor | None = None) -> "Decoder":
+    def select(
+        self, texts: torch.Tensor, places: torch.Tensor | None = None, inputs: "Decoder | None" = None
+    ) -> "Decoder":
         """Return the state of some texts, int64 [B'], in their order; a text may come several times.
 
         Args:
             places: the places whose states they read, int64 [R']. None: each text its own, for W = 1.
+            inputs: whose places these are. None: this decoder's.
         """
-        places = texts if places is None else places
+        places, inputs = texts if places is None else places, inputs or self
         chosen = Decoder.__new__(Decoder)
         chosen.model, chosen.width, chosen._capacity = self.model, self.width, self._capacity
+        chosen._sum = self._sum
         chosen.ages, chosen.oldest = self.ages[texts], self.oldest
-        chosen._lengths = self._lengths[places]
+        chosen._lengths = inputs._lengths[places]
         longest = int(chosen._lengths.max())
-        chosen._states, chosen._mask = self._states[places, :longest], self._mask[places, :longest]
+        chosen._states, chosen._mask = inputs._states[places, :longest], inputs._mask[places, :longest]
         chosen._groups = chosen._grouped()
         chosen._own = []
         for cache in self._own:
@@ -165,6 +181,10 @@ class Decoder:
             found[:, : self.oldest] = cache[texts, : self.oldest]
             chosen._own.append(found)
         return chosen
+
+    def release(self) -> None:
+        """Let the encoder's states go; there is no step after this one."""
+        self._states, self._mask, self._groups = self._states[:0].clone(), self._mask[:0].clone(), []
 
     def reorder(self, texts: torch.Tensor) -> None:
         """Let texts go on from one another, int64 [B], within their places."""

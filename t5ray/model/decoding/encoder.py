@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from t5ray.model.decoding.layers import feed_forward, norm
+from t5ray.model.decoding.positions import KEPT_LENGTH
 from t5ray.model.decoding.weights import EncoderLayer, T5Weights
 
 CHUNK_TOKENS = 4096
@@ -119,9 +120,13 @@ def _attend(states: torch.Tensor, groups: Sequence[Group], layer: EncoderLayer, 
         tokens = slice(group.start, group.start + group.rows * group.length)
         shape = (group.rows, group.length, 3, model.num_heads, model.head_size)
         query, key, value = qkv[tokens].view(shape).permute(2, 0, 3, 1, 4)
-        bias = layer.bias.square(group.length)
-        bias = bias.expand(1, -1, -1, -1) if group.mask is None else bias + group.mask
-        found = _attention(query, key, value, bias)
+        if group.mask is None and group.length > KEPT_LENGTH:
+            # from the last query to the first, whose bias is a view: the square would take the most memory of all
+            found = _attention(query.flip(2), key, value, layer.bias.backwards(group.length)[None]).flip(2)
+        else:
+            bias = layer.bias.square(group.length)
+            bias = bias.expand(1, -1, -1, -1) if group.mask is None else bias + group.mask
+            found = _attention(query, key, value, bias)
         inner[tokens].view(group.rows, group.length, model.num_heads, -1).copy_(found.transpose(1, 2))
     return layer.out.add_to(states, inner)
 

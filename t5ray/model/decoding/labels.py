@@ -21,7 +21,7 @@ from t5ray.model.decoding.weights import T5Weights
 NEGLIGIBLE = 13.8
 """Log of a million: an answer given up on has less than a millionth of the winner's probability."""
 MOST_BRANCHES = 256
-"""Branches fed at once, which bounds the memory of their caches."""
+"""Branches fed at once, which bounds the memory of their caches; that of their inputs' states may allow fewer."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,13 @@ def build(answers: Sequence[Sequence[int]], device: torch.device) -> Tree:
 
 
 def score(
-    model: T5Weights, vocabulary: Vocabulary, decoder: Decoder, tree: Tree, *, margin: float = NEGLIGIBLE
+    model: T5Weights,
+    vocabulary: Vocabulary,
+    decoder: Decoder,
+    tree: Tree,
+    *,
+    margin: float = NEGLIGIBLE,
+    most_tokens: int | None = None,
 ) -> torch.Tensor:
     """Return the score of every answer for each row, fp32 [B, answers].
 
@@ -88,9 +94,12 @@ def score(
         decoder: fresh, over the encoded rows, with room for the tree's depth.
         margin: branches that lie further below the best answer are given up on; 0 finds the winner alone, infinity
             scores every answer in full.
+        most_tokens: input tokens of the branches fed at once, at most, each counted as the longest (one may exceed it
+            alone). None: any number.
     """
     device = model.device
-    walk = _Walk(model, vocabulary, tree, margin, decoder.places)
+    most = MOST_BRANCHES if most_tokens is None else max(1, min(MOST_BRANCHES, most_tokens // decoder.longest))
+    walk = _Walk(model, vocabulary, tree, margin, decoder, most)
     rows = torch.arange(decoder.places, device=device)
     start = torch.full_like(rows, model.start_id)
     walk.visit(decoder, start, _Branches(rows, torch.zeros_like(rows), torch.zeros(decoder.places, device=device)))
@@ -126,8 +135,12 @@ class _Steps:
 
 
 class _Walk:
-    def __init__(self, model: T5Weights, vocabulary: Vocabulary, tree: Tree, margin: float, num_rows: int) -> None:
-        self._model, self._vocabulary, self._tree, self._margin = model, vocabulary, tree, margin
+    def __init__(
+        self, model: T5Weights, vocabulary: Vocabulary, tree: Tree, margin: float, root: Decoder, most_branches: int
+    ) -> None:
+        self._vocabulary, self._tree, self._margin = vocabulary, tree, margin
+        self._root, self._most_branches = root, most_branches
+        num_rows = root.places
         self.scores = torch.full((num_rows, len(tree.order)), -torch.inf, device=model.device)
         self._best = torch.full((num_rows,), -torch.inf, device=model.device)
         """Score of the best finished answer of each row."""
@@ -137,6 +150,8 @@ class _Walk:
         tree = self._tree
         where, edges = _spread(tree.starts[branches.nodes], tree.starts[branches.nodes + 1])
         found = self._vocabulary.log_probabilities(decoder.step(tokens), where, tree.tokens[edges])
+        if decoder is not self._root:
+            decoder.release()  # branches below take their inputs from the root, so that one level's are there at a time
         steps = _Steps(where, edges, found + branches.scores[where])
         is_inner = tree.children[edges] >= 0
         self._finish(branches, steps[~is_inner])
@@ -164,10 +179,11 @@ class _Walk:
         worth = steps.scores > self._best[branches.rows[steps.branches]] - self._margin
         self._note(branches, steps[~worth])
         followed = steps[worth]
-        for start in range(0, len(followed.edges), MOST_BRANCHES):
-            chosen = followed[start : start + MOST_BRANCHES]
+        for start in range(0, len(followed.edges), self._most_branches):
+            chosen = followed[start : start + self._most_branches]
             tips = _Branches(branches.rows[chosen.branches], self._tree.children[chosen.edges], chosen.scores)
-            self.visit(decoder.select(chosen.branches), self._tree.tokens[chosen.edges], tips)
+            below = decoder.select(chosen.branches, tips.rows, self._root)
+            self.visit(below, self._tree.tokens[chosen.edges], tips)
 
 
 def _spread(starts: torch.Tensor, stops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

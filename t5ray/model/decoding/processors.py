@@ -89,6 +89,6 @@ def draws(rows: Sequence[Sequence[int]], samples: int, max_new_tokens: int, seed
     for number, row in enumerate(rows):
         digest = blake2b(np.asarray(row, dtype=np.int64).tobytes(), digest_size=8, key=seed.to_bytes(8)).digest()
         for sample in range(samples):
-            bits = np.random.Philox(key=[int.from_bytes(digest), sample])
+            bits = np.random.Philox(key=np.array([int.from_bytes(digest), sample], dtype=np.uint64))
             found[number * samples + sample] = np.random.Generator(bits).random(max_new_tokens)
     return torch.from_numpy(found)

@@ -95,7 +95,7 @@ def maxima(numbers: torch.Tensor, dim: int) -> torch.Tensor:
     """Return the maxima of bf16 numbers along a dimension.
 
     As integers their patterns rise with positive numbers and fall with negative ones, and torch compares integers
-    eight times as fast. NaN is not looked for.
+    eight times as fast. NaN may be passed over: `Decoder.is_finite` tells of it.
     """
     patterns = numbers.view(torch.int16)
     highest = patterns.amax(dim)

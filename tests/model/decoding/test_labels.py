@@ -1,6 +1,7 @@
 """The label tree against scoring every label in full with transformers."""
 
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5ray.model.decoding import decoder
+from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.labels import NEGLIGIBLE, build, score
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.weights import prepare
@@ -24,10 +26,10 @@ def label_tokens() -> list[list[int]]:
 
 
 @torch.inference_mode()
-def own(model: Any, rows: list[list[int]], margin: float) -> torch.Tensor:
+def own(model: Any, rows: list[list[int]], margin: float, **settings: Any) -> torch.Tensor:
     weights = prepare(model)
     tree = build(label_tokens(), weights.device)
-    return score(weights, Vocabulary(weights), decoder_over(weights, rows), tree, margin=margin)
+    return score(weights, Vocabulary(weights), decoder_over(weights, rows), tree, margin=margin, **settings)
 
 
 @torch.no_grad()
@@ -51,6 +53,28 @@ def test_tree_example() -> None:
     assert tree.counts.tolist() == [2, 1, 1, 1]
     assert tree.order.tolist() == [1, 0]
     assert tree.depth == 3
+
+
+@pytest.mark.parametrize("most_tokens", [1, 150])
+def test_branches_keep_to_the_tokens_that_are_allowed(most_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = make("t5-untied"), token_rows()
+    selected, alive = list[int](), weakref.WeakSet[torch.Tensor]()
+    most_alive = 0
+    select = Decoder.select
+
+    def noted(self: Decoder, *args: Any) -> Decoder:
+        nonlocal most_alive
+        chosen = select(self, *args)
+        alive.add(chosen._states)
+        selected.append(chosen.places)
+        most_alive = max(most_alive, sum(states.numel() for states in alive))
+        return chosen
+
+    monkeypatch.setattr(Decoder, "select", noted)
+    found = own(model, rows, math.inf, most_tokens=most_tokens)
+    torch.testing.assert_close(found, exhaustive(model, rows, label_tokens()), rtol=1e-4, atol=1e-4)
+    assert max(selected) == max(1, most_tokens // len(rows[0]))
+    assert most_alive <= max(most_tokens, len(rows[0])) * 32
 
 
 ANSWERS = st.lists(st.lists(st.integers(2, 5), max_size=4).map(lambda text: [*text, 1]), min_size=1, unique_by=tuple)

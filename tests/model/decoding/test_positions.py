@@ -24,13 +24,37 @@ def make(kind: type[PositionBias] = PositionBias) -> PositionBias:
     return kind(table, bidirectional=False, num_buckets=32, max_distance=128)
 
 
+@pytest.mark.parametrize("length", [1, 2, 64, 65, 513])
+def test_each_place_has_the_bias_of_its_distances_bucket(length: int) -> None:
+    table = torch.randn(32, 2, generator=torch.Generator().manual_seed(length))
+    bias = PositionBias(table, bidirectional=True, num_buckets=32, max_distance=128)
+    places = torch.arange(length)
+    found = T5Attention._relative_position_bucket(
+        places - places[:, None], bidirectional=True, num_buckets=32, max_distance=128
+    )
+    expected = table[found].permute(2, 0, 1)
+    assert torch.equal(bias.square(length), expected)
+    assert torch.equal(bias.backwards(length), expected.flip(1))
+
+
+@pytest.mark.parametrize("width", [1, 64, 65, 513])
+def test_a_token_sees_those_before_it_and_no_later_one(width: int) -> None:
+    positions = torch.tensor([0, width // 2, width - 1])
+    distances = torch.arange(width) - positions[:, None]
+    buckets = T5Attention._relative_position_bucket(distances, bidirectional=False, num_buckets=32, max_distance=128)
+    table = torch.arange(32 * 2, dtype=torch.float32).view(32, 2)
+    expected = table[buckets].masked_fill(distances[:, :, None] > 0, -torch.inf).permute(0, 2, 1)
+    assert torch.equal(make().causal(positions, width), expected[:, :, None])
+
+
 class Raced(PositionBias):
     """Another thread stores a table for shorter texts right after each of ours."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in {"_known", "_causal"} and value.dim() == 3:
+        if name in {"_by_distance", "_known", "_causal"} and value.dim() > 1:
             short = make()
+            short.square(10)
             short.causal(torch.tensor([3]), 10)
             super().__setattr__(name, getattr(short, name))
 
