@@ -95,6 +95,14 @@ def test_scores_of_all_labels_need_labels(tiny_t5: Path, tmp_path: Path, capsys:
     assert [sorted(row["scores"]) for row in rows] == [["down", "up"]] * len(TEXTS)
 
 
+def test_answers_that_are_the_same_to_the_model_are_refused(
+    tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(tiny_t5, tmp_path, "--set", "decode.answers=[up, 你好, 谢谢]", code=2)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "must tell answers apart, but '你好' and '谢谢' are the same tokens to it" in shown
+
+
 def test_several_texts_stand_beside_the_first(tiny_t5: Path, tmp_path: Path) -> None:
     sets = [f"decode.{name}=3" for name in ("num_beams", "num_return_sequences", "max_new_tokens")]
     out = predict(tiny_t5, tmp_path, *(word for item in sets for word in ("--set", item)), "--format", "jsonl")

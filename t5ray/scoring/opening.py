@@ -3,7 +3,7 @@
 Comes in: settings. Goes out: a `ScoringModel`: where it is, its task, decode settings, labels. Must not know rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,8 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     commit, card = _commit(source), read_card(source)
     decode = _decode(config, card.decode if card else None)
     known = task or _task(config, card.task if card else None)
+    if decode and decode.answers:
+        _require_apart(decode.answers, source)
     labels = (decode.answers if decode else ()) or (known.labels if known.closed_labels else ())
     return ScoringModel(
         source=source,
@@ -79,6 +81,24 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
         commit=commit,
         is_rendered=task is not None,
     )
+
+
+def _require_apart(answers: Sequence[str], source: str) -> None:
+    """Refuse answers that are the same tokens to the model: only one of them could ever be given.
+
+    Raises:
+        ConfigError: names them.
+    """
+    from t5ray.model.loading import load_tokenizer  # only here: no driver needs transformers otherwise
+
+    known: dict[tuple[int, ...], str] = {}
+    for answer, tokens in zip(answers, load_tokenizer(source)(list(answers)).input_ids, strict=True):
+        other = known.setdefault(tuple(tokens), answer)
+        if other != answer:
+            raise ConfigError(
+                f"decode.answers: the model's tokenizer must tell answers apart, but {other!r} and {answer!r} are the "
+                "same tokens to it. Leave one of them out, or take a model that was trained on such text."
+            )
 
 
 def _commit(source: str) -> str:

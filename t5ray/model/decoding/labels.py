@@ -8,9 +8,10 @@ each row's likeliest branch is followed to its end, then the others that still m
 has as its score that of the branch, a bound from above: `margin` says how far below the best that lies at least.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeAlias
 
 import torch
 
@@ -102,7 +103,7 @@ def score(
     walk = _Walk(model, vocabulary, tree, margin, decoder, most)
     rows = torch.arange(decoder.places, device=device)
     start = torch.full_like(rows, model.start_id)
-    walk.visit(decoder, start, _Branches(rows, torch.zeros_like(rows), torch.zeros(decoder.places, device=device)))
+    walk.go(decoder, start, _Branches(rows, torch.zeros_like(rows), torch.zeros(decoder.places, device=device)))
     return walk.scores
 
 
@@ -134,6 +135,10 @@ class _Steps:
         return _Steps(self.branches[chosen], self.edges[chosen], self.scores[chosen])
 
 
+_Visit: TypeAlias = Iterator["_Visit"]
+"""A visit of branches, which yields those of the branches below, each to be made before it goes on."""
+
+
 class _Walk:
     def __init__(
         self, model: T5Weights, vocabulary: Vocabulary, tree: Tree, margin: float, root: Decoder, most_branches: int
@@ -145,8 +150,18 @@ class _Walk:
         self._best = torch.full((num_rows,), -torch.inf, device=model.device)
         """Score of the best finished answer of each row."""
 
-    def visit(self, decoder: Decoder, tokens: torch.Tensor, branches: _Branches) -> None:
-        """Feed the branches' last tokens, finish the answers that end there, and go down the rest."""
+    def go(self, decoder: Decoder, tokens: torch.Tensor, branches: _Branches) -> None:
+        """Walk the tree below branches: depth first, by a stack of visits, for answers may be long."""
+        visits = [self._visit(decoder, tokens, branches)]
+        while visits:
+            below = next(visits[-1], None)
+            if below is None:
+                visits.pop()
+            else:
+                visits.append(below)
+
+    def _visit(self, decoder: Decoder, tokens: torch.Tensor, branches: _Branches) -> _Visit:
+        """Feed the branches' last tokens, finish the answers that end there, and yield the visits of the rest."""
         tree = self._tree
         where, edges = _spread(tree.starts[branches.nodes], tree.starts[branches.nodes + 1])
         found = self._vocabulary.log_probabilities(decoder.step(tokens), where, tree.tokens[edges])
@@ -160,8 +175,8 @@ class _Walk:
         highest = torch.full_like(branches.scores, -torch.inf)
         highest.scatter_reduce_(0, inner.branches, inner.scores, "amax")
         first = is_open & (inner.scores == highest[inner.branches])
-        self._go_down(decoder, branches, inner[first])
-        self._go_down(decoder, branches, inner[~first])
+        yield from self._go_down(decoder, branches, inner[first])
+        yield from self._go_down(decoder, branches, inner[~first])
 
     def _finish(self, branches: _Branches, ends: _Steps) -> None:
         """Note the answers that end here."""
@@ -174,8 +189,8 @@ class _Walk:
         which, places = _spread(first, first + self._tree.counts[steps.edges])
         self.scores[branches.rows[steps.branches[which]], self._tree.order[places]] = steps.scores[which]
 
-    def _go_down(self, decoder: Decoder, branches: _Branches, steps: _Steps) -> None:
-        """Follow the steps that still matter; the others' scores are their answers' bounds."""
+    def _go_down(self, decoder: Decoder, branches: _Branches, steps: _Steps) -> _Visit:
+        """Yield a visit for the steps that still matter; the others' scores are their answers' bounds."""
         worth = steps.scores > self._best[branches.rows[steps.branches]] - self._margin
         self._note(branches, steps[~worth])
         followed = steps[worth]
@@ -183,7 +198,7 @@ class _Walk:
             chosen = followed[start : start + self._most_branches]
             tips = _Branches(branches.rows[chosen.branches], self._tree.children[chosen.edges], chosen.scores)
             below = decoder.select(chosen.branches, tips.rows, self._root)
-            self.visit(below, self._tree.tokens[chosen.edges], tips)
+            yield self._visit(below, self._tree.tokens[chosen.edges], tips)
 
 
 def _spread(starts: torch.Tensor, stops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

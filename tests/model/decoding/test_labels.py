@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from t5ray.model.decoding import decoder
 from t5ray.model.decoding.decoder import Decoder
+from t5ray.model.decoding.encoder import encode
 from t5ray.model.decoding.labels import NEGLIGIBLE, build, score
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.weights import prepare
-from tests.model.decoding.models import KINDS, decoder_over, make, padded, token_rows
+from tests.model.decoding.models import KINDS, make, padded, token_rows
 from tests.tiny import character_tokenizer
 
 LABELS = ["art", "arts", "article", "b", "bee", "science", "sport", "sports", "x"]
@@ -26,10 +27,13 @@ def label_tokens() -> list[list[int]]:
 
 
 @torch.inference_mode()
-def own(model: Any, rows: list[list[int]], margin: float, **settings: Any) -> torch.Tensor:
+def own(
+    model: Any, rows: list[list[int]], margin: float, labels: Sequence[list[int]] | None = None, **settings: Any
+) -> torch.Tensor:
     weights = prepare(model)
-    tree = build(label_tokens(), weights.device)
-    return score(weights, Vocabulary(weights), decoder_over(weights, rows), tree, margin=margin, **settings)
+    tree = build(labels or label_tokens(), weights.device)
+    decoder = Decoder.over(weights, encode(weights, rows), tree.depth)
+    return score(weights, Vocabulary(weights), decoder, tree, margin=margin, **settings)
 
 
 @torch.no_grad()
@@ -112,6 +116,13 @@ def test_every_label_has_its_full_score(kind: str, numbers: int, monkeypatch: py
     torch.testing.assert_close(
         own(model, rows, math.inf), exhaustive(model, rows, label_tokens()), rtol=1e-4, atol=1e-4
     )
+
+
+def test_answers_may_be_longer_than_python_goes_down() -> None:
+    model, rows = make("t5-untied"), token_rows()[:2]
+    long = [[*[5, 6] * 600, 1], [*[5, 6] * 600, 7, 1]]
+    found = own(model, rows, math.inf, long)
+    torch.testing.assert_close(found, exhaustive(model, rows, long), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(5))
