@@ -22,7 +22,7 @@ from t5ray.model.decoding.weights import T5Weights
 NEGLIGIBLE = 13.8
 """Log of a million: an answer given up on has less than a millionth of the winner's probability."""
 MOST_BRANCHES = 256
-"""Branches fed at once, which bounds the memory of their caches; that of their inputs' states may allow fewer."""
+"""Branches fed at once; the memory of their caches and inputs' states may allow fewer."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,15 @@ def score(
         decoder: fresh, over the encoded rows, with room for the tree's depth.
         margin: branches that lie further below the best answer are given up on; 0 finds the winner alone, infinity
             scores every answer in full.
-        most_tokens: input tokens of the branches fed at once, at most, each counted as the longest (one may exceed it
-            alone). None: any number.
+        most_tokens: tokens of the inputs and answers of the branches fed at once, at most, each counted as the longest
+            (one may exceed it alone). None: any number.
     """
     device = model.device
-    most = MOST_BRANCHES if most_tokens is None else max(1, min(MOST_BRANCHES, most_tokens // decoder.longest))
+    most = (
+        MOST_BRANCHES
+        if most_tokens is None
+        else max(1, min(MOST_BRANCHES, most_tokens // (decoder.longest + tree.depth)))
+    )
     walk = _Walk(model, vocabulary, tree, margin, decoder, most)
     rows = torch.arange(decoder.places, device=device)
     start = torch.full_like(rows, model.start_id)
@@ -133,6 +137,10 @@ class _Steps:
     def __getitem__(self, chosen: torch.Tensor | slice) -> "_Steps":
         """Return some, by a mask or a slice."""
         return _Steps(self.branches[chosen], self.edges[chosen], self.scores[chosen])
+
+    def split(self, most: int) -> "list[_Steps]":
+        """Return them in parts of so many at most."""
+        return [self[start : start + most] for start in range(0, len(self.edges), most)]
 
 
 _Visit: TypeAlias = Iterator["_Visit"]
@@ -175,8 +183,20 @@ class _Walk:
         highest = torch.full_like(branches.scores, -torch.inf)
         highest.scatter_reduce_(0, inner.branches, inner.scores, "amax")
         first = is_open & (inner.scores == highest[inner.branches])
-        yield from self._go_down(decoder, branches, inner[first])
-        yield from self._go_down(decoder, branches, inner[~first])
+        groups = [group for group in (inner[first], inner[~first]) if len(group.edges)]
+        left: Decoder | None = decoder
+        del decoder
+        for number, group in enumerate(groups, start=1):
+            chunks = self._worth(branches, group).split(self._most_branches)
+            for place, chosen in enumerate(chunks, start=1):
+                assert left is not None
+                tips = _Branches(branches.rows[chosen.branches], tree.children[chosen.edges], chosen.scores)
+                visit = self._visit(
+                    left.select(chosen.branches, tips.rows, self._root), tree.tokens[chosen.edges], tips
+                )
+                if (number, place) == (len(groups), len(chunks)):
+                    left = None  # nothing goes on from here any more: long answers hold one cache, not one a token
+                yield visit
 
     def _finish(self, branches: _Branches, ends: _Steps) -> None:
         """Note the answers that end here."""
@@ -189,16 +209,11 @@ class _Walk:
         which, places = _spread(first, first + self._tree.counts[steps.edges])
         self.scores[branches.rows[steps.branches[which]], self._tree.order[places]] = steps.scores[which]
 
-    def _go_down(self, decoder: Decoder, branches: _Branches, steps: _Steps) -> _Visit:
-        """Yield a visit for the steps that still matter; the others' scores are their answers' bounds."""
+    def _worth(self, branches: _Branches, steps: _Steps) -> _Steps:
+        """Return the steps that still matter; the others' scores are their answers' bounds."""
         worth = steps.scores > self._best[branches.rows[steps.branches]] - self._margin
         self._note(branches, steps[~worth])
-        followed = steps[worth]
-        for start in range(0, len(followed.edges), self._most_branches):
-            chosen = followed[start : start + self._most_branches]
-            tips = _Branches(branches.rows[chosen.branches], self._tree.children[chosen.edges], chosen.scores)
-            below = decoder.select(chosen.branches, tips.rows, self._root)
-            yield self._visit(below, self._tree.tokens[chosen.edges], tips)
+        return steps[worth]
 
 
 def _spread(starts: torch.Tensor, stops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -71,8 +71,9 @@ class PositionBias:
         """
         causal = self._causal
         if causal.dim() < 2 or causal.shape[-1] < 2 * width - 1:
-            causal = self._causal = self._compute(_room(width))
+            causal = self._compute(_room(width))
             causal[:, causal.shape[-1] // 2 + 1 :] = -torch.inf
+            self._causal = causal  # only now: other threads read it
         middle = causal.shape[-1] // 2
         rows = causal[:, : middle + width].unfold(1, width, 1).transpose(0, 1)  # by how far before `middle` they begin
         return rows[middle - positions].unsqueeze(2)

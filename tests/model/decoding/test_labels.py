@@ -77,7 +77,7 @@ def test_branches_keep_to_the_tokens_that_are_allowed(most_tokens: int, monkeypa
     monkeypatch.setattr(Decoder, "select", noted)
     found = own(model, rows, math.inf, most_tokens=most_tokens)
     torch.testing.assert_close(found, exhaustive(model, rows, label_tokens()), rtol=1e-4, atol=1e-4)
-    assert max(selected) == max(1, most_tokens // len(rows[0]))
+    assert max(selected) == max(1, most_tokens // (len(rows[0]) + max(map(len, label_tokens()))))
     assert most_alive <= max(most_tokens, len(rows[0])) * 32
 
 
@@ -118,11 +118,21 @@ def test_every_label_has_its_full_score(kind: str, numbers: int, monkeypatch: py
     )
 
 
-def test_answers_may_be_longer_than_python_goes_down() -> None:
+def test_answers_may_be_longer_than_python_goes_down_and_keep_no_state_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = make("t5-untied"), token_rows()[:2]
     long = [[*[5, 6] * 600, 1], [*[5, 6] * 600, 7, 1]]
+    alive, most_alive, select = weakref.WeakSet[Decoder](), 0, Decoder.select
+
+    def noted(self: Decoder, *args: Any) -> Decoder:
+        nonlocal most_alive
+        alive.add(chosen := select(self, *args))
+        most_alive = max(most_alive, len(alive))
+        return chosen
+
+    monkeypatch.setattr(Decoder, "select", noted)
     found = own(model, rows, math.inf, long)
     torch.testing.assert_close(found, exhaustive(model, rows, long), rtol=1e-3, atol=1e-3)
+    assert most_alive == 2  # one and the next
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -59,6 +59,24 @@ class Raced(PositionBias):
             super().__setattr__(name, getattr(short, name))
 
 
+class Watched(PositionBias):
+    """Another thread reads each table at the moment at which it is stored."""
+
+    seen: torch.Tensor
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_causal" and value.dim() > 1:
+            super().__setattr__("seen", self.causal(torch.tensor([3, 9]), 10))
+
+
+def test_no_thread_reads_a_table_that_is_not_whole() -> None:
+    watched, positions = make(Watched), torch.tensor([3, 9])
+    assert isinstance(watched, Watched)
+    watched.causal(positions, 10)
+    assert torch.equal(watched.seen, make().causal(positions, 10))
+
+
 def test_a_shorter_table_of_another_thread_is_no_harm() -> None:
     raced, alone, positions = make(Raced), make(), torch.tensor([99, 0])
     assert torch.equal(raced.square(100), alone.square(100))
