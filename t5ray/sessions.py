@@ -20,7 +20,9 @@ LOCAL_STORAGE = "t5ray_runs"
 """Where a command works when the storage is a URI."""
 SEARCH_BOOK, RUN_BOOK = "state/ledger.json", "state/run.json"
 """Where a search, and a single run, keep what they began with, in their folder."""
-SEARCH_FILES, RUN_FILES = (SEARCH_BOOK, "search.json"), (RUN_BOOK, "train.json")
+SAVED_LEDGER = "saved/ledger.json"
+"""A search's book at a storage URI."""
+SEARCH_FILES, RUN_FILES = (SEARCH_BOOK, SAVED_LEDGER, "search.json"), (RUN_BOOK, "train.json")
 """What tells the folder of a search, and of a single run, whether it has ended or not."""
 GROUPS = {
     "training settings": "training",

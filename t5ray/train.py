@@ -1,6 +1,7 @@
 """One fine-tuning run with given hyperparameters: `python -m t5ray.train`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -91,15 +92,19 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     if preview:
         return 0
     go_on = cli.again("train", name=settings.name, resume=True)
-    with connect(
-        settings.address,
-        on_loss=lambda exc: terminal.end_with(exc, go_on),
-        environment=heap.environment(),
-    ) as cluster:
+    with ExitStack() as stack:
+        tracker = open_tracker(settings.tracking, outbox=place.outbox)
+        stack.callback(lambda: terminal.tell(tracker.close()))
+        cluster = stack.enter_context(
+            connect(
+                settings.address,
+                on_loss=lambda exc: terminal.end_with(exc, go_on),
+                environment=heap.environment(),
+            )
+        )
         prepared = shared_out(prepared, cluster)
         terminal.tell(require_room(prepared, cluster))
         prepared = with_back_translations(prepared, cluster, place.cache)
-        tracker = open_tracker(settings.tracking, outbox=place.outbox)
         try:
             with terminal.progress("training", None) as advance:
                 outcome = run_once(
@@ -113,8 +118,6 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         except KeyboardInterrupt:
             terminal.say(f"\nInterrupted. Go on with: {go_on}")
             return cli.INTERRUPTED
-        finally:
-            terminal.tell(tracker.close())
     bundle = f"{place.shown}/best"
     terminal.close(
         f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {bundle}"

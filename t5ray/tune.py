@@ -241,6 +241,7 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger") 
 
     more = "The grid has no more points." if ledger.is_exhausted else "--extend N adds trials."
     terminal.say(f"{workspace.shown}: this search is finished; nothing was trained again. {more}")
+    workspace.upload()  # where the storage refused it before
     if workspace.outbox.exists() or has_handles(ledger):
         tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
         settle_run_ids(ledger, workspace, tracker)

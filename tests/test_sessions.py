@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from t5ray import train, tune
@@ -186,3 +187,22 @@ def test_a_search_and_a_single_run_never_share_a_folder(
         in refusal(capsys)
     )
     assert all((here / "t5ray_runs/first" / name).read_text() == "{}" for name in files)
+
+
+@pytest.mark.parametrize(
+    ("entry", "file", "what"),
+    [
+        (train, "saved/ledger.json", "holds a search"),
+        (train, "search.json", "holds a search"),
+        (tune, "train.json", "holds a run of train"),
+        (tune, RUN_BOOK, "holds a run of train"),
+    ],
+)
+def test_nor_do_they_at_a_uri_where_nothing_lies_here(
+    entry: Any, file: str, what: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = f"memory://{here.name}/runs"
+    fsspec.filesystem("memory").pipe(f"/{here.name}/runs/first/{file}", b"{}")
+    assert entry.main([*NAMED, "--storage", storage]) == 2
+    assert f"{storage}/first: must hold nothing, or a" in refusal(capsys)
+    assert fsspec.filesystem("memory").exists(f"/{here.name}/runs/first/{file}")

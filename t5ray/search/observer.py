@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -158,9 +157,11 @@ class Observer(ray.tune.Callback):
                 time_ms=record.reports[-1].get(HEARD_MS) if record.reports else None,
             )
         self._save(record)
-        self._delete_losers()  # only now: no weights go that the books on disk still name
-        with suppress(ClusterError):  # a storage that is away for a moment: the next end, or the search's, makes up
+        try:
             self.workspace.upload_state()
+        except ClusterError:  # a storage that is away for a moment: the next end, or the search's, makes up
+            return
+        self._delete_losers()  # only now: no weights go that the books still name, be it those at the storage URI
 
     def _count_overhead(self, record: TrialRecord) -> None:
         """Bring the run's overhead up to now, so that a kill loses none of it."""

@@ -197,7 +197,7 @@ class StudySearch(ray.tune.search.Searcher):
 
 
 def sampler_seed(seed: int, number: int) -> int:
-    """Return the seed of a trial's proposal: no trial of another search has the same."""
+    """Return the seed of a trial's proposal: no trial of a search whose seed is near has the same."""
     return (seed * TRIALS_APART + number) % 2**32
 
 

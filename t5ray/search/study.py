@@ -107,8 +107,8 @@ def settle_confirm_seeds(ledger: Ledger, config: RunConfig) -> None:
         ConfigError: runs have confirmed the best on another number of seeds.
     """
     wanted, first = config.search.confirm_seeds, config.training.seed + 1
-    seeds = list(range(first, first + wanted))
-    if ledger.confirm_runs and seeds != ledger.confirm_seeds:
+    seeds = list(range(first, first + wanted))  # other ones for another training.seed, which is refused by itself
+    if ledger.confirm_runs and len(seeds) != len(ledger.confirm_seeds):
         raise ConfigError(
             f"--confirm-seeds: must stay {len(ledger.confirm_seeds)}, with which the best were confirmed before, "
             f"but got {wanted}. Give the same number, or begin a new search with another --name."

@@ -42,8 +42,8 @@ def means_over_seeds(values: Floats, *, degrees: int, seed: int) -> Floats:
 def are_behind(drawn: Floats, means: Floats, best: int) -> list[bool]:
     """Say of each of C candidates whether it differs from the best by more than chance.
 
-    Where all candidates are alike, about one search in twenty finds any behind; with two seeds, where luck is all in
-    the seeds, up to one in seven. A difference, in its own standard errors, must be larger than the largest one among
+    Where all candidates are alike, about one search in twenty finds any behind; more with two seeds, which show little
+    of how far seeds differ. A difference, in its own standard errors, must be larger than the largest one among
     all pairs is in 95 % of the resamples.
 
     Args:

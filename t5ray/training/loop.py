@@ -269,6 +269,8 @@ class _Run:
             return Progress()
         state, progress = found
         self.trainee.load_state(state)
+        if progress.inside is None and self.group.rank == 0:  # a kill may have come before what it needs no more went
+            self.best.keep(progress.best_step, until=progress.step)
         if progress.best_step and not self.group.broadcast(self.group.rank > 0 or self.best.hold(progress.best_step)):
             progress.forget_best()  # better ones had taken their place before the run fell back to this state
         if len(state["random"]) == self.group.size:  # with another number of workers, their seeds must do

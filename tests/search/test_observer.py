@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from t5ray.config import TrackingConfig
+from t5ray.errors import ClusterError
 from t5ray.search import observer as module
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.observer import Observer
@@ -131,6 +132,30 @@ def test_when_time_is_up_trials_are_closed_and_confirming_runs_wait_for_a_resume
     assert (saved.trials[0].state, saved.confirm_runs[0].state) == ("PRUNED", "RUNNING")
     assert (saved.trials[1].state, saved.trials[1].reason) == ("RUNNING", None)
     assert saved.trials[0].reason == "cut off after epoch 1 of 2: the time budget was used up"
+
+
+def test_no_weights_go_that_the_books_at_the_storage_still_name(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, away = list[str](), [False]
+
+    def upload(workspace: Workspace) -> None:
+        if away[0]:
+            raise ClusterError("the storage is away")
+        done.append("books")
+
+    monkeypatch.setattr(Workspace, "upload_state", upload)
+    monkeypatch.setattr(Workspace, "drop_trial", lambda workspace, key: done.append(f"drop {key}"))
+    monkeypatch.setattr(Workspace, "leave_best", lambda workspace, key, step: done.append(f"leave {key}"))
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    for number, value in ((0, 0.5), (1, 0.6), (2, 0.7)):
+        away[0] = number == 1
+        trial = begin(books, clock, number)
+        books.on_trial_result(0, [], trial, epoch(1, value, final=True))
+        trial.last_result = epoch(1, value, final=True)
+        books.on_trial_complete(0, [], trial)
+    assert [record.state for record in ledger.trials.values()] == ["COMPLETE"] * 3
+    assert done == ["books", "leave 0", "books", "drop 0", "drop 1", "leave 2"]
 
 
 def test_of_a_process_that_died_for_good_the_last_line_is_the_cause(tmp_path: Path, clock: Clock) -> None:
