@@ -87,10 +87,10 @@ def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> tuple[list[
         if files.isfile(root):
             return [_source(files, root, PurePosixPath(root).name, formats)], []
         is_folder = files.isdir(root)
-        found = _collect(files, {root: {"type": "directory"}} if is_folder else _matching(files, root))
-    base = root if is_folder else _fixed_part(root)
+        base = root if is_folder else _fixed_part(root)
+        found = _collect(files, {root: {"type": "directory"}} if is_folder else _matching(files, root), base)
     names = {file: str(PurePosixPath(file).relative_to(base)) for file in found}
-    visible = sorted(file for file, name in names.items() if not _is_hidden(name))
+    visible = sorted(found)
     if is_folder:
         strange = f"its name ends in none of {_suffixes(formats)}"
         found = {file: reason or ("" if _format_of(file, formats) else strange) for file, reason in found.items()}
@@ -138,8 +138,10 @@ def _file_system(path: str) -> tuple[Any, str]:
     return files, root
 
 
-def _collect(files: Any, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _collect(files: Any, entries: Mapping[str, Mapping[str, Any]], base: str) -> dict[str, str]:
     """Return all files of some entries and of the folders among them -> why one is not read; empty where it is.
+
+    What is hidden below `base` is left out.
 
     Args:
         entries: name -> what the file system says of it.
@@ -149,8 +151,10 @@ def _collect(files: Any, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
     def take(entries: Mapping[str, Mapping[str, Any]]) -> None:
         for name, info in sorted(entries.items()):
+            if _is_hidden(PurePosixPath(name).relative_to(base)):
+                continue
             if info.get("islink") and files.isdir(name):
-                links.append(name)
+                links.extend([name] if name not in links else [])  # a glob gives it beside the folder that holds it
             elif info["type"] == "directory":
                 folders.append(os.path.realpath(name))
                 take(files.find(name, detail=True))
@@ -160,13 +164,16 @@ def _collect(files: Any, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     take(entries)
     for link in links:  # which grows meanwhile
         target = os.path.realpath(link)
-        if _is_hidden(PurePosixPath(link).name):
-            continue
-        if any(os.path.commonpath((target, folder)) in (target, folder) for folder in folders):
+        if any(_holds(target, folder) or _holds(folder, target) for folder in folders):
             found[link] = "it is a link to a folder that is read already, or holds one that is"
         else:
             take({link: {"type": "directory"}})
     return found
+
+
+def _holds(folder: str, other: str) -> bool:
+    """Say whether who reads one folder reads the other, too."""
+    return PurePosixPath(other).is_relative_to(folder) and not _is_hidden(PurePosixPath(other).relative_to(folder))
 
 
 def _matching(files: Any, pattern: str) -> dict[str, dict[str, Any]]:
@@ -185,8 +192,8 @@ def _fixed_part(pattern: str) -> str:
     return str(PurePosixPath(*parts[:literal]))
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+def _is_hidden(name: PurePosixPath) -> bool:
+    return any(part.startswith((".", "_")) for part in name.parts)
 
 
 def _format_of(path: str, formats: Mapping[str, str]) -> tuple[str, str] | None:

@@ -51,6 +51,18 @@ def test_links_to_folders_are_followed_once_and_never_round_in_circles(tmp_path:
     assert ([source.name for source in sources], len(findings)) == (["sub/b.csv"], 1)
 
 
+def test_links_within_hidden_folders_are_not_followed_and_hidden_folders_do_not_count_as_read(tmp_path: Path) -> None:
+    _touch(tmp_path, "in/.releases/1/a.csv", "far/b.csv", "in/.hid/c.csv", "up/_x/in/d.csv", "up/e.csv")
+    links = {"in/current": ".releases/1", "in/.hid/l": "../../far", "in/vis": "../far", "up/_x/in/up": "../.."}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    for path in ("in", "in/*", "in/**"):
+        sources, findings = find_sources(f"{tmp_path}/{path}")
+        assert ([source.name for source in sources], findings) == (["current/a.csv", "vis/b.csv"], [])
+    sources, findings = find_sources(f"{tmp_path}/up/_x/in")
+    assert ([source.name for source in sources], findings) == (["d.csv", "up/e.csv"], [])
+
+
 def test_what_names_of_folders_say_is_no_column_and_that_is_told(tmp_path: Path) -> None:
     _touch(tmp_path, "year=2024/a.csv", "year=2025/b.csv")
     for path in (f"{tmp_path}", f"{tmp_path}/*/*.csv"):
