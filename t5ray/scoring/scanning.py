@@ -36,7 +36,7 @@ def scan(path: str, shard_rows: int, sources: Sequence[Source] | None = None) ->
     """
     files, schemas = [], []
     kinds = Kinds()
-    for source in list_sources(path)[0] if sources is None else sources:
+    for source in list_sources(path).sources if sources is None else sources:
         if source.format == "parquet":
             file, schema = _scan_parquet(source)
             schemas.append((source.name, schema))

@@ -185,7 +185,7 @@ def test_a_scan_is_remembered_while_no_file_changes(tmp_path: Path) -> None:
 def test_the_stamp_says_size_and_time(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "abc\n")
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    (source,), _ = list_sources(str(path))
+    (source,) = list_sources(str(path)).sources
     assert stamp_of(source) == "4 bytes, changed 2023-11-14T22:13:20+00:00"
     path.chmod(0o600)
     assert stamp_of(source) == "4 bytes, changed 2023-11-14T22:13:20+00:00"
