@@ -14,6 +14,7 @@ from fsspec.utils import glob_translate
 
 from t5ray.cluster import is_uri, local_path
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
+from t5ray.data.rows import missing_column
 from t5ray.errors import ConfigError, DataError, did_you_mean
 from t5ray.model.hardware import auto_precision
 from t5ray.scoring.engines import EngineSpec
@@ -248,16 +249,12 @@ def _check_input(
     config: PredictConfig, task: TaskConfig, columns: Mapping[str, str], rows: Input, extras: Extras
 ) -> None:
     """Refuse an input without the task's columns, or with columns that the output adds."""
-    problems = []
-    for name in task.input_columns:
-        column = columns.get(name, name)
-        if column not in rows.schema.names:
-            problems.append(
-                f"{config.input}: task {task.name} needs column `{column}`, but no row has it. "
-                f"{did_you_mean(column, rows.schema.names)} Say which column it is with --column {name}=NAME."
-            )
+    needed, seen = {name: columns.get(name, name) for name in task.input_columns}, set(rows.schema.names)
+    problems = [
+        missing_column(config.input, task, name, column, seen) for name, column in needed.items() if column not in seen
+    ]
     for name in result_columns(extras):
-        if name in rows.schema.names:
+        if name in seen:
             problems.append(
                 f"{config.input}: the output adds the column `{name}`, but the input has one of that name. "
                 "Rename it there."
