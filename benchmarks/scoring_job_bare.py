@@ -22,7 +22,7 @@ CALL_ROWS = 10_000
 
 def main(model: str, task_name: str, rows: str, max_new_tokens: int, num_warm: int, precision: str, span: Path) -> None:
     task = resolve_task(task_name)
-    (source,), _ = find_sources(str(Path(rows)))
+    (source,), _, _ = find_sources(str(Path(rows)))
     texts = [render_input(task, row.values) for row in read_source(source) if isinstance(row, Row)]
     engine = Engine(model, decode=DecodeConfig(max_new_tokens=max_new_tokens), precision=precision)
     engine.predict(texts[:num_warm])

@@ -28,8 +28,8 @@ def values_of(table: pa.Table | pa.RecordBatch) -> tuple[list[dict[str, Any]], d
         a column marked as JSON text: ['["a"]', '1'] -> [{"text": ["a"]}, {"text": 1}]
     """
     for place, field in enumerate(table.schema):
-        if field.type == pa.time64("ns"):
-            table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
+        if (kind := _with_times_as_text(field).type) != field.type:
+            table = table.set_column(place, field.name, table.column(place).cast(kind))
     rows, problems = _rows_of(table)
     for name in (field.name for field in table.schema if holds_json(field)):
         for row in rows:
@@ -40,6 +40,24 @@ def values_of(table: pa.Table | pa.RecordBatch) -> tuple[list[dict[str, Any]], d
 def holds_json(field: pa.Field) -> bool:
     """Say whether a column is marked as JSON text."""
     return bool((field.metadata or {}).get(b"json") == b"true")
+
+
+def _with_times_as_text(field: pa.Field) -> pa.Field:
+    """Return a field with text in place of times of day in nanoseconds, those in lists and objects, too."""
+    kind, text = field.type, _with_times_as_text
+    if kind == pa.time64("ns"):
+        kind = pa.string()
+    elif pa.types.is_struct(kind):
+        kind = pa.struct([text(part) for part in kind])
+    elif pa.types.is_map(kind):
+        kind = pa.map_(text(kind.key_field), text(kind.item_field))
+    elif pa.types.is_fixed_size_list(kind):
+        kind = pa.list_(text(kind.value_field), kind.list_size)
+    elif pa.types.is_list(kind):
+        kind = pa.list_(text(kind.value_field))
+    elif pa.types.is_large_list(kind):
+        kind = pa.large_list(text(kind.value_field))
+    return field.with_type(kind)
 
 
 def _rows_of(table: pa.Table | pa.RecordBatch) -> tuple[list[dict[str, Any]], dict[int, str]]:

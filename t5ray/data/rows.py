@@ -184,7 +184,7 @@ def _open(path: str) -> tuple[Iterable[tuple[str, RowStream]], list[str]]:
     if path.startswith(PREFIX):
         hub_rows, findings = open_hub(path, SPLIT_NAMES)
         return [(path, hub_rows)], findings
-    sources, findings = find_sources(path)
+    sources, findings, _ = find_sources(path)
     return ((source.name, read_source(source)) for source in sources), findings
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import fsspec
 from fsspec.registry import known_implementations
@@ -60,6 +60,17 @@ class Source:
             raise DataError(f"{self.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
 
 
+class Found(NamedTuple):
+    """What is behind a path."""
+
+    sources: list[Source]
+    """Sorted by path."""
+    notes: list[str]
+    """One sentence for each thing that a user may miss in them."""
+    links: list[str]
+    """The links to folders that were followed, and those that lead nowhere yet."""
+
+
 def version_of(info: Mapping[str, Any]) -> tuple[str, Any]:
     """Return what changes when a file does, by the name that its file system has for it; two empty texts if nothing.
 
@@ -69,7 +80,7 @@ def version_of(info: Mapping[str, Any]) -> tuple[str, Any]:
     return next(((name, info[name]) for name in VERSION_KEYS if info.get(name)), ("", ""))
 
 
-def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> tuple[list[Source], list[str]]:
+def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> Found:
     """Find the files behind a path.
 
     Folders are read with all folders below them; links to folders are followed, but to none that is read already.
@@ -77,20 +88,18 @@ def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> tuple[list[
 
     Args:
         formats: suffix -> format of the files that are known.
-    Returns:
-        The sources, sorted by path, and one sentence for each thing that a user may miss in them.
     Raises:
         DataError: nothing is there, the URI cannot be reached, or a file that was asked for has no known format.
     """
     with _reaching(path):
         files, root = _file_system(path)
         if files.isfile(root):
-            return [_source(files, root, PurePosixPath(root).name, formats)], []
+            return Found([_source(files, root, PurePosixPath(root).name, formats)], [], [])
         is_folder = files.isdir(root)
-        found = _collect(files, {root: {"type": "directory"}} if is_folder else _matching(files, root))
-    base = root if is_folder else _fixed_part(root)
+        base = root if is_folder else _fixed_part(root)
+        found, links = _collect(files, {root: {"type": "directory"}} if is_folder else _matching(files, root), base)
     names = {file: str(PurePosixPath(file).relative_to(base)) for file in found}
-    visible = sorted(file for file, name in names.items() if not _is_hidden(name))
+    visible = sorted(found)
     if is_folder:
         strange = f"its name ends in none of {_suffixes(formats)}"
         found = {file: reason or ("" if _format_of(file, formats) else strange) for file, reason in found.items()}
@@ -98,7 +107,7 @@ def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> tuple[list[
     if not sources:
         raise DataError(_nothing_there(files, path, root, formats, is_folder=is_folder))
     left_out = [f"{printable(names[file])}: was not read, as {found[file]}." for file in visible if found[file]]
-    return sources, [*left_out, *_unread_partitions(path, sources)]
+    return Found(sources, [*left_out, *_unread_partitions(path, sources)], links)
 
 
 def _unread_partitions(path: str, sources: list[Source]) -> list[str]:
@@ -138,35 +147,46 @@ def _file_system(path: str) -> tuple[Any, str]:
     return files, root
 
 
-def _collect(files: Any, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return all files of some entries and of the folders among them -> why one is not read; empty where it is.
+def _collect(files: Any, entries: Mapping[str, Mapping[str, Any]], base: str) -> tuple[dict[str, str], list[str]]:
+    """Find all files of some entries and of the folders among them, but for what is hidden below `base`.
 
     Args:
         entries: name -> what the file system says of it.
+    Returns:
+        File -> why it is not read, empty where it is; and `Found.links`.
     """
     found = dict[str, str]()
-    folders, links = list[str](), list[str]()
+    folders, links, followed = list[str](), list[str](), list[str]()
 
     def take(entries: Mapping[str, Mapping[str, Any]]) -> None:
         for name, info in sorted(entries.items()):
+            if _is_hidden(PurePosixPath(name).relative_to(base)):
+                continue
             if info.get("islink") and files.isdir(name):
-                links.append(name)
+                if name not in links:  # a glob gives it beside the folder that holds it
+                    links.append(name)
             elif info["type"] == "directory":
                 folders.append(os.path.realpath(name))
                 take(files.find(name, detail=True))
             else:
                 found[name] = ""
+                if info.get("islink") and not files.exists(name):
+                    followed.append(name)
 
     take(entries)
     for link in links:  # which grows meanwhile
         target = os.path.realpath(link)
-        if _is_hidden(PurePosixPath(link).name):
-            continue
-        if any(os.path.commonpath((target, folder)) in (target, folder) for folder in folders):
+        if any(_holds(target, folder) or _holds(folder, target) for folder in folders):
             found[link] = "it is a link to a folder that is read already, or holds one that is"
         else:
+            followed.append(link)
             take({link: {"type": "directory"}})
-    return found
+    return found, followed
+
+
+def _holds(folder: str, other: str) -> bool:
+    """Say whether who reads one folder reads the other, too."""
+    return PurePosixPath(other).is_relative_to(folder) and not _is_hidden(PurePosixPath(other).relative_to(folder))
 
 
 def _matching(files: Any, pattern: str) -> dict[str, dict[str, Any]]:
@@ -185,8 +205,8 @@ def _fixed_part(pattern: str) -> str:
     return str(PurePosixPath(*parts[:literal]))
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+def _is_hidden(name: PurePosixPath) -> bool:
+    return any(part.startswith((".", "_")) for part in name.parts)
 
 
 def _format_of(path: str, formats: Mapping[str, str]) -> tuple[str, str] | None:

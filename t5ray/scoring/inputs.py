@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from t5ray.data.sources import FORMATS, Source, find_sources, version_of
+from t5ray.data.sources import FORMATS, Found, Source, find_sources, version_of
 from t5ray.errors import DataError
 
 TEXT = "text"
@@ -114,19 +114,17 @@ def _cut(files: Sequence[InputFile], shard_rows: int) -> Iterator[Shard]:
             index += 1
 
 
-def list_sources(path: str) -> tuple[list[Source], list[str]]:
+def list_sources(path: str) -> Found:
     """Find the files of an input.
 
-    Returns:
-        The files in order, and one sentence for each thing that a user may miss in them.
     Raises:
         DataError: nothing is there, or the files are of several formats, which have no common columns.
     """
-    sources, notes = find_sources(path, INPUT_FORMATS)
-    formats = sorted({source.format for source in sources})
+    found = find_sources(path, INPUT_FORMATS)
+    formats = sorted({source.format for source in found.sources})
     if len(formats) > 1:
         raise DataError(f"{path}: all files must be of one format, but found {', '.join(formats)}. Score them apart.")
-    return sources, notes
+    return found
 
 
 def stamp_of(source: Source) -> str:

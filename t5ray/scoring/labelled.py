@@ -152,7 +152,7 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     if job.get("state") == "running":
         raise DataError(f"{where}: the predictions must be complete, but the job still runs or was stopped. Finish it.")
     task = _task_of_predictions(config, job)
-    sources, findings = ((), []) if job else find_sources(where)
+    sources, findings, _ = ((), [], []) if job else find_sources(where)
     problems = Problems(where, config.skip_bad_rows)
     columns = {**job.get("columns", job.get("fingerprint", {}).get("columns", {})), **config.columns}
     records, references, predictions, errors, seen = [], [], [], [], set[str]()
@@ -243,7 +243,7 @@ def _task_of_predictions(config: EvaluateConfig, job: Mapping[str, Any]) -> Task
 
 def read_parts(folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield place and content of each row of a job's output, passing over what others put beside the parts."""
-    sources, _ = find_sources(folder)
+    sources = find_sources(folder).sources
     return _rows_of([source for source in sources if re.fullmatch(r"part-\d+\.\w+", source.name)])
 
 

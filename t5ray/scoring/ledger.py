@@ -32,7 +32,7 @@ NAME_DIGITS = 5
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The counts of one finished shard. They add up."""
+    """The counts of one finished shard. They add up, without the times of earlier attempts."""
 
     rows: int = 0
     errors: int = 0
@@ -46,11 +46,13 @@ class Entry:
     real_tokens: int = 0
     """Input positions that held a token."""
     seconds: float = 0.0
-    """What a worker spent on it, from reading to the committed part."""
+    """What a worker spent on it at last, from reading to the committed part."""
+    earlier: tuple[tuple[float, float], ...] = ()
+    """When the attempts before that began and ended, whose rows with errors were scored again. Unix seconds."""
 
     def __add__(self, other: "Entry") -> "Entry":
         mine, theirs = asdict(self), asdict(other)
-        return Entry(**{name: mine[name] + theirs[name] for name in mine})
+        return Entry(**{name: mine[name] + theirs[name] for name in mine if name != "earlier"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,24 +169,29 @@ class Ledger:
         return {index: entry for index, entry in found.items() if entry is not None}
 
     def scoring_seconds(self, finished: Mapping[int, Entry]) -> float:
-        """Return for how long some worker scored: what entries took before they were written, overlaps counted once.
+        """Return for how long some worker scored: the attempts of all entries, overlaps counted once.
 
         Args:
             finished: what `finished` gave.
         """
-        ends = [(self.entry_file(index).stat().st_mtime, entry.seconds) for index, entry in finished.items()]
         total, until = 0.0, 0.0
-        for start, end in sorted((end - seconds, end) for end, seconds in ends):
+        for start, end in sorted(span for index, entry in finished.items() for span in self.attempts(index, entry)):
             total += max(0.0, end - max(start, until))
             until = max(until, end)
         return total
+
+    def attempts(self, index: int, entry: Entry) -> tuple[tuple[float, float], ...]:
+        """Return when each attempt at a finished shard began and ended: the last one as its entry was written."""
+        ended = self.entry_file(index).stat().st_mtime
+        return (*entry.earlier, (ended - entry.seconds, ended))
 
     def read_entry(self, index: int) -> Entry | None:
         """Return the counts of a finished shard; None where it is not finished."""
         path = self.entry_file(index)
         if not (path.exists() and self.part(index).exists()):
             return None
-        return Entry(**json.loads(path.read_bytes()))
+        found = json.loads(path.read_bytes())
+        return Entry(**{**found, "earlier": tuple((start, end) for start, end in found.get("earlier", ()))})
 
     def remember_input(self, record: Mapping[str, Any]) -> None:
         """Keep what a scan of the input found."""

@@ -92,7 +92,7 @@ def _require_apart(answers: Sequence[str], source: str) -> None:
     from t5ray.model.loading import load_tokenizer  # only here: no driver needs transformers otherwise
 
     known: dict[tuple[int, ...], str] = {}
-    for answer, tokens in zip(answers, load_tokenizer(source)(list(answers)).input_ids, strict=True):
+    for answer, tokens in zip(answers, load_tokenizer(source)(list(answers), verbose=False).input_ids, strict=True):
         other = known.setdefault(tuple(tokens), answer)
         if other != answer:
             raise ConfigError(

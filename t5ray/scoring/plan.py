@@ -5,16 +5,16 @@ fingerprint in the same folder goes on; another one is refused, and told apart b
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from fsspec.utils import glob_translate
 
 from t5ray.cluster import is_uri, local_path
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
-from t5ray.data.sources import Source
+from t5ray.data.rows import missing_column
 from t5ray.errors import ConfigError, DataError, did_you_mean
 from t5ray.model.hardware import auto_precision
 from t5ray.scoring.engines import EngineSpec
@@ -115,8 +115,9 @@ def _settled(config: PredictConfig, earlier: Mapping[str, Any] | None) -> Predic
 def _read_input(config: PredictConfig, output: Path) -> tuple[Input, tuple[str, ...]]:
     """Scan the input, unless an earlier run did and no file has changed since; also say what is not read of it."""
     path = str(copied(config.input, output)) if is_hub(config.input) else config.input
-    sources, notes = list_sources(path)
-    _refuse_output_in_links(config, output, sources)
+    sources, notes, links = list_sources(path)
+    if any(output.resolve().is_relative_to(Path(link).resolve()) for link in links):
+        raise _output_in_input(config)
     known = Ledger(output, config.format, 1).recall_input()
     if known is not None and known["shard_rows"] == config.shard_rows and (rows := recall(known, sources)):
         return rows, tuple(notes)
@@ -162,19 +163,6 @@ def _refuse_output_in_input(config: PredictConfig, output: Path) -> None:
         for pattern, name in ((given, part), (resolved, target))
         for path in (name, *name.parents)
     ):
-        raise _output_in_input(config)
-
-
-def _refuse_output_in_links(config: PredictConfig, output: Path, sources: Sequence[Source]) -> None:
-    """Refuse an output in a folder that a link in the input leads to."""
-    if is_uri(config.input) or is_hub(config.input):
-        return
-    folders = {
-        folder
-        for source in sources
-        for folder in Path(source.path).parents[: len(PurePosixPath(source.name).parts) - 1]
-    }
-    if any(folder.is_symlink() and output.resolve().is_relative_to(folder.resolve()) for folder in folders):
         raise _output_in_input(config)
 
 
@@ -261,16 +249,12 @@ def _check_input(
     config: PredictConfig, task: TaskConfig, columns: Mapping[str, str], rows: Input, extras: Extras
 ) -> None:
     """Refuse an input without the task's columns, or with columns that the output adds."""
-    problems = []
-    for name in task.input_columns:
-        column = columns.get(name, name)
-        if column not in rows.schema.names:
-            problems.append(
-                f"{config.input}: task {task.name} needs column `{column}`, but no row has it. "
-                f"{did_you_mean(column, rows.schema.names)} Say which column it is with --column {name}=NAME."
-            )
+    needed, seen = {name: columns.get(name, name) for name in task.input_columns}, set(rows.schema.names)
+    problems = [
+        missing_column(config.input, task, name, column, seen) for name, column in needed.items() if column not in seen
+    ]
     for name in result_columns(extras):
-        if name in rows.schema.names:
+        if name in seen:
             problems.append(
                 f"{config.input}: the output adds the column `{name}`, but the input has one of that name. "
                 "Rename it there."

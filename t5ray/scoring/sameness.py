@@ -42,7 +42,7 @@ def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Predi
         return False
     if is_hub(config.input):
         return bool(earlier["config"]["input"] == config.input)  # its copy is gone, and the hub is not asked again
-    sources, _ = list_sources(config.input)
+    sources = list_sources(config.input).sources
     return list(earlier["stamps"]) == [[source.name, stamp_of(source)] for source in sources]
 
 

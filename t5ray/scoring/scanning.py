@@ -15,6 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from t5ray.counting import counted
 from t5ray.data.formats import READERS, BadRow, Row
 from t5ray.data.sources import Source
 from t5ray.errors import DataError
@@ -36,7 +37,7 @@ def scan(path: str, shard_rows: int, sources: Sequence[Source] | None = None) ->
     """
     files, schemas = [], []
     kinds = Kinds()
-    for source in list_sources(path)[0] if sources is None else sources:
+    for source in list_sources(path).sources if sources is None else sources:
         if source.format == "parquet":
             file, schema = _scan_parquet(source)
             schemas.append((source.name, schema))
@@ -85,6 +86,8 @@ class _Tap:
         self.digest = hashlib.sha256()
         self.start = 0
         self.stop = 0
+        self.num_filled = 0
+        """Lines of a CSV so far that are not blank."""
 
     def __iter__(self) -> Iterator[bytes]:
         for line in self._file:
@@ -138,6 +141,7 @@ def _csv_lines(tap: _Tap) -> Iterator[str]:
         tap.stop = tap.start
         for piece in line.splitlines(keepends=True):
             tap.start, tap.stop = tap.stop, tap.stop + len(piece)
+            tap.num_filled += not piece.isspace()
             yield piece.decode("utf-8-sig" if tap.start == 0 else "utf-8", "surrogateescape")
 
 
@@ -151,7 +155,7 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
     )
     named = False
     while True:
-        start, line = tap.stop, lines.line_num + 1
+        start, line, filled = tap.stop, lines.line_num + 1, tap.num_filled + 1
         try:
             cells = next(lines)
         except StopIteration:
@@ -159,7 +163,7 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
         except csv.Error as exc:
             if not named:
                 raise DataError(f"{source.name}:1: the first line must name the columns, but: {exc}.") from exc
-            _require_closed(source.name, line, lines.line_num, str(exc))
+            _require_closed(source.name, line, tap.num_filled - filled, str(exc))
             cells = [""]
         if not cells:
             continue
@@ -170,15 +174,18 @@ def _csv_starts(source: Source, tap: _Tap, kinds: Kinds) -> Iterator[int]:
             named = True
 
 
-def _require_closed(name: str, first: int, last: int, problem: str) -> None:
+def _require_closed(name: str, first: int, num_after: int, problem: str) -> None:
     """Refuse a file whose last row is all the lines after a quote: as a bad row it would stand for many.
 
+    Args:
+        first: line where the row begins.
+        num_after: lines after that one in the row, without blank ones.
     Raises:
         DataError: it is.
     """
-    if problem == UNCLOSED and last > first:
+    if problem == UNCLOSED and num_after:
         raise DataError(
             f"{name}:{first}: a quote that opens must be closed, but the one in the row that begins here never is, so "
-            f"that the {last - first} lines after it would be no rows. Close it or, where it is text, double it within "
-            "quotes."
+            f"that the {counted(num_after, 'line')} after it would belong to that row. Close it or, where it is text, "
+            "double it within quotes."
         )

@@ -16,7 +16,7 @@ from t5ray.errors import DataError
 
 
 def _read(path: Path) -> list[Row | BadRow]:
-    (source,), _ = find_sources(str(path))
+    (source,), _, _ = find_sources(str(path))
     return list(read_source(source))
 
 

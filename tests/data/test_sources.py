@@ -21,7 +21,7 @@ def _touch(folder: Path, *names: str) -> None:
 
 def test_folder_is_read_in_order_and_without_hidden_files(tmp_path: Path) -> None:
     _touch(tmp_path, "b.jsonl", "a.csv", "sub/c.parquet", ".d.csv", "_job.json", "_tmp/e.csv", "sub/.f/g.csv")
-    sources, findings = find_sources(str(tmp_path))
+    sources, findings, _ = find_sources(str(tmp_path))
     assert [(source.name, source.format) for source in sources] == [
         ("a.csv", "csv"),
         ("b.jsonl", "jsonl"),
@@ -32,7 +32,7 @@ def test_folder_is_read_in_order_and_without_hidden_files(tmp_path: Path) -> Non
 
 def test_folder_names_the_files_it_leaves_out(tmp_path: Path) -> None:
     _touch(tmp_path, "a.csv", "README.md", "b.parquet.gz")
-    sources, findings = find_sources(str(tmp_path))
+    sources, findings, _ = find_sources(str(tmp_path))
     assert [source.name for source in sources] == ["a.csv"]
     assert [line.split(":")[0] for line in findings] == ["README.md", "b.parquet.gz"]
 
@@ -43,18 +43,30 @@ def test_links_to_folders_are_followed_once_and_never_round_in_circles(tmp_path:
     for name, target in targets.items():
         (tmp_path / "in" / name).symlink_to(target)
     (tmp_path / "far" / "back").symlink_to("../in")
-    sources, findings = find_sources(str(tmp_path / "in"))
+    sources, findings, _ = find_sources(str(tmp_path / "in"))
     assert [source.name for source in sources] == ["a.csv", "far/c.csv", "sub/b.csv"]
     assert [line.split(":")[0] for line in findings] == ["far/back", "far/d.md", "far2", "off", "round", "sub2", "up"]
     assert findings[2] == "far2: was not read, as it is a link to a folder that is read already, or holds one that is."
-    sources, findings = find_sources(str(tmp_path / "in" / "s*"))
+    sources, findings, _ = find_sources(str(tmp_path / "in" / "s*"))
     assert ([source.name for source in sources], len(findings)) == (["sub/b.csv"], 1)
+
+
+def test_links_within_hidden_folders_are_not_followed_and_hidden_folders_do_not_count_as_read(tmp_path: Path) -> None:
+    _touch(tmp_path, "in/.releases/1/a.csv", "far/b.csv", "in/.hid/c.csv", "up/_x/in/d.csv", "up/e.csv")
+    links = {"in/current": ".releases/1", "in/.hid/l": "../../far", "in/vis": "../far", "up/_x/in/up": "../.."}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    for path in ("in", "in/*", "in/**"):
+        sources, findings, _ = find_sources(f"{tmp_path}/{path}")
+        assert ([source.name for source in sources], findings) == (["current/a.csv", "vis/b.csv"], [])
+    sources, findings, _ = find_sources(f"{tmp_path}/up/_x/in")
+    assert ([source.name for source in sources], findings) == (["d.csv", "up/e.csv"], [])
 
 
 def test_what_names_of_folders_say_is_no_column_and_that_is_told(tmp_path: Path) -> None:
     _touch(tmp_path, "year=2024/a.csv", "year=2025/b.csv")
     for path in (f"{tmp_path}", f"{tmp_path}/*/*.csv"):
-        sources, findings = find_sources(path)
+        sources, findings, _ = find_sources(path)
         assert len(sources) == 2
         said = "what the names of folders say, such as `year=2024`, is not read as a column."
         assert findings == [f"{path}: {said}"]
@@ -64,7 +76,7 @@ def test_what_names_of_folders_say_is_no_column_and_that_is_told(tmp_path: Path)
 def test_a_name_that_is_no_utf8_is_told_as_text(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.csv")).write_bytes(b"text\n")
     (tmp_path / os.fsdecode(b"caf\xe9.md")).write_bytes(b"")
-    (source,), (finding,) = find_sources(str(tmp_path))
+    (source,), (finding,), _ = find_sources(str(tmp_path))
     assert (source.name, finding[:10]) == ("caf\\xe9.csv", "caf\\xe9.md")
     with source.open() as file:
         assert file.read() == b"text\n"
@@ -104,7 +116,7 @@ def test_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
 def test_uri(tmp_path: Path) -> None:
     files = fsspec.filesystem("memory")
     files.pipe("/sources/a.csv", b"text\nhello\n")
-    sources, _ = find_sources("memory://sources/*.csv")
+    sources, _, _ = find_sources("memory://sources/*.csv")
     with sources[0].open() as file:
         assert file.read() == b"text\nhello\n"
 

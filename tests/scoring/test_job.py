@@ -116,6 +116,26 @@ def test_the_rate_is_that_of_the_workers_that_ran_and_a_pause_does_not_count(tmp
     assert (summary.num_rows, summary.rows_per_s) == (1000, 20.0)
 
 
+def test_what_earlier_attempts_took_counts_when_they_took_it(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "rows.jsonl", 40), tmp_path / "out", shard_rows=2)
+    for index, shard in enumerate(spec.input.shards):  # 100 s each, by two workers: 1,000 s
+        spec.ledger.commit(
+            shard.index, b'{"text": "a", "prediction": null, "error": "no"}\n' * 2, Entry(2, 2, seconds=100)
+        )
+        ended = 1_700_000_000 + index // 2 * 100
+        os.utime(spec.ledger.entry_file(shard.index), (ended, ended))
+    again = Scorer(replace(spec, keep_good_rows=True), load=ShoutingEngine)
+    for index, shard in enumerate(spec.input.shards):
+        entry = again.score(shard)
+        assert (entry.rows, entry.errors) == (2, 0)
+        assert entry.seconds < 10
+        ended = 1_700_500_000 + index * 100
+        os.utime(spec.ledger.entry_file(shard.index), (ended, ended))
+    finished = spec.ledger.finished()
+    total = sum(entry.seconds for entry in finished.values())
+    assert spec.ledger.scoring_seconds(finished) == pytest.approx(1000 + total)
+
+
 @pytest.mark.parametrize("change", ["touched", "gone"])
 def test_an_input_that_changes_after_its_last_shard_was_read_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str

@@ -30,6 +30,15 @@ def test_entries_add_up() -> None:
     assert Entry(1, 2, 3, 4, 5, 6, 0.5) + Entry(10, 20, 30, 40, 50, 60, 1.0) == Entry(11, 22, 33, 44, 55, 66, 1.5)
 
 
+def test_an_entry_that_says_nothing_of_earlier_attempts_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "csv", 2)
+    ledger.open()
+    ledger.part(0).touch()
+    ledger.entry_file(0).write_text('{"rows": 3, "errors": 1, "seconds": 2.5}')
+    ledger.commit(1, b"", Entry(rows=3, earlier=((1.0, 2.0), (4.5, 5.0))))
+    assert ledger.finished() == {0: Entry(rows=3, errors=1, seconds=2.5), 1: Entry(3, earlier=((1.0, 2.0), (4.5, 5.0)))}
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "part-00000.csv"
     write_atomically(path, b"old")

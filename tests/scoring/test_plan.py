@@ -138,6 +138,24 @@ def test_an_output_inside_the_input_is_refused_whatever_links_lead_there(
     assert planned(changed(settings, **asked, output=str(tmp_path / "out"))).pending
 
 
+@pytest.mark.parametrize(
+    ("given", "target", "output"),
+    [("in", "real", "real/out"), ("in/*", "real", "real/out"), ("in", "real", "real"), ("in", "none", "none/out")],
+)
+def test_an_output_behind_a_link_is_refused_before_anything_is_there(
+    settings: PredictConfig, tmp_path: Path, given: str, target: str, output: str
+) -> None:
+    for folder in ("real", "in"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "in" / "rows.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "in" / "link").symlink_to(tmp_path / target)
+    (tmp_path / "in" / "up").symlink_to("..")  # not followed, as it holds the input
+    asked = {"input": str(tmp_path / given), "format": "jsonl"}
+    with pytest.raises(ConfigError, match="must lie outside of the input, whose rows its parts would become"):
+        prepare(changed(settings, **asked, output=str(tmp_path / output)))
+    assert planned(changed(settings, **asked, output=str(tmp_path / "out"))).pending
+
+
 def test_a_file_whose_name_is_no_utf8_is_scored(settings: PredictConfig, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / os.fsdecode(b"caf\xe9.jsonl")).write_text('{"text": "a"}\n{"text": "b"}\n')

@@ -117,11 +117,18 @@ def test_a_quote_that_swallows_the_rest_of_a_file_is_refused_with_its_line(tmp_p
     lines = ["id,text", "1,a", '2,"b', *(f"{number},row {number}" for number in range(3, 3000))]
     path = write(tmp_path / "a.csv", "\n".join(lines) + "\n")
     message = (
-        r"a\.csv:3: a quote that opens must be closed, but .* never is, so that the 2997 lines after it would be no"
+        r"a\.csv:3: a quote that opens must be closed, but .* never is, so that the 2,997 lines after it would belong"
     )
     with pytest.raises(DataError, match=message):
         scan(str(path), 10)
-    write(path, 'id,text\n1,a\n2,"b\n')  # a file that was cut in its last line
+    write(path, 'id,text\n1,a\n\n2,"b\n\n3,c\n\n')
+    with pytest.raises(DataError, match=r"a\.csv:4: .* so that the 1 line after it would belong to that row"):
+        scan(str(path), 10)
+
+
+@pytest.mark.parametrize("blank", ["", "\n\n", " \n\t\n", "\r\n\r\n"])
+def test_a_file_that_was_cut_in_its_last_line_has_one_bad_row(tmp_path: Path, blank: str) -> None:
+    path = write(tmp_path / "a.csv", f'id,text\n1,a\n2,"b\n{blank}')
     assert scan(str(path), 10).num_rows == 2
 
 
@@ -185,7 +192,7 @@ def test_a_scan_is_remembered_while_no_file_changes(tmp_path: Path) -> None:
 def test_the_stamp_says_size_and_time(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "abc\n")
     os.utime(path, (1_700_000_000, 1_700_000_000))
-    (source,), _ = list_sources(str(path))
+    (source,) = list_sources(str(path)).sources
     assert stamp_of(source) == "4 bytes, changed 2023-11-14T22:13:20+00:00"
     path.chmod(0o600)
     assert stamp_of(source) == "4 bytes, changed 2023-11-14T22:13:20+00:00"
