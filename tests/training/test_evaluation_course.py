@@ -104,7 +104,7 @@ def test_states_are_saved_so_many_seconds_after_the_last_one(
         now += 10.0
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now, perf_counter=lambda: now))
-    monkeypatch.setattr(StateWriter, "save", lambda self, state, progress: saved.append(progress.step))
+    monkeypatch.setattr(StateWriter, "save", lambda self, state, progress, then: saved.append(progress.step))
     run(tiny_t5, data, planned(plan, checkpoint_every_s=25.0), tick=after_ten_seconds)
     assert saved == [3, 6, 8, 11, 14, 16, 19, 22]  # epochs of 8 steps; none at the end of the run
 
