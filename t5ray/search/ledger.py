@@ -87,6 +87,8 @@ class Ledger:
     """Whether a larger objective is better."""
     identity: dict[str, str] = field(default_factory=dict)
     """What must not change between sessions: objective, data, model, search space, training settings."""
+    key: str = ""
+    """What no other search has; chosen before anybody hears of this one."""
     study_run_id: str | None = None
     """MLflow run of the study."""
     runs_url: str = ""

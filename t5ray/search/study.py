@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +94,11 @@ def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace
     if ledger.study_run_id is None:
         params = {"task": prepared.task.name, "model": prepared.config.model, "data": prepared.config.data.path}
         tags = {"t5ray.kind": "study", "t5ray.objective": prepared.objective}
-        ledger.study_run_id = tracker.start_run(str(prepared.config.name), params=params, tags=tags) or None
+        if not ledger.key:
+            ledger.key = uuid.uuid4().hex
+            ledger.save()  # before the run begins: a kill in between begins it again, and doubles none
+        name = str(prepared.config.name)
+        ledger.study_run_id = tracker.start_run(name, key=ledger.key, params=params, tags=tags) or None
     else:
         tracker.reopen_run(ledger.study_run_id)
     ledger.runs_url = tracker.runs_url()

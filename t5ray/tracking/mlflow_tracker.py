@@ -41,10 +41,11 @@ class MlflowTracker:
         name: str,
         *,
         parent: str | None = None,
+        key: str = "",
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
     ) -> str:
-        """Begin a run. A name under a parent is one run, however often it is begun: a killed driver may have forgotten.
+        """Begin a run. A name under a parent, or a key, is one run, however often it is begun: a kill may forget it.
 
         Returns:
             MLflow's run id; while the server is away, a handle `unsent-…` that works in its place. The run carries
@@ -53,7 +54,8 @@ class MlflowTracker:
             TrackingError: MLflow refuses the tracker's first run, when nothing is lost yet. Later refusals are told
                 by `close`.
         """
-        handle = HANDLE_PREFIX + (uuid.uuid5(uuid.NAMESPACE_OID, f"{parent}/{name}") if parent else uuid.uuid4()).hex
+        known_by = f"{parent}/{name}" if parent else key
+        handle = HANDLE_PREFIX + (uuid.uuid5(uuid.NAMESPACE_OID, known_by) if known_by else uuid.uuid4()).hex
         texts = {key: hide_secrets(str(value)) for key, value in params.items()}
         event = self._add("start", handle, name=name, parent=parent, params=texts, tags=dict(tags))
         if (reason := self._refusal_of_first(event)) is not None:

@@ -26,6 +26,7 @@ class Tracker(Protocol):
         name: str,
         *,
         parent: str | None = None,
+        key: str = "",
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
     ) -> str:
@@ -33,6 +34,7 @@ class Tracker(Protocol):
 
         Args:
             parent: id of the run that this one is shown under; there it is the only one of its name.
+            key: what no other run without a parent has: begun again with it, it is the same run. Empty: a new one.
             params: written now and never again.
         """
         ...
@@ -102,6 +104,7 @@ class NoTracker:
         name: str,
         *,
         parent: str | None = None,
+        key: str = "",
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
     ) -> str:
@@ -180,6 +183,7 @@ class MemoryTracker:
         name: str,
         *,
         parent: str | None = None,
+        key: str = "",
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
     ) -> str:

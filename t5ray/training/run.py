@@ -12,7 +12,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +23,7 @@ from t5ray.cluster import download_file, is_there, remove_dir, replace_dir, uplo
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.counting import counted
 from t5ray.data.batches import num_steps
-from t5ray.errors import ClusterError, ConfigError, T5RayError
+from t5ray.errors import ClusterError, ConfigError, T5RayError, TrackingError
 from t5ray.model.card import write_json, write_text
 from t5ray.sessions import RUN_BOOK, SEARCH_FILES, require_same
 from t5ray.tracking import Tracker
@@ -83,26 +84,38 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> str:
         ConfigError: the interrupted run had other settings, data or another model.
         ClusterError: the storage cannot be written.
     """
-    identity, folder = identity_of(prepared), place.folder
-    if (folder / RUN_BOOK).exists():
-        saved = json.loads((folder / RUN_BOOK).read_text(encoding="utf-8"))
+    identity, book = identity_of(prepared), place.folder / RUN_BOOK
+    saved: dict[str, Any] = json.loads(book.read_text(encoding="utf-8")) if book.exists() else {}
+    if saved:
         require_same(saved["identity"], identity, place.shown)
+    if saved.get("mlflow_run_id") is not None:
         run_id = str(saved["mlflow_run_id"])
         if run_id:
             tracker.reopen_run(run_id)
         return run_id
-    config = prepared.config
-    run_id = tracker.start_run(str(config.name), params=config.training.model_dump(), tags={"t5ray.kind": "train"})
+    # a kill before the id is known begins the run again, with the same key, and doubles none
+    saved = {"identity": identity, "key": saved.get("key") or uuid.uuid4().hex, "mlflow_run_id": None}
+    _write_books(prepared, place, saved)
+    params, tags = prepared.config.training.model_dump(), {"t5ray.kind": "train"}
     try:
-        (folder / "state").mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump_yaml(public(config)), encoding="utf-8")
-        write_json(folder / RUN_BOOK, {"identity": identity, "mlflow_run_id": run_id})
-    except OSError as exc:
-        raise ClusterError(f"{folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
+        run_id = tracker.start_run(str(prepared.config.name), key=saved["key"], params=params, tags=tags)
+    except TrackingError:
+        book.unlink()  # it has not begun: its name is still free
+        raise
+    _write_books(prepared, place, {**saved, "mlflow_run_id": run_id})
     if place.remote is not None:
         place.upload()
-        upload_file(folder / RUN_BOOK, f"{place.remote}/state")
+        upload_file(book, f"{place.remote}/state")
     return run_id
+
+
+def _write_books(prepared: Prepared, place: Place, book: Mapping[str, Any]) -> None:
+    try:
+        (place.folder / "state").mkdir(parents=True, exist_ok=True)
+        (place.folder / "config.yaml").write_text(dump_yaml(public(prepared.config)), encoding="utf-8")
+        write_json(place.folder / RUN_BOOK, book)
+    except OSError as exc:
+        raise ClusterError(f"{place.folder}: --storage must be writable, but: {exc}. Choose another one.") from exc
 
 
 def describe(prepared: Prepared) -> list[str]:

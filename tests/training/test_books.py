@@ -1,0 +1,81 @@
+"""The books of a single run and of a search: one run in MLflow each, wherever the command was killed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from t5ray.config import RunConfig, TrackingConfig, load_space
+from t5ray.errors import TrackingError
+from t5ray.search.ledger import Ledger
+from t5ray.search.study import open_study
+from t5ray.search.workspace import Workspace
+from t5ray.sessions import RUN_BOOK
+from t5ray.tracking import Tracker, open_tracker
+from t5ray.training.place import Place
+from t5ray.training.prepare import Prepared, prepare
+from t5ray.training.run import _begin
+
+Open = Callable[[Prepared, Tracker], object]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture
+def prepared(words: Path, tiny_t5: Path, tmp_path: Path) -> Prepared:
+    given = {"data": {"path": str(words)}, "task": "classify", "model": str(tiny_t5), "name": "words"}
+    config = RunConfig.model_validate({**given, "storage": str(tmp_path / "runs")})
+    Workspace.of(config).trials.mkdir(parents=True)
+    return prepare(config, tmp_path / "cache")
+
+
+def open_run(prepared: Prepared, tracker: Tracker) -> object:
+    return _begin(prepared, Place.of(prepared.config), tracker)
+
+
+def open_search(prepared: Prepared, tracker: Tracker) -> object:
+    workspace = Workspace.of(prepared.config)
+    ledger = Ledger.load(workspace.ledger) if workspace.ledger.exists() else Ledger(workspace.ledger)
+    open_study(ledger, prepared, load_space("t5_small"), workspace, tracker)
+    return ledger.study_run_id
+
+
+@pytest.mark.parametrize("opened", [open_run, open_search])
+def test_a_kill_before_the_id_of_a_run_is_noted_doubles_no_run(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Open
+) -> None:
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    first = open_tracker(tracking, outbox=tmp_path / "outbox")
+    start = first.start_run
+
+    def killed(*given: Any, **named: Any) -> str:
+        start(*given, **named)
+        raise Killed
+
+    monkeypatch.setattr(first, "start_run", killed)
+    with pytest.raises(Killed):
+        opened(prepared, first)
+    first.close()
+    second = open_tracker(tracking, outbox=tmp_path / "outbox")
+    run_id = opened(prepared, second)
+    assert opened(prepared, second) == run_id
+    second.close()
+    client = MlflowClient(tracking.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
+    assert (run.info.run_id, run.info.run_name) == (run_id, "words")
+
+
+def test_a_run_that_mlflow_refuses_leaves_its_name_free(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = open_tracker(TrackingConfig(uri="none"))
+
+    def refused(*_: Any, **__: Any) -> str:
+        raise TrackingError("MLflow must take the run, but refused")
+
+    monkeypatch.setattr(tracker, "start_run", refused)
+    with pytest.raises(TrackingError):
+        open_run(prepared, tracker)
+    assert not (Place.of(prepared.config).folder / RUN_BOOK).exists()
