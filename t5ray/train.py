@@ -70,6 +70,7 @@ def _show_augmented(settings: "RunConfig", num_rows: int) -> int:
     prepared = prepare(settings, cache)
     with connect(settings.address) if prepared.back_translates else nullcontext() as cluster:
         terminal.tell(show(with_back_translations(prepared, cluster, cache) if cluster else prepared, num_rows))
+    terminal.suggest({"train on them": cli.again("train", show_augmented=None)})
     return 0
 
 
@@ -90,6 +91,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     terminal.tell(prepared.notes)
     terminal.tell(describe(prepared))
     if preview:
+        terminal.suggest({"train": cli.again("train", preview=False)})
         return 0
     go_on = cli.again("train", name=settings.name, resume=True)
     with ExitStack() as stack:

@@ -114,6 +114,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         terminal.tell(describe(prepared, space, cluster, books))
         if tracker is None:
             terminal.tell(foresee(prepared, space, cluster, books))
+            terminal.suggest({"search": cli.again("tune", preview=False)})
             return 0
         prepared = with_back_translations(prepared, cluster, workspace.cache)
         content = _search(prepared, space, books, workspace, cluster, tracker)

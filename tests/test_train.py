@@ -97,7 +97,9 @@ def test_the_saved_settings_give_the_same_run_again(
 ) -> None:
     file = str(storage / "finished" / "config.yaml")
     assert main(["--config", file, "--name", "again", "--preview"]) == 0
-    assert "3 steps of 8 rows" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 steps of 8 rows" in shown
+    assert shown.endswith(f"Next: train python -m t5ray.train --config {file} --name again")
 
 
 @pytest.mark.integration
