@@ -199,10 +199,11 @@ def test_preview_measures_and_leaves_nothing(
     flags = {"data": words, "task": "classify", "model": tiny_t5, "search-space": tmp_path / "space.yaml"}
     flags |= {"storage": tmp_path / "runs", "tracking-uri": "none", "name": "words"}
     assert tune([*(w for k, v in flags.items() for w in (f"--{k}", str(v))), "--preview"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("probe        ")
-    assert lines[-2].endswith("; 2 at a time")
-    assert lines[-1].startswith("estimate     about ")
+    *_, probe, estimated, following, command = capsys.readouterr().out.splitlines()
+    assert probe.startswith("probe        ")
+    assert probe.endswith("; 2 at a time")
+    assert estimated.startswith("estimate     about ")
+    assert (following, "--preview" in command) == ("Next:", False)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cache"]
 
 
