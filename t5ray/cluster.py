@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from t5ray.counting import counted
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, one_line
 from t5ray.liveness import busy_processors, own_ray, raylet_at, require_answer, said_if_slow, watched
 
 DOWNLOAD = ".download-"
@@ -172,7 +172,7 @@ def _start(address: str, options: dict[str, Any]) -> Any:
         ):
             return ray.init(address=address, **options)
     except Exception as exc:  # a bare one where a process of Ray dies while it starts
-        reason = " ".join(str(exc).split())
+        reason = one_line(exc)
         if address == "local":
             busy = busy_processors()
             check = f"{busy} Try again when they are not, or check" if busy else "Check how busy the processors are,"

@@ -14,7 +14,7 @@ import typer
 
 from t5ray import cli, terminal
 from t5ray.counting import counted
-from t5ray.errors import ClusterError, ModelError, T5RayError, TrackingError
+from t5ray.errors import ClusterError, ModelError, T5RayError, TrackingError, one_line
 from t5ray.health.finding import Finding
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def check_ray(settings: "RunConfig") -> Finding:
         try:
             answer = ray.get(ray.remote(num_cpus=0)(platform.python_version).remote(), timeout=ANSWER_WITHIN_S)
         except ray.exceptions.RayError as exc:  # of which GetTimeoutError is one
-            reason = " ".join(str(exc).split())
+            reason = one_line(exc)
             mend = "Look at `ray status`, and at the workers' logs in Ray's dashboard."
             text = f"a task must run within {ANSWER_WITHIN_S} s, but: {reason}"
             return Finding(False, text, mend, ClusterError.exit_code)

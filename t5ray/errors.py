@@ -77,3 +77,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near is not None:
         return f"Did you mean `{near}`?"
     return f"Known names: {', '.join(names)}." if names else ""
+
+
+def one_line(exc: BaseException) -> str:
+    """Return an exception's message on one line, or its kind where it has none."""
+    return " ".join(str(exc).split()) or type(exc).__name__

@@ -19,7 +19,7 @@ from t5ray.config.explain import explain, in_file
 from t5ray.config.origins import Origins
 from t5ray.config.space import SearchSpace
 from t5ray.config.task import TaskConfig
-from t5ray.errors import ConfigError, did_you_mean, nearest
+from t5ray.errors import ConfigError, did_you_mean, nearest, one_line
 
 MAX_YAML_BYTES = 1_000_000
 S = TypeVar("S", bound=Settings)
@@ -69,7 +69,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as exc:
-        reason = " ".join(str(exc).split()).replace('in "<unicode string>", ', "at ")
+        reason = one_line(exc).replace('in "<unicode string>", ', "at ")
         raise ConfigError(f"{where}: must be plain YAML, but could not be read: {reason}") from exc
 
 

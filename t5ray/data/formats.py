@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from t5ray.data.sources import Source
-from t5ray.errors import DataError
+from t5ray.errors import DataError, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def _read_parquet(file: IO[bytes], name: str) -> RowStream:
                 place = f"{name} row {number}"
                 yield BadRow(place, wrong[offset]) if offset in wrong else Row(place, values)
     except (pa.ArrowException, OSError) as exc:
-        reason = " ".join(str(exc).split())
+        reason = one_line(exc)
         raise DataError(f"{name}: the file must be Parquet, but could not be read: {reason}") from exc
 
 

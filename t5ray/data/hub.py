@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from t5ray.counting import counted
 from t5ray.data.formats import Row
-from t5ray.errors import DataError
+from t5ray.errors import DataError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +100,7 @@ def _load(address: str) -> dict[str, Any]:
     try:
         return dict(datasets.load_dataset(name, config or None))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as exc:
-        reason = " ".join(str(exc).split())[:400].rstrip(".")
+        reason = one_line(exc)[:400].rstrip(".")
         raise DataError(
             f"{address}: must be a dataset of the Hugging Face hub, or a folder in its layout, but could not be "
             f"loaded: {reason}. Check the spelling, the network, and HF_TOKEN for a private dataset."

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import fsspec
 from fsspec.registry import known_implementations
 
-from t5ray.errors import DataError
+from t5ray.errors import DataError, one_line
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 """Suffix -> format. Text formats may be packed: `.csv.gz`."""
@@ -134,7 +134,7 @@ def _reaching(path: str) -> Iterator[None]:
             f"{path}: this kind of address needs a driver that is not installed: {exc}. Install it with pip."
         ) from exc
     except Exception as exc:
-        reason = " ".join(str(exc).split()) or type(exc).__name__
+        reason = one_line(exc)
         raise DataError(f"{path}: the data must be at a path or address that can be reached, but: {reason}.") from exc
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import t5ray
 from t5ray.config import TrackingConfig
+from t5ray.errors import one_line
 
 LIBRARIES = ("ray", "torch", "transformers")
 """Must be the same everywhere: what one node pickles or computes, another goes on with."""
@@ -140,7 +141,7 @@ def _problem(look: Callable[[], None]) -> str:
     try:
         look()
     except Exception as exc:  # noqa: BLE001 (drivers of storages raise errors of every class)
-        return " ".join(str(exc).split()) or type(exc).__name__
+        return one_line(exc)
     return ""
 
 

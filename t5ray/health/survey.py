@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from t5ray.cluster import download_file, is_uri, local_path, upload_file
 from t5ray.config import RunConfig, TrackingConfig
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, one_line
 from t5ray.health.node import FROM_DRIVER, Clock, NodeReport, Questions, examine, software
 from t5ray.health.scratch import scratch_in
 from t5ray.redaction import hide_secrets
@@ -151,7 +151,7 @@ def _ask(asked: list[Questions]) -> tuple[list[NodeReport], dict[str, str]]:
         except ray.exceptions.GetTimeoutError:
             silent[questions.node] = f"no report came within {ANSWER_WITHIN_S:g} s"
         except ray.exceptions.RayError as exc:
-            silent[questions.node] = hide_secrets(" ".join(str(exc).split()))[-300:]
+            silent[questions.node] = hide_secrets(one_line(exc))[-300:]
         else:
             reports.append(replace(report, clock=_clock_of(examiner)))
         finally:

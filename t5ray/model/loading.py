@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from t5ray.errors import ModelError
+from t5ray.errors import ModelError, one_line
 from t5ray.model.card import require_model
 
 T5_FAMILY = ("t5", "mt5", "umt5")
@@ -232,7 +232,7 @@ def _require_hub(source: str, part: str) -> None:
 
 
 def _unloadable(source: str, part: str, exc: BaseException) -> str:
-    reason = " ".join(str(exc).split())[:300]
+    reason = one_line(exc)[:300]
     if Path(source).exists():
         return f"{source}: must be a T5 model directory, but its {part} could not be read: {reason}"
     return (

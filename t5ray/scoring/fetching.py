@@ -19,7 +19,7 @@ import fsspec
 from t5ray.cluster import download_dir
 from t5ray.data.sources import version_of
 from t5ray.disk import cache_folder, publish_dir
-from t5ray.errors import ModelError
+from t5ray.errors import ModelError, one_line
 from t5ray.model.card import fingerprint
 from t5ray.redaction import hide_secrets
 from t5ray.tracking import resolve_model
@@ -72,7 +72,7 @@ def _stamp(uri: str) -> str:
         files.invalidate_cache()
         found: dict[str, dict[str, Any]] = files.find(root, detail=True)
     except Exception as exc:  # drivers raise errors of every class
-        reason = " ".join(str(exc).split()) or type(exc).__name__
+        reason = one_line(exc)
         raise ModelError(
             f"{uri}: the model must be at an address that can be reached, but: {reason}. Check address and credentials."
         ) from exc

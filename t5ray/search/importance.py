@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 
 from t5ray.config import SearchSpace
+from t5ray.errors import one_line
 from t5ray.search.ledger import Ledger
 from t5ray.search.space import point, suggest
 
@@ -63,7 +64,7 @@ def importances(space: SearchSpace, ledger: Ledger) -> Importances:
         try:
             found = _shares(study, evaluator, differ)
         except Exception as exc:  # noqa: BLE001 (Optuna's, numpy's or scikit-learn's; a search must not be lost for it)
-            silent.append(f"{kind} cannot tell ({' '.join(str(exc).split()) or type(exc).__name__})")
+            silent.append(f"{kind} cannot tell ({one_line(exc)})")
         else:
             shares[kind] = {_label(space, name): share for name, share in found.items()}
     return Importances(shares or None, "; ".join(silent))

@@ -185,17 +185,21 @@ def run_search(
             ),
             run_config=_run_config(scratch, observer),
         )
-        try:
-            tuner.fit()
-        except ray.tune.TuneError as exc:  # what a callback raises, the books of the search among it
-            reason = [line.strip() for line in str(exc).splitlines() if line.strip()][-1]
-            raise ClusterError(
-                f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is "
-                "kept: mend the cause, then give the same command with --resume."
-            ) from exc
+        _fit(tuner, workspace)
     observer.cut_off("the time budget was used up")
     ledger.budget_from_s = ledger.wall_s  # used up, or of no more use: a later session begins a new one
     ledger.save()
+
+
+def _fit(tuner: ray.tune.Tuner, workspace: Workspace) -> None:
+    try:
+        tuner.fit()
+    except ray.tune.TuneError as exc:  # what a callback raises, the books of the search among it
+        reason = [line.strip() for line in str(exc).splitlines() if line.strip()][-1]
+        raise ClusterError(
+            f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is kept: "
+            "mend the cause, then give the same command with --resume."
+        ) from exc
 
 
 def _run_config(scratch: str, observer: Observer) -> Any:

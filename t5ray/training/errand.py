@@ -11,7 +11,7 @@ import ray
 import torch
 
 from t5ray.config import ResourcesConfig
-from t5ray.errors import ClusterError, T5RayError
+from t5ray.errors import ClusterError, T5RayError, one_line
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def run_where_trained(resources: ResourcesConfig, function: Callable[..., T], *a
             raise exc.cause from exc
         raise
     except ray.exceptions.RayError as exc:
-        reason = " ".join(str(exc).split())[:300]
+        reason = one_line(exc)[:300]
         raise ClusterError(
             f"A worker must judge the finished model, but it died, or its node did: {type(exc).__name__}: {reason} "
             "Give the same command with --resume: nothing is trained again."

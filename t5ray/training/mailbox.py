@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, one_line
 from t5ray.training.plan import Pulse, RunPlan
 
 
@@ -192,7 +192,7 @@ class RemoteMailbox:
             try:
                 return ray.get(method.remote(*args))
             except ray.exceptions.RayActorError as exc:
-                reason = " ".join(str(exc).split())[:300]
+                reason = one_line(exc)[:300]
                 raise ClusterError(
                     f"The process through which workers report must stay alive, but it died, or its node did: {reason} "
                     "What was saved is kept: give the same command with --resume."
