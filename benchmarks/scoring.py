@@ -26,7 +26,13 @@ from typing import Any
 from benchmarks.names import names_of
 
 CAP = 32
-CONTENDERS = ("generate", "generate-64", "generate-bf16", "ct2-int8", "ct2-float32", "t5ray", "t5ray-bf16")
+STREAMS = "-streams"
+"""End of the name of a peer whose threads work on batches of their own, as t5ray's do, and not together on one."""
+CONTENDERS = (
+    *("generate", "generate-64", "generate-bf16", "generate-bf16-64"),
+    *("ct2-int8", f"ct2-int8{STREAMS}", "ct2-float32", f"ct2-float32{STREAMS}"),
+    *("t5ray", "t5ray-bf16"),
+)
 
 
 def main() -> None:
@@ -193,7 +199,7 @@ def _generate(name: str, source: str) -> Run:
     from t5ray.model.loading import load_model
     from t5ray.model.numeric import default_device
 
-    loaded = load_model(source, dtype=torch.bfloat16 if name.endswith("bf16") else torch.float32)
+    loaded = load_model(source, dtype=torch.bfloat16 if "bf16" in name else torch.float32)
     model, size = loaded.model.to(default_device()), 64 if name.endswith("64") else 32
 
     @torch.inference_mode()
@@ -217,10 +223,14 @@ def _ctranslate2(name: str, source: str) -> Run:
 
     tokenizer = load_tokenizer(source)
     folder = tempfile.mkdtemp(prefix="ct2-")
-    kind = name.removeprefix("ct2-")
+    kind = name.removeprefix("ct2-").removesuffix(STREAMS)
     ctranslate2.converters.TransformersConverter(source).convert(folder, quantization=kind, force=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    translator = ctranslate2.Translator(folder, device=device, intra_threads=torch.get_num_threads(), inter_threads=1)
+    threads = torch.get_num_threads()
+    streams = threads if name.endswith(STREAMS) else 1
+    translator = ctranslate2.Translator(
+        folder, device=device, inter_threads=streams, intra_threads=max(1, threads // streams)
+    )
 
     def run(texts: Sequence[str]) -> tuple[list[str], float]:
         rows = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(list(texts)).input_ids]
