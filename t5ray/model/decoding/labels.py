@@ -1,7 +1,9 @@
 """Scoring a closed set of answers: their tokens form a prefix tree, walked once for a batch of rows.
 
 The rule: an answer's score is the sum of its tokens' log-probabilities, EOS included, under the whole vocabulary, as if
-it were generated; its probability is the softmax of the scores over all answers. Nothing is divided by length.
+it were generated; its probability is the softmax of the scores over all answers. Nothing is divided by length. What all
+answers of a row share changes neither their order nor their probabilities: the sum over the vocabulary before the first
+token is not made.
 
 A score can only fall as tokens are added, so a branch whose score is far below a finished answer's cannot win. First
 each row's likeliest branch is followed to its end, then the others that still matter. An answer that was given up on
@@ -89,7 +91,7 @@ def score(
     margin: float = NEGLIGIBLE,
     most_tokens: int | None = None,
 ) -> torch.Tensor:
-    """Return the score of every answer for each row, fp32 [B, answers].
+    """Return the score of every answer for each row, fp32 [B, answers], each row's less a number of its own.
 
     Args:
         decoder: fresh, over the encoded rows, with room for the tree's depth.
@@ -172,8 +174,11 @@ class _Walk:
         """Feed the branches' last tokens, finish the answers that end there, and yield the visits of the rest."""
         tree = self._tree
         where, edges = _spread(tree.starts[branches.nodes], tree.starts[branches.nodes + 1])
-        found = self._vocabulary.log_probabilities(decoder.step(tokens), where, tree.tokens[edges])
-        if decoder is not self._root:
+        states, words = decoder.step(tokens), tree.tokens[edges]
+        if decoder is self._root:
+            found = self._vocabulary.logits_of(states, words[: len(words) // len(states)]).flatten()
+        else:
+            found = self._vocabulary.log_probabilities(states, where, words)
             decoder.release()  # branches below take their inputs from the root, so that one level's are there at a time
         steps = _Steps(where, edges, found + branches.scores[where])
         is_inner = tree.children[edges] >= 0

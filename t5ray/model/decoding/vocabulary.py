@@ -36,6 +36,10 @@ class Vocabulary:
             torch.mm(states, weight, out=out[:, number * SLICE : number * SLICE + weight.shape[1]])
         return out
 
+    def logits_of(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the logits of some tokens, int64 [W], after each of the states, fp32 [B, W]."""
+        return (states @ self._head[tokens].t()).float()
+
     def normalised(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits as `logits` does, and the logarithm of the sum of their exponentials, fp32 [B, 1].
 
