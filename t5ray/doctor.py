@@ -14,7 +14,7 @@ import typer
 
 from t5ray import cli, terminal
 from t5ray.counting import counted
-from t5ray.errors import ClusterError, ModelError, T5RayError, TrackingError, one_line
+from t5ray.errors import ClusterError, DataError, ModelError, T5RayError, TrackingError, one_line
 from t5ray.health.finding import Finding
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def command(
     sets: cli.Sets = None,
     cluster: cli.EveryNode = False,
 ) -> int:
-    """Check versions, Ray, CPUs, GPUs, memory, disk, bf16, storage, tracking and, with --model, the model.
+    """Check versions, memory, disk, storage, bf16, tracking, Ray, and that --data and --model open.
 
     With --cluster, then ask every node of the Ray at --address the same, and whether they agree.
     """
@@ -53,6 +53,7 @@ def command(
         "disk": check_disk,
         "storage": check_storage,
         "bf16": check_bf16,
+        "data": check_data,
         "model": check_model,
         "tracking": check_tracking,
         "ray": check_ray,
@@ -185,6 +186,20 @@ def check_bf16(settings: "RunConfig") -> Finding:
     device = default_device()
     fast = has_fast_bf16(device.type)
     return Finding(True, f"{device.type}: " + ("fast, precision auto means bf16" if fast else "slow, auto means fp32"))
+
+
+def check_data(settings: "RunConfig") -> Finding:
+    """Files of rows must open; of their content the first byte is read."""
+    from t5ray.data.hub import PREFIX
+    from t5ray.health.node import data_problem
+
+    path = settings.data.path
+    if path is None:
+        return Finding(True, "the demo's, which come with t5ray (--data names others)")
+    if path.startswith(PREFIX):
+        return Finding(True, f"{path}: the hub is asked when a command reads it")
+    problem = data_problem(path)
+    return Finding(not problem, problem or f"{path} opens", exit_code=DataError.exit_code)
 
 
 def check_model(settings: "RunConfig") -> Finding:

@@ -9,11 +9,20 @@ import pytest
 from t5ray import cluster, doctor
 from t5ray.config import RunConfig
 from t5ray.doctor import _nodes as ask_nodes
-from t5ray.doctor import check_disk, check_memory, check_storage, check_tracking, check_versions, examine, main
+from t5ray.doctor import (
+    check_data,
+    check_disk,
+    check_memory,
+    check_storage,
+    check_tracking,
+    check_versions,
+    examine,
+    main,
+)
 from t5ray.errors import ClusterError
 from t5ray.health.finding import Finding
 
-CHECKS = ["python", "versions", "memory", "disk", "storage", "bf16", "model", "tracking", "ray"]
+CHECKS = ["python", "versions", "memory", "disk", "storage", "bf16", "data", "model", "tracking", "ray"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +53,7 @@ def test_a_good_machine_passes_and_nothing_is_left_behind(
 ) -> None:
     assert main(["--storage", "runs/deep", "--model", str(tiny_t5)]) == 0
     out = capsys.readouterr().out
-    assert "All 9 checks passed." in out
+    assert "All 10 checks passed." in out
     assert [line.split()[1] for line in out.splitlines() if line.startswith("pass")] == CHECKS
     assert f"torch {importlib.metadata.version('torch')}" in out
     assert "t5, d_model 32, 2 layers, 75 tokens" in out
@@ -85,7 +94,7 @@ def test_the_first_failure_gives_the_exit_code(
     local_ray: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--model", str(folder / "none"), "--tracking-uri", "mlruns"]) == 4
-    assert "2 of 9 checks failed." in capsys.readouterr().out
+    assert "2 of 10 checks failed." in capsys.readouterr().out
 
 
 def checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -126,12 +135,12 @@ def test_what_failed_is_checked_again_once_it_is_mended(
 ) -> None:
     monkeypatch.setattr("t5ray.terminal.typed", lambda command: command)
     lines = checked(monkeypatch, capsys, "--model", "broken").splitlines()
-    assert lines[6:] == [
+    assert lines[7:] == [
         "FAIL  model     not there. Check it.",
         "pass  tracking  as it should be",
         "pass  ray       as it should be",
         "",
-        "1 of 9 checks failed.",
+        "1 of 10 checks failed.",
         "Next:",
         "  once that is mended  python -m t5ray.doctor --model broken",
     ]
@@ -163,6 +172,36 @@ def test_a_wrong_setting_is_refused_before_any_check(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr()
     assert "storag: no such setting. Did you mean `storage`?" in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tx", "folder", "*.jsonl"])
+def test_data_that_cannot_be_opened_are_told(folder: Path, name: str) -> None:
+    (folder / "folder").mkdir()
+    (folder / "rows.tx").write_text("text")
+    finding = examine(check_data, RunConfig.model_validate({"data": {"path": str(folder / name)}}))
+    assert (finding.passed, finding.exit_code) == (False, 3)
+    assert finding.text.startswith(f"{folder}/{name}: ")
+
+
+def test_data_that_are_cut_off_are_told(folder: Path) -> None:
+    (folder / "rows.csv.gz").write_bytes(b"no gzip at all")
+    finding = examine(check_data, RunConfig.model_validate({"data": {"path": str(folder)}}))
+    assert (finding.passed, finding.exit_code) == (False, 3)
+    assert "rows.csv.gz: the file must be readable to its end" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (None, "the demo's, which come with t5ray (--data names others)"),
+        ("rows.csv", "rows.csv opens"),
+        ("hf:nobody/nothing", "hf:nobody/nothing: the hub is asked when a command reads it"),
+    ],
+)
+def test_data_that_open_pass(folder: Path, path: str | None, text: str) -> None:
+    (folder / "rows.csv").write_text("text,label\na,b\n")
+    finding = examine(check_data, RunConfig.model_validate({"data": {"path": path}}))
+    assert (finding.passed, finding.text) == (True, text)
 
 
 def test_storage_says_what_to_do(folder: Path) -> None:

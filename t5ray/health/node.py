@@ -99,7 +99,7 @@ def examine(questions: Questions) -> NodeReport:
         disk_free_bytes=disk.free,
         storage=_problem(lambda: _meet_driver(questions)),
         tracking=_problem(lambda: _reach(questions.tracking)),
-        data=_problem(lambda: _open_data(questions.data)),
+        data=data_problem(questions.data),
         model=_problem(lambda: _open_model(questions.model)),
     )
 
@@ -167,6 +167,11 @@ def _reach(tracking: TrackingConfig | None) -> None:
         from t5ray.tracking import open_tracker
 
         open_tracker(tracking).close()
+
+
+def data_problem(path: str | None) -> str:
+    """Return why files of rows cannot be opened here; empty where they can."""
+    return _problem(lambda: _open_data(path))
 
 
 def _open_data(path: str | None) -> None:
