@@ -1,7 +1,7 @@
 """What the five commands share: options, settings, exit codes.
 
 An entry declares a typer command out of the option types below and ends with `raise SystemExit(main())`, where `main`
-is `run(command, argv)`. The only home of typer. Must not import torch, ray or mlflow: `--help` answers in a blink.
+is `run(command, argv)`. Must not import torch, ray or mlflow: `--help` answers in a blink.
 """
 
 import shlex
@@ -56,7 +56,11 @@ TrackingUri = Annotated[str | None, typer.Option(help="MLflow tracking URI, or `
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment.")]
 Register = Annotated[str | None, typer.Option(help="Register the best model in MLflow as NAME, alias champion.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run and of its folder.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything that is random.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Seed of sampler, data order, dropout and augmentation; not of splits or sampled text."),
+]
+BootstrapSeed = Annotated[int | None, typer.Option("--seed", help="Seed of the intervals' bootstrap.")]
 SourceLanguage = Annotated[str | None, typer.Option(help="For translate: language of `source`.")]
 TargetLanguage = Annotated[str | None, typer.Option(help="For translate: language of `target`.")]
 SkipBadRows = Annotated[

@@ -40,7 +40,7 @@ def command(
     precision: cli.Precision = None,
     tracking_uri: cli.TrackingUri = None,
     experiment: cli.Experiment = None,
-    seed: cli.Seed = None,
+    seed: cli.BootstrapSeed = None,
     address: cli.Address = None,
     sets: cli.Sets = None,
 ) -> int:

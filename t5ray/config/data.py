@@ -11,9 +11,10 @@ class DataConfig(Settings):
     path: str | None = None
     """File, glob, folder, fsspec URI or `hf:NAME[:CONFIG]`. None: the embedded demo."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Column the task looks for -> column of the data."""
+    """Column the task looks for, or `split` -> column of the data."""
     split_seed: int = 0
-    """Seed of the 80/10/10 split by hash of the input text, where the data have no `split` column."""
+    """Seed of the 80/10/10 split by hash of the input text, where the data have no `split` column. Where
+    that names no validation or no test rows, a tenth of the train rows is taken for them in the same way."""
     max_train_rows: int | None = Field(default=None, ge=1)
     """Use this many training rows, chosen by hash. None: all."""
     max_validation_rows: int | None = Field(default=None, ge=1)

@@ -36,7 +36,7 @@ class PredictConfig(Settings):
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """CPUs of one scorer, fractions allowed. None: an equal share of what the cluster has at the start."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
-    """GPUs of one scorer."""
+    """GPUs of one scorer; a fraction shares a GPU. 0: one where the cluster has GPUs, else none."""
     batch_tokens: int = Field(default=16_384, ge=1)
     """Padded input tokens a scorer encodes at once, at most; it decodes inputs of at most four times as many."""
     engine: Literal["torch", "ctranslate2"] = "torch"
@@ -81,7 +81,7 @@ class EvaluateConfig(Settings):
     """Which split of the data. None: test where the data have a `split` column, else all; only rows that training did
     not see."""
     task: str | None = None
-    """With `predictions`, or with a model that is no bundle."""
+    """With a model that is no bundle, or with `predictions` beside which no `_job.json` says the task."""
     source_language: str | None = None
     """For translate with a model that is no bundle."""
     target_language: str | None = None
@@ -91,11 +91,11 @@ class EvaluateConfig(Settings):
     skip_bad_rows: bool = False
     """Leave out rows that cannot be judged, counted and listed, instead of stopping at them."""
     workers: WorkerPool | None = None
-    """Scorers at a time: a number, or `fewest,most` of a pool that grows and shrinks."""
+    """Scorers at a time: a number, or `fewest,most` of a pool that grows and shrinks. None: one per GPU or two CPUs."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """CPUs of one scorer, fractions allowed. None: an equal share of what the cluster has at the start."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
-    """GPUs of one scorer."""
+    """GPUs of one scorer; a fraction shares a GPU. 0: one where the cluster has GPUs, else none."""
     batch_tokens: int = Field(default=16_384, ge=1)
     """Padded input tokens a scorer encodes at once, at most; it decodes inputs of at most four times as many."""
     engine: Literal["torch", "ctranslate2"] = "torch"

@@ -27,4 +27,4 @@ class SearchConfig(Settings):
     """Name of an earlier search in the same storage: its best points run right after the default, and where the spaces
     agree the sampler learns from its trials."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seeds the sampler."""
+    """Seeds the sampler, and the order of a grid."""

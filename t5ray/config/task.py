@@ -72,7 +72,8 @@ class TaskConfig(Settings):
     targets: str
     """Template of the decoder's text, for example `{label}`. A single field may hold a list of references."""
     metrics: tuple[MetricName, ...] = Field(min_length=1)
-    """How predictions are judged. The first is the default objective of a search."""
+    """How predictions are judged. The first is the default objective of a search. exact_match ignores case, punctuation
+    and articles beside token_f1, as SQuAD does; alone it asks for equal text, white space at the ends aside."""
     closed_labels: bool = False
     """True where targets come from a closed set, found in the training data and kept in `labels`."""
     labels: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ class TrainingConfig(AugmentationConfig):
     max_epochs: int = Field(default=3, ge=1)
     """Passes over the training split."""
     preset: Literal["none", "t5-adamw", "t5-adafactor"] = "none"
-    """A tried set of optimizer settings (`PRESETS`); settings that are given win over it."""
+    """A tried set of optimizer settings, which docs/settings.md lists; settings that are given win over it."""
     optimizer: Literal["adamw", "adam", "adafactor", "sgd"] = "adamw"
     """Update rule. adam differs from adamw in its weight decay, which is part of the gradient (L2)."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
@@ -104,7 +104,7 @@ class TrainingConfig(AugmentationConfig):
     validation_rows: int = Field(default=1000, ge=1)
     """Validation rows that are generated after each epoch for the objective: a fixed sample."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seeds data order, dropout and augmentation."""
+    """Seeds data order, dropout and augmentation. Runs that confirm the best take the next seeds."""
 
     _precision_is_safe = field_validator("precision", mode="before")(refuse_fp16)
 

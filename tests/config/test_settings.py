@@ -148,3 +148,19 @@ def test_the_page_of_all_settings_is_that_of_the_settings(tmp_path: Path) -> Non
         "shard_rows",
         "bootstrap_samples",
     } <= named
+    assert {"loguniform", "points", "when", "startup_trials", "sigma", "brackets", "min_trials"} <= named  # of spaces
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in kept.splitlines() if line.startswith("| `")]
+    assert ["`search.time_budget_s`", "`--time-budget`"] in rows
+    assert ["`data.columns`", "`--column`"] in rows
+    assert ["`search.seed`", "`--seed`"] in rows
+    assert ["`training.seed`", "`--seed`"] in rows
+    assert ["`seed`", "`--seed`"] in rows  # of evaluate
+    assert ["`data.split_seed`", ""] in rows
+
+
+def test_the_page_of_all_settings_lists_what_presets_set() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    presets = page.partition("## Presets")[2].partition("\n## ")[0]
+    assert "| setting | `t5-adamw` | `t5-adafactor` |" in presets
+    assert "| `training.learning_rate` | `0.0003` | `0.001` |" in presets  # transformers' advice; the paper's constant
+    assert "| `training.schedule` | `linear` | `constant` |" in presets
