@@ -101,7 +101,10 @@ def _fit_temperature(prepared: Prepared, loaded: LoadedModel) -> float:
 
 
 def judge_on_test(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
-    """Return the task's metrics, and the loss, on the whole test split, in fp32 as scoring computes."""
+    """Return the task's metrics, and the loss, on the whole test split.
+
+    In fp32, whatever training's precision: what evaluate finds with --precision fp32.
+    """
     return run_where_trained(prepared.config.resources, _judge_on_test, prepared, loaded)
 
 
