@@ -147,14 +147,11 @@ class Observer(ray.tune.Callback):
         self._origin.pop(record.key, None)
         self._slot_free.append(time.monotonic())
         if record.mlflow_run_id is not None:
-            best = {} if record.best_value is None else {f"best_{self.objective}": record.best_value}
             tags = {"t5ray.state": record.state, **({"t5ray.reason": record.reason} if record.reason else {})}
             self.tracker.end_run(
                 record.mlflow_run_id,
                 MLFLOW_STATUS[record.state],  # type: ignore[arg-type]
-                metrics=best,
                 tags=tags,
-                time_ms=record.reports[-1].get(HEARD_MS) if record.reports else None,
             )
         self._save(record)
         try:

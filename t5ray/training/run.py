@@ -227,7 +227,7 @@ def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, r
     if run_id:
         tracker.log_model(run_id, place.best, columns=config.data.columns, register=config.register_as)
     tests = {f"test_{name}": value for name, value in outcome["test"].items()}
-    tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
+    tracker.end_run(run_id, "FINISHED", metrics=tests)
     write_json(folder / "train.json", outcome)
     place.upload()
     drop_state(place)
