@@ -109,7 +109,7 @@ class Observer(ray.tune.Callback):
         record.state = verdict(trial.last_result, error=False)  # type: ignore[assignment]
         if record.state == "PRUNED":
             reached = f"epoch {len(record.reports)} of {self.max_epochs}"
-            record.reason = f"stopped after {reached}: too far below the trials before it"
+            record.reason = f"stopped after {reached}: too far behind the trials before it"
         self._close(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
