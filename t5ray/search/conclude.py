@@ -49,7 +49,7 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     workspace.leave_trials(kept(ledger))
     source, test = weights_of_winner(ledger), None
     if source is not None:
-        ledger.confirm = confirm(prepared, ledger, workspace)
+        ledger.confirm = compare_candidates(prepared, ledger, workspace)
         report = source.reports[(source.best_epoch or 1) - 1]
         workspace.fetch_trial(source.key, report["best_step"])
         params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
@@ -81,7 +81,7 @@ class LossStatistic:
         return {"validation_loss": (weights @ self.losses) / (weights @ self.tokens)}
 
 
-def confirm(prepared: Prepared, ledger: Ledger, workspace: Workspace) -> dict[str, Any] | None:
+def compare_candidates(prepared: Prepared, ledger: Ledger, workspace: Workspace) -> dict[str, Any] | None:
     """Compare the candidates on the rows of the validation sample; None where there was nothing to compare."""
     rows = fixed_sample(len(prepared.data.validation), prepared.config.training.validation_rows)
     references = [prepared.data.validation_references[int(row)] for row in rows]
