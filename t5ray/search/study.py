@@ -75,8 +75,8 @@ def _found(space: Workspace, extend: int | None) -> Ledger:
     ledger = Ledger.load(space.ledger)
     if extend and ledger.is_exhausted:
         raise ConfigError(
-            f"--extend: the grid must have points left, but all {ledger.most} have run in {space.folder}. Search a "
-            "finer one, or with another sampler, under another --name."
+            f"--extend: the grid must have points left, but all {ledger.grid_points} have run in {space.folder}. "
+            "Search a finer one, or with another sampler, under another --name."
         )
     return ledger
 

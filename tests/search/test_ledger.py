@@ -28,6 +28,13 @@ def test_a_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
     assert Ledger.load(tmp_path / "ledger.json") == ledger
 
 
+def test_a_ledger_of_before_comes_back(tmp_path: Path) -> None:
+    """As it was written before `most` was called `grid_points`."""
+    path = tmp_path / "ledger.json"
+    path.write_text('{"mode": "max", "most": 4, "target": 4, "confirm_runs": [], "trials": []}')
+    assert Ledger.load(path) == Ledger(path, "max", target=4, grid_points=4)
+
+
 def test_the_best_trial_is_by_its_best_epoch_not_its_last(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.json", "max")
     ledger.trials = {0: trial(0, [0.1, 0.9, 0.2]), 1: trial(1, [0.5, 0.6, 0.7])}
