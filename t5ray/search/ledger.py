@@ -108,6 +108,8 @@ class Ledger:
     """Points of an earlier search that run first; None: not looked up yet."""
     confirm: dict[str, Any] | None = None
     """What training the best again on fresh seeds found, as search.json shows it."""
+    has_leader: bool = False
+    """Whether a confirmed candidate's weights have taken the place of the best trial's; no later trial undoes that."""
     confirm_seeds: list[int] = field(default_factory=list)
     """Fresh seeds of the runs that confirm the best; empty: no confirmation."""
     confirm_runs: list[TrialRecord] = field(default_factory=list)
@@ -127,8 +129,8 @@ class Ledger:
             saved = json.loads(path.read_text(encoding="utf-8"))
             trials = {record["trial"]: TrialRecord(**record) for record in saved.pop("trials")}
             runs = [TrialRecord(**record) for record in saved.pop("confirm_runs")]
-            if "most" in saved:  # its name in older ledgers
-                saved["grid_points"] = saved.pop("most")
+            if "most" in saved:  # an older ledger, with another name of it, and none of `has_leader`
+                saved |= {"grid_points": saved.pop("most"), "has_leader": saved["confirm"] is not None}
             return cls(path=path, trials=trials, confirm_runs=runs, **saved)
         except (OSError, ValueError, TypeError, KeyError) as exc:
             raise DataError(f"{path}: must hold the saved state of a search, but cannot be read: {exc}.") from exc

@@ -10,7 +10,7 @@ import ray.tune
 from t5ray.errors import ClusterError
 from t5ray.model.card import write_json
 from t5ray.redaction import hide_secrets
-from t5ray.search.confirm import kept
+from t5ray.search.confirm import standing
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
@@ -153,6 +153,7 @@ class Observer(ray.tune.Callback):
                 MLFLOW_STATUS[record.state],  # type: ignore[arg-type]
                 tags=tags,
             )
+        self.ledger.has_leader = standing(self.ledger).leader is not None  # in the books before any weights go
         self._save(record)
         try:
             self.workspace.upload_state()
@@ -167,7 +168,7 @@ class Observer(ray.tune.Callback):
 
     def _delete_losers(self) -> None:
         """Delete the checkpoints of what has ended but for the best of it; a running one may still fail."""
-        keys = kept(self.ledger)
+        keys = standing(self.ledger).kept
         for record in (*self.ledger.ended, *self.ledger.confirm_runs):
             if record.key not in keys and record.key not in self._dropped:
                 self.workspace.drop_trial(record.key)
