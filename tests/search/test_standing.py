@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import pytest
 
@@ -13,6 +14,7 @@ from t5ray.tracking import NoTracker
 from tests.search.events import epoch, tune_trial
 
 HISTORIES = 200
+MODES: tuple[Literal["max", "min"], ...] = ("max", "min")
 KILLED = 0.04
 """Chance that a session ends after an event."""
 
@@ -94,8 +96,9 @@ def test_whatever_happens_the_weights_to_publish_are_there(tmp_path: Path, monke
     monkeypatch.setattr(Ledger, "save", lambda ledger: None)  # each session's end is enough here
     for history in range(HISTORIES):
         random = Random(history)
-        mode = random.choice(("max", "min"))
-        ledger = Ledger(tmp_path / f"{history}.json", mode, confirm_seeds=[11, 12, 13][: random.randint(1, 3)])
+        ledger = Ledger(
+            tmp_path / f"{history}.json", MODES[history % 2], confirm_seeds=[11, 12, 13][: random.randint(1, 3)]
+        )
         disk, slots, fails = Disk(tmp_path, tmp_path), random.randint(1, 4), random.choice((0.0, 0.15, 0.4))
         object.__setattr__(disk, "there", set())
         ledger.target = random.choice((1, 2, 3, 5, 8))
