@@ -385,10 +385,8 @@ def test_resuming_what_never_began_is_refused(
 ) -> None:
     assert main(arguments(tmp_path, tiny_t5, "--resume")) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert (
-        f"{tmp_path}/finished: must hold an interrupted run to go on with, but holds none. Leave out --resume"
-        in message
-    )
+    expected = "must hold an interrupted run to go on with, but holds none. Correct --name, or leave out --resume."
+    assert f"{tmp_path}/finished: {expected}" in message
 
 
 def test_data_that_are_mended_may_use_the_name_again(tmp_path: Path, tiny_t5: Path, no_ray: None) -> None:

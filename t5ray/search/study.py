@@ -23,7 +23,7 @@ from t5ray.search.scheduler import build_scheduler
 from t5ray.search.searcher import StudySearch
 from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
-from t5ray.sessions import RUN_FILES, require_same, search_identity
+from t5ray.sessions import RUN_FILES, SEARCH_BOOK, others, require_same, search_identity
 from t5ray.tracking import Tracker
 from t5ray.training.footprint import costliest
 from t5ray.training.outcome import identity_of, public
@@ -82,8 +82,10 @@ def _found(space: Workspace, saved: Path, *, resume: bool, extend: int | None) -
     """Return the saved ledger of the search that is to go on; None where a new one begins."""
     there = saved.exists()
     if (resume or extend) and not there:
+        known = others(space.folder.parent, SEARCH_BOOK, "--extend" if extend else "--resume")
         raise ConfigError(
-            f"{space.folder}: must hold a search to go on with, but holds none. Leave out --resume/--extend."
+            f"{space.folder}: must hold a search to go on with, but holds none{known}. Correct --name, or leave out "
+            "--resume/--extend."
         )
     if there and not (resume or extend):
         raise ConfigError(
