@@ -4,6 +4,7 @@ An entry declares a typer command out of the option types below and ends with `r
 is `run(command, argv)`. Must not import torch, ray or mlflow: `--help` answers in a blink.
 """
 
+import atexit
 import shlex
 import signal
 import sys
@@ -256,6 +257,8 @@ def run(command: Callable[..., int], prog: str, argv: Sequence[str] | None = Non
         app(list(_ARGV), prog_name=prog)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 0
+    finally:  # what is registered last is called first, before libraries clean up
+        atexit.register(_end_at_once)
     return 0
 
 
@@ -318,3 +321,10 @@ def _guarded(command: Callable[..., int]) -> Callable[..., None]:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _end_at_once() -> None:
+    """Let Ctrl-C and SIGTERM end a process whose command is over: raised in a library's end, they print a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, _interrupt):
+            signal.signal(number, signal.SIG_DFL)

@@ -122,14 +122,29 @@ def unnamed_problems(flag: str, storage: str, book: str) -> list[str]:
         flag: --resume, or --extend, which takes finished searches, too.
         storage: as the settings name it; of a URI the runs that were made from here are known.
     """
-    books = {path: _read(path) for path in folder_of(storage).glob(f"*/{book}")}
-    names = sorted(
-        path.relative_to(folder_of(storage)).parts[0]
+    names = _names(folder_of(storage), book, flag)
+    there = f"{storage} has {', '.join(names)}" if names else f"there is none in {folder_of(storage)}"
+    return [f"{flag}: must stand beside --name, which says what is to go on: {there}."]
+
+
+def others(folder: Path, book: str, flag: str) -> str:
+    """Return the clause of a message that says what a folder of runs has to go on with; empty where it has nothing.
+
+    Example:
+        ", while runs has first, second"
+    """
+    names = _names(folder, book, flag)
+    return f", while {folder} has {', '.join(names)}" if names else ""
+
+
+def _names(folder: Path, book: str, flag: str) -> list[str]:
+    """Return the names of the runs in a folder that --resume, or --extend, takes."""
+    books = {path: _read(path) for path in folder.glob(f"*/{book}")}
+    return sorted(
+        path.relative_to(folder).parts[0]
         for path, saved in books.items()
         if saved and (flag == "--extend" or not saved.get("finished"))
     )
-    there = f"{storage} has {', '.join(names)}" if names else f"there is none in {folder_of(storage)}"
-    return [f"{flag}: must stand beside --name, which says what is to go on: {there}."]
 
 
 def _read(path: Path) -> dict[str, Any]:

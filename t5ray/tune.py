@@ -58,7 +58,7 @@ def command(
     terminal.quiet_libraries()
     settings = cli.run_settings(ctx)
     if preview:
-        return _tune(settings, preview=True, resume=False, extend=None)
+        return _tune(settings, preview=True, resume=resume, extend=extend)
     from t5ray.search.workspace import Workspace
 
     workspace = Workspace.of(settings)
@@ -76,11 +76,10 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.config import load_space
     from t5ray.search.capacity import settle_cpus
     from t5ray.search.contradictions import require_consistent, require_fit
-    from t5ray.search.ledger import Ledger
     from t5ray.search.points import look_up_warm_start, most_trials
     from t5ray.search.preview import describe, foresee
     from t5ray.search.samplers import notes
-    from t5ray.search.study import open_ledger, settle_confirm_seeds
+    from t5ray.search.study import open_ledger, preview_ledger, require_same_search, settle_confirm_seeds
     from t5ray.search.workspace import Workspace
     from t5ray.tracking import open_tracker
     from t5ray.training.prepare import prepare
@@ -88,17 +87,16 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     space = load_space(settings.search.space)
     require_consistent(space, settings.training, settings.search.space)
     workspace = Workspace.of(settings)
-    ledger = None if preview else open_ledger(workspace, resume=resume, extend=extend)
-    if ledger is not None and not extend and _is_done(settings.search, ledger):
-        return _send_rest(settings, workspace, ledger)
-    books = Ledger(workspace.ledger) if ledger is None else ledger  # a preview's are never saved
-    settle_confirm_seeds(books, settings)
+    ledger = (preview_ledger if preview else open_ledger)(workspace, resume=resume, extend=extend)
+    if not extend and _is_done(settings.search, ledger):
+        return _send_rest(settings, workspace, ledger, preview=preview)
+    settle_confirm_seeds(ledger, settings)
     prepared = prepare(settings, workspace.cache, space.parameters)
+    require_same_search(ledger, prepared, space, workspace)
     require_fit(space, prepared, settings.search.space)
     terminal.tell([*prepared.notes, *notes(space)])
-    if ledger is not None:
-        terminal.tell(look_up_warm_start(ledger, prepared, space))
-    books.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, books))
+    terminal.tell(look_up_warm_start(ledger, prepared, space))
+    ledger.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, ledger))
     with ExitStack() as stack:
         tracker = None if preview else open_tracker(settings.tracking, outbox=workspace.outbox)
         if tracker is not None:
@@ -110,17 +108,17 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
                 environment=heap.environment(),
             )
         )
-        prepared = settle_cpus(prepared, cluster, books)
-        terminal.tell(describe(prepared, space, cluster, books))
+        prepared = settle_cpus(prepared, cluster, ledger)
+        terminal.tell(describe(prepared, space, cluster, ledger))
         if tracker is None:
-            terminal.tell(foresee(prepared, space, cluster, books))
+            terminal.tell(foresee(prepared, space, cluster, ledger))
             terminal.suggest({"search": cli.again("tune", preview=False)})
             return 0
         prepared = with_back_translations(prepared, cluster, workspace.cache)
-        content = _search(prepared, space, books, workspace, cluster, tracker)
+        content = _search(prepared, space, ledger, workspace, cluster, tracker)
     if content is None:
         return cli.INTERRUPTED
-    _close(settings, workspace.shown, content, is_exhausted=books.is_exhausted)
+    _close(settings, workspace.shown, content, is_exhausted=ledger.is_exhausted)
     return 0
 
 
@@ -141,7 +139,7 @@ def _search(
 
     settings = prepared.config
     try:
-        open_study(ledger, prepared, space, workspace, tracker)
+        open_study(ledger, prepared, workspace, tracker)
         with board(
             prepared.objective,
             ledger.target,
@@ -230,8 +228,8 @@ def _is_done(search: "SearchConfig", ledger: "Ledger") -> bool:
     )
 
 
-def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger") -> int:
-    """End a search that was resumed though it is finished: all that may be left is for MLflow.
+def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", *, preview: bool) -> int:
+    """End a search that was resumed though it is finished: all that may be left is for MLflow. A preview sends nothing.
 
     Raises:
         T5RayError: all its trials failed; says why.
@@ -241,12 +239,14 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger") 
     from t5ray.tracking import open_tracker
 
     more = "The grid has no more points." if ledger.is_exhausted else "--extend N adds trials."
-    terminal.say(f"{workspace.shown}: this search is finished; nothing was trained again. {more}")
-    workspace.upload()  # where the storage refused it before
-    if workspace.outbox.exists() or has_handles(ledger):
-        tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
-        settle_run_ids(ledger, workspace, tracker)
-        terminal.tell(tracker.close())
+    again = "would be" if preview else "was"
+    terminal.say(f"{workspace.shown}: this search is finished; nothing {again} trained again. {more}")
+    if not preview:
+        workspace.upload()  # where the storage refused it before
+        if workspace.outbox.exists() or has_handles(ledger):
+            tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
+            settle_run_ids(ledger, workspace, tracker)
+            terminal.tell(tracker.close())
     if ledger.best is None:
         raise T5RayError(why_all_failed(ledger))
     return 0

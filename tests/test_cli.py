@@ -477,6 +477,32 @@ def fresh_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+ENDING = """
+import atexit, sys, time
+from t5ray import cli
+
+def end():
+    print("a library ends", flush=True)
+    time.sleep(20)
+
+def command() -> int:
+    atexit.register(end)  # as ray and mlflow do when a command imports them
+    return 0
+
+raise SystemExit(cli.run(command, "command", []))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_once_the_command_is_over_prints_nothing(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDING], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"a library ends\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=15)
+    assert (process.returncode, errors) == (-number, b"")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_with_code_130(
     number: signal.Signals,

@@ -136,6 +136,16 @@ def test_resume_without_a_name_lists_what_can_go_on(entry: Any, book: str, capsy
     assert "--resume: must stand beside --name" in message
 
 
+@pytest.mark.parametrize(("entry", "book"), [(train, RUN_BOOK), (tune, SEARCH_BOOK)])
+def test_resume_with_an_unknown_name_lists_what_can_go_on(
+    entry: Any, book: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("second", "third"):
+        keep(book, name)
+    assert entry.main([*NAMED, "--resume"]) == 2
+    assert "to go on with, but holds none, while t5ray_runs has second, third. Correct --name, or" in refusal(capsys)
+
+
 def test_extend_without_a_name_lists_finished_searches_too(capsys: pytest.CaptureFixture[str]) -> None:
     keep(SEARCH_BOOK, "third", finished=True)
     assert tune.main(["--extend", "3"]) == 2

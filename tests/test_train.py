@@ -252,7 +252,7 @@ class ShortSlot(InterruptedSlot):
         report = dict.fromkeys(("validation_loss", "train_loss", "tokens_per_s", "padding_share", "hit_cap"), 0.5)
         point = {"step": 4 * self.heard, "loss": 0.5}
         told = {"epoch": self.heard, "final": self.heard == 2, "metrics": {}, "best_value": 0.5, "history": [point]}
-        return Message(report={**report, **told, "value": 0.5, "early_stopped": False})
+        return Message(report={**report, **told, "best_epoch": 1, "value": 0.5, "early_stopped": False})
 
     def decide(self, epoch: int, *, go_on: bool) -> None: ...
 
@@ -290,6 +290,20 @@ def test_an_epoch_is_one_point_of_its_curves_wherever_the_command_was_killed(
     (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
     for name, steps in (("validation_loss", [1, 2]), ("loss", [4, 8])):
         assert sorted(point.step for point in client.get_metric_history(run.info.run_id, name)) == steps
+
+
+def test_the_best_so_far_is_a_curve_and_test_metrics_are_not(
+    small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = MemoryTracker()
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    monkeypatch.setattr("t5ray.training.run.Slot", ShortSlot)
+    monkeypatch.setattr("t5ray.training.run.publish_best", lambda *_: None)
+    monkeypatch.setattr("t5ray.training.run.judge_on_test", lambda *_: {"accuracy": 0.25})
+    assert main(arguments(tmp_path, tiny_t5)) == 0
+    (run,) = tracker.runs.values()
+    assert run.curves["best_accuracy"] == [(1, 0.5), (2, 0.5)]
+    assert (run.status, run.metrics) == ("FINISHED", {"test_accuracy": 0.25})
 
 
 def test_an_interrupted_run_goes_on_as_it_began_or_not_at_all(
@@ -371,10 +385,8 @@ def test_resuming_what_never_began_is_refused(
 ) -> None:
     assert main(arguments(tmp_path, tiny_t5, "--resume")) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert (
-        f"{tmp_path}/finished: must hold an interrupted run to go on with, but holds none. Leave out --resume"
-        in message
-    )
+    expected = "must hold an interrupted run to go on with, but holds none. Correct --name, or leave out --resume."
+    assert f"{tmp_path}/finished: {expected}" in message
 
 
 def test_data_that_are_mended_may_use_the_name_again(tmp_path: Path, tiny_t5: Path, no_ray: None) -> None:

@@ -50,7 +50,7 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
 def test_a_grid_that_has_run_whole_is_done_though_more_trials_were_asked_for(tmp_path: Path) -> None:
     """Else each --resume would judge the winner on test again."""
     ledger = Ledger(tmp_path / "ledger.json", finished=True)
-    assert ledger.settle_target(20, None, most=2) == 2
+    assert ledger.settle_target(20, None, grid_points=2) == 2
     search = SearchConfig(num_trials=20, confirm_seeds=0)
     ledger.trials[0] = TrialRecord(0, {}, "COMPLETE")
     assert not _is_done(search, ledger)

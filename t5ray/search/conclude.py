@@ -9,7 +9,7 @@ import numpy as np
 
 from t5ray.config import RunConfig
 from t5ray.errors import T5RayError
-from t5ray.search.confirm import compare, kept, means, weights_of_winner
+from t5ray.search.confirm import compare, means, standing
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.result import summary, write_summary
 from t5ray.search.workspace import Workspace
@@ -46,10 +46,11 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     Raises:
         T5RayError: every trial failed; says why.
     """
-    workspace.leave_trials(kept(ledger))
-    source, test = weights_of_winner(ledger), None
+    now, test = standing(ledger), None
+    workspace.leave_trials(now.kept)
+    source = now.source
     if source is not None:
-        ledger.confirm = confirm(prepared, ledger, workspace)
+        ledger.confirm = compare_candidates(prepared, ledger, workspace)
         report = source.reports[(source.best_epoch or 1) - 1]
         workspace.fetch_trial(source.key, report["best_step"])
         params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
@@ -81,7 +82,7 @@ class LossStatistic:
         return {"validation_loss": (weights @ self.losses) / (weights @ self.tokens)}
 
 
-def confirm(prepared: Prepared, ledger: Ledger, workspace: Workspace) -> dict[str, Any] | None:
+def compare_candidates(prepared: Prepared, ledger: Ledger, workspace: Workspace) -> dict[str, Any] | None:
     """Compare the candidates on the rows of the validation sample; None where there was nothing to compare."""
     rows = fixed_sample(len(prepared.data.validation), prepared.config.training.validation_rows)
     references = [prepared.data.validation_references[int(row)] for row in rows]

@@ -9,6 +9,7 @@ Comes in: the ledger. Goes out: runs to do, then `confirm` of search.json. Must 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -25,10 +26,18 @@ RESAMPLES = 2000
 
 
 def candidates(ledger: Ledger) -> list[int]:
-    """Return the trials to confirm, the best first: the best of the search, the default, and those begun already."""
+    """Return the trials to confirm, the best first: the best of the search, the default, and those begun already.
+
+    Of trials with equal settings there is one: the one begun, else the best.
+    """
     scored = sorted((r for r in ledger.ended if r.best_value is not None and r.state != "FAIL"), key=ledger.rank)
-    different = [r for i, r in enumerate(scored) if all(r.params != other.params for other in scored[:i])]
     begun = {run.trial for run in ledger.confirm_runs}
+    known = [ledger.trials[trial].params for trial in begun]
+    different = []
+    for record in scored:
+        if record.trial in begun or record.params not in known:
+            different.append(record)
+            known.append(record.params)
     return [r.trial for i, r in enumerate(different) if i < BEST_OF or r.trial == 0 or r.trial in begun]
 
 
@@ -42,56 +51,44 @@ def means(ledger: Ledger) -> dict[int, float]:
     return {trial: fmean(values.values()) for trial, values in found.items() if seeds and len(values) == len(seeds)}
 
 
-def leader(ledger: Ledger) -> int | None:
-    """Return the candidate with the best mean; at a tie the one that the search ranked higher.
+@dataclass(frozen=True)
+class Standing:
+    """Who leads, whose weights would be published now, and which must stay on disk for that.
 
-    None until the candidate that the search ranked first has come to its end on every seed: before that, whoever is
-    faster would win. One that failed on a seed is out. What an earlier session has confirmed stands.
+    The best trial's weights are published until a candidate leads, and go then. Nobody leads before the candidate that
+    the search ranked first has come to its end on every seed; else whoever is faster would win. One that failed on a
+    seed is out. From then on somebody leads for good (`Ledger.has_leader`), whatever trials --extend adds: the weights
+    of the best trial may be gone.
     """
-    return None if ledger.confirm is None and _is_first_awaited(ledger) else _ahead(ledger)
+
+    leader: int | None
+    """The candidate with the best mean; at a tie the one that the search ranked higher. None: nobody leads yet."""
+    source: TrialRecord | None
+    """Run whose best epoch is published: the leader's on the last seed, else the best trial. None: there is none."""
+    kept: frozenset[str]
+    """Keys of what needs its weights: what runs, the source, and what has ended on the last seed and may yet win."""
 
 
-def _ahead(ledger: Ledger) -> int | None:
-    """Return the candidate with the best mean so far."""
+def standing(ledger: Ledger) -> Standing:
+    """Work out where a search stands."""
+    found, failed, last = means(ledger), _failed(ledger), ledger.confirm_seeds[-1:]
     sign = -1 if ledger.mode == "max" else 1
-    found = means(ledger)
-    return min(found, key=lambda trial: (sign * found[trial], ledger.rank(ledger.trials[trial])), default=None)
+    ahead = min(found, key=lambda trial: (sign * found[trial], ledger.rank(ledger.trials[trial])), default=None)
+    first = next((trial for trial in candidates(ledger) if trial not in failed), None)
+    leader = ahead if ledger.has_leader or first is None or first in found else None
+    source = ledger.best if leader is None else ledger.confirm_run(leader, last[0])
+    may_win = {run.trial for run in ledger.confirm_runs} - failed - found.keys() | {ahead}
+    ended = {r.key for r in ledger.confirm_runs if r.state == "COMPLETE" and r.seed in last and r.trial in may_win}
+    return Standing(leader, source, frozenset(_running(ledger) | ended | ({source.key} if source else set())))
 
 
 def _failed(ledger: Ledger) -> set[int]:
+    """Return the candidates that failed on a seed."""
     return {run.trial for run in ledger.confirm_runs if run.state == "FAIL"}
-
-
-def _is_first_awaited(ledger: Ledger) -> bool:
-    first = next((trial for trial in candidates(ledger) if trial not in _failed(ledger)), None)
-    return first is not None and first not in means(ledger)
-
-
-def kept(ledger: Ledger) -> set[str]:
-    """Return whose weights are still needed: the best trial's until a candidate is confirmed, then the leader's.
-
-    A run on the last seed that ends before it can be compared keeps its own beside them.
-    """
-    source = weights_of_winner(ledger)
-    return _running(ledger) | _undecided(ledger) | ({source.key} if source is not None else set())
 
 
 def _running(ledger: Ledger) -> set[str]:
     return {r.key for r in (*ledger.interrupted, *ledger.confirm_runs) if r.state == "RUNNING"}
-
-
-def _undecided(ledger: Ledger) -> set[str]:
-    """Return the runs on the last seed that may yet win: of candidates that still run, and of the one ahead."""
-    last, ahead = ledger.confirm_seeds[-1:], _ahead(ledger)
-    decided = (means(ledger).keys() | _failed(ledger)) - {ahead}
-    runs = (run for run in ledger.confirm_runs if run.state == "COMPLETE" and run.seed in last)
-    return {run.key for run in runs if run.trial not in decided}
-
-
-def weights_of_winner(ledger: Ledger) -> TrialRecord | None:
-    """Return the run whose best epoch is published: the leader's on the last seed, else the search's best trial."""
-    best = leader(ledger)
-    return ledger.best if best is None else ledger.confirm_run(best, ledger.confirm_seeds[-1])
 
 
 class Confirmation:
@@ -121,7 +118,7 @@ class Confirmation:
             return None
         trial, seed = following
         running = _running(ledger)
-        if seed == ledger.confirm_seeds[-1] and running and len(kept(ledger) - running) > 1:
+        if seed == ledger.confirm_seeds[-1] and running and len(standing(ledger).kept - running) > 1:
             return None
         record = TrialRecord(trial, ledger.trials[trial].params, seed=seed)
         ledger.confirm_runs.append(record)
@@ -184,7 +181,7 @@ def compare(
     Args:
         statistics: (trial, seed) -> the objective over the validation sample's `rows` rows.
     """
-    found, winner, seeds = means(ledger), leader(ledger), ledger.confirm_seeds
+    found, winner, seeds = means(ledger), standing(ledger).leader, ledger.confirm_seeds
     if winner is None or len(found) < 2:
         return None
     order = [trial for trial in candidates(ledger) if trial in found]

@@ -98,7 +98,7 @@ class Ledger:
     finished: bool = False
     target: int = 0
     """Trials in all that the search is to run, extensions included."""
-    most: int | None = None
+    grid_points: int | None = None
     """Trials that there can be: the points of a grid. None: no limit."""
     cpus_per_worker: int = 0
     """CPUs, and torch threads, that its workers have had; 0: none has begun."""
@@ -108,6 +108,8 @@ class Ledger:
     """Points of an earlier search that run first; None: not looked up yet."""
     confirm: dict[str, Any] | None = None
     """What training the best again on fresh seeds found, as search.json shows it."""
+    has_leader: bool = False
+    """Whether a confirmed candidate's weights have taken the place of the best trial's; no later trial undoes that."""
     confirm_seeds: list[int] = field(default_factory=list)
     """Fresh seeds of the runs that confirm the best; empty: no confirmation."""
     confirm_runs: list[TrialRecord] = field(default_factory=list)
@@ -127,6 +129,8 @@ class Ledger:
             saved = json.loads(path.read_text(encoding="utf-8"))
             trials = {record["trial"]: TrialRecord(**record) for record in saved.pop("trials")}
             runs = [TrialRecord(**record) for record in saved.pop("confirm_runs")]
+            if "most" in saved:  # an older ledger, with another name of it, and none of `has_leader`
+                saved |= {"grid_points": saved.pop("most"), "has_leader": saved["confirm"] is not None}
             return cls(path=path, trials=trials, confirm_runs=runs, **saved)
         except (OSError, ValueError, TypeError, KeyError) as exc:
             raise DataError(f"{path}: must hold the saved state of a search, but cannot be read: {exc}.") from exc
@@ -159,15 +163,15 @@ class Ledger:
         sign = -1 if self.mode == "max" else 1
         return sign * float(record.best_value or 0.0), record.trial
 
-    def settle_target(self, num_trials: int, extend: int | None, most: int | None = None) -> int:
+    def settle_target(self, num_trials: int, extend: int | None, grid_points: int | None = None) -> int:
         """Note and return how many trials there are to be; a later session never asks for fewer.
 
         Args:
             extend: trials to add to what there are, or were to be.
-            most: trials that there can be. None: no limit.
+            grid_points: trials that there can be. None: no limit.
         """
         wanted = max(num_trials if not extend else 0, self.target, len(self.trials)) + (extend or 0)
-        self.most, self.target = most, wanted if most is None else min(wanted, most)
+        self.grid_points, self.target = grid_points, wanted if grid_points is None else min(wanted, grid_points)
         return self.target
 
     @property
@@ -178,7 +182,7 @@ class Ledger:
     @property
     def is_exhausted(self) -> bool:
         """Whether there is no trial left to run."""
-        return self.most is not None and len(self.ended) >= self.most
+        return self.grid_points is not None and len(self.ended) >= self.grid_points
 
     @property
     def ended(self) -> list[TrialRecord]:

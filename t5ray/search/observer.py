@@ -10,7 +10,7 @@ import ray.tune
 from t5ray.errors import ClusterError
 from t5ray.model.card import write_json
 from t5ray.redaction import hide_secrets
-from t5ray.search.confirm import kept
+from t5ray.search.confirm import standing
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
@@ -109,7 +109,7 @@ class Observer(ray.tune.Callback):
         record.state = verdict(trial.last_result, error=False)  # type: ignore[assignment]
         if record.state == "PRUNED":
             reached = f"epoch {len(record.reports)} of {self.max_epochs}"
-            record.reason = f"stopped after {reached}: too far below the trials before it"
+            record.reason = f"stopped after {reached}: too far behind the trials before it"
         self._close(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -147,15 +147,13 @@ class Observer(ray.tune.Callback):
         self._origin.pop(record.key, None)
         self._slot_free.append(time.monotonic())
         if record.mlflow_run_id is not None:
-            best = {} if record.best_value is None else {f"best_{self.objective}": record.best_value}
             tags = {"t5ray.state": record.state, **({"t5ray.reason": record.reason} if record.reason else {})}
             self.tracker.end_run(
                 record.mlflow_run_id,
                 MLFLOW_STATUS[record.state],  # type: ignore[arg-type]
-                metrics=best,
                 tags=tags,
-                time_ms=record.reports[-1].get(HEARD_MS) if record.reports else None,
             )
+        self.ledger.has_leader = standing(self.ledger).leader is not None  # in the books before any weights go
         self._save(record)
         try:
             self.workspace.upload_state()
@@ -170,7 +168,7 @@ class Observer(ray.tune.Callback):
 
     def _delete_losers(self) -> None:
         """Delete the checkpoints of what has ended but for the best of it; a running one may still fail."""
-        keys = kept(self.ledger)
+        keys = standing(self.ledger).kept
         for record in (*self.ledger.ended, *self.ledger.confirm_runs):
             if record.key not in keys and record.key not in self._dropped:
                 self.workspace.drop_trial(record.key)

@@ -13,7 +13,7 @@ from t5ray.counting import counted
 from t5ray.data.batches import num_steps
 from t5ray.report.words import seconds
 from t5ray.search.capacity import checkpoint_bytes, num_slots
-from t5ray.search.confirm import BEST_OF
+from t5ray.search.confirm import BEST_OF, num_expected
 from t5ray.search.contradictions import idle_parameters, outside_points
 from t5ray.search.ledger import Ledger
 from t5ray.search.scheduler import bracket_shares, rung_epochs
@@ -58,7 +58,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
         seeds = counted(config.search.confirm_seeds, "fresh seed")
         lines.append(
             f"confirm      the best {BEST_OF} and the default again on {seeds}: "
-            f"{counted(_confirming_runs(prepared, num_trials), 'full run')} at most"
+            f"{counted(num_expected(ledger, num_trials), 'full run')} at most{' are left' if ended else ''}"
         )
     return [*lines, *_disk(prepared, space.parameters, slots)]
 
@@ -105,10 +105,6 @@ def _memory(prepared: Prepared, cluster: Cluster, slots: int) -> list[str]:
 
 def _sample(prepared: Prepared) -> int:
     return min(prepared.config.training.validation_rows, len(prepared.data.validation))
-
-
-def _confirming_runs(prepared: Prepared, num_trials: int) -> int:
-    return min(BEST_OF + 1, num_trials) * prepared.config.search.confirm_seeds if num_trials > 1 else 0
 
 
 def _disk(prepared: Prepared, varied: Collection[str], slots: int) -> list[str]:
@@ -166,6 +162,34 @@ def _expected_brackets(
 
 
 @dataclass(frozen=True)
+class Left:
+    """Epochs that a search is still to run."""
+
+    expected: int
+    """Of trials, where those to come run as long as the mean of all is expected to."""
+    trials: int
+    """Of trials, where none of them is stopped."""
+    longest: int
+    """The most of one trial."""
+    confirm: int
+    """Of runs that confirm the best, at most."""
+
+    @classmethod
+    def of(cls, ledger: Ledger, space: SearchSpace, max_epochs: int) -> "Left":
+        """Work out what an earlier session, where there was one, has left to run."""
+        begun = [len(record.reports) for record in ledger.interrupted]
+        done = begun + [0] * (ledger.num_to_come - len(begun))
+        mean = expected_epochs(space, ledger.target, max_epochs) / max(1, ledger.target)
+        again = sum(len(run.reports) for run in ledger.confirm_runs if run.state == "RUNNING")
+        return cls(
+            expected=round(sum(max(0.0, mean - epochs) for epochs in done)),
+            trials=sum(max_epochs - epochs for epochs in done),
+            longest=max((max_epochs - epochs for epochs in done), default=0),
+            confirm=max(0, num_expected(ledger, ledger.target) * max_epochs - again),
+        )
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Seconds that a search would take."""
 
@@ -175,26 +199,26 @@ class Estimate:
     confirm_s: float
 
 
-def estimate(prepared: Prepared, space: SearchSpace, num_trials: int, slots: int, probe: Probe) -> Estimate:
-    """Work out how long a search takes whose runs are like the probed one, the default settings."""
+def estimate(prepared: Prepared, left: Left, slots: int, probe: Probe) -> Estimate:
+    """Work out how long the rest of a search takes whose runs are like the probed one, the default settings."""
     config, training = prepared.config, prepared.config.training
     steps, _ = _per_epoch(prepared)
     looks = -(-steps // training.evaluate_every_steps) if training.evaluate_every_steps else 1
     validate_s = probe.validate_row_s * _sample(prepared) / config.resources.workers_per_trial
     epoch_s = steps * probe.step_s + looks * validate_s
-    epochs = expected_epochs(space, num_trials, training.max_epochs)
-    confirming = _confirming_runs(prepared, num_trials) * training.max_epochs
-    longest = training.max_epochs  # one run after the other: no number of slots makes a search shorter than that
+    longest = min(left.confirm, training.max_epochs)  # no number of slots makes the search, or this, shorter than a run
     return Estimate(
         epoch_s,
-        search_s=probe.load_s + epoch_s * max(epochs / slots, longest),
-        confirm_s=epoch_s * max(confirming / slots, longest) if confirming else 0.0,
+        search_s=probe.load_s + epoch_s * max(left.expected / slots, left.longest),
+        confirm_s=epoch_s * max(left.confirm / slots, longest),
     )
 
 
 def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Ledger) -> list[str]:
     """Measure a few steps of the default settings where trials would run; return what a search would take."""
-    config, num_trials = prepared.config, ledger.target
+    left = Left.of(ledger, space, prepared.config.training.max_epochs)
+    if not (left.trials or left.confirm):
+        return ["estimate     nothing is left to train: the winner is judged on test"]
     slots = num_slots(prepared, cluster, ledger)
     together = min(slots, MOST_PROBES)
     try:
@@ -204,15 +228,14 @@ def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Le
     if not probes:
         return [f"probe        none: the cluster had no room for it within {seconds(PROBE_WITHIN_S)}"]
     probe = Probe(*(fmean(getattr(p, name) for p in probes) for name in ("load_s", "step_s", "validate_row_s")))
-    found = estimate(prepared, space, num_trials, slots, probe)
-    epochs = expected_epochs(space, num_trials, config.training.max_epochs)
+    found = estimate(prepared, left, slots, probe)
     confirming = f", {seconds(found.confirm_s)} to confirm the best" if found.confirm_s else ""
     return [
         f"probe        {probe.step_s:.3g} s a step, {probe.validate_row_s:.2g} s a validation row, "
         f"{probe.load_s:.1f} s to load the model; {together} at a time",
         f"estimate     about {seconds(found.search_s + found.confirm_s)} of training and judging, start-up and the end "
         f"apart: {seconds(found.epoch_s)} an epoch; "
-        f"{seconds(found.search_s)} for some {epochs} of {counted(num_trials * config.training.max_epochs, 'epoch')}"
+        f"{seconds(found.search_s)} for some {left.expected} of {counted(left.trials, 'epoch')}"
         f"{confirming}",
     ]
 

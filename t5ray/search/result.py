@@ -6,7 +6,7 @@ from typing import Any
 from t5ray.config import load_space
 from t5ray.model.card import write_json
 from t5ray.report import render_search
-from t5ray.search.confirm import weights_of_winner, why_unconfirmed
+from t5ray.search.confirm import standing, why_unconfirmed
 from t5ray.search.importance import importances
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.scheduler import rung_epochs
@@ -16,7 +16,7 @@ from t5ray.training.prepare import Prepared
 
 def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -> dict[str, Any]:
     """Return the content of search.json. `train_s` and `overhead_s` count the runs that confirm, as `wall_s` does."""
-    config, best, default = public(prepared.config), weights_of_winner(ledger), ledger.trials.get(0)
+    config, best, default = public(prepared.config), standing(ledger).source, ledger.trials.get(0)
     space, runs = load_space(config.search.space), [*ledger.trials.values(), *ledger.confirm_runs]
     importance = importances(space, ledger)
     return {

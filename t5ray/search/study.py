@@ -4,6 +4,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,7 +23,7 @@ from t5ray.search.scheduler import build_scheduler
 from t5ray.search.searcher import StudySearch
 from t5ray.search.trainable import SlotTrainable, TrialSpec
 from t5ray.search.workspace import Workspace
-from t5ray.sessions import RUN_FILES, require_same, search_identity
+from t5ray.sessions import RUN_FILES, SEARCH_BOOK, others, require_same, search_identity
 from t5ray.tracking import Tracker
 from t5ray.training.footprint import costliest
 from t5ray.training.outcome import identity_of, public
@@ -49,47 +50,73 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
         ConfigError: the folder holds a search and neither --resume nor --extend was given, there is none to go on, or
             none to extend; or it holds a single run.
     """
+    _require_no_run(space)
+    space.fetch_state()
+    found = _found(space, space.ledger, resume=resume, extend=extend)
+    if found is not None:
+        return found
+    for folder in (space.trials, space.confirmed):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Ledger(space.ledger)
+
+
+def preview_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger:
+    """Return what `open_ledger` would, or raise it; nothing is touched, for the search may be running.
+
+    The ledger is not to be saved.
+    """
+    _require_no_run(space)
+    with tempfile.TemporaryDirectory(prefix="t5ray-preview-") as folder:
+        found = _found(space, space.copy_state(Path(folder)).ledger, resume=resume, extend=extend)
+    return found or Ledger(space.ledger)
+
+
+def _require_no_run(space: Workspace) -> None:
     if space.holds(*RUN_FILES):
         raise ConfigError(
             f"{space.shown}: must hold nothing, or a search, but holds a run of train. Choose another --name."
         )
-    space.fetch_state()
-    there = space.ledger.exists()
+
+
+def _found(space: Workspace, saved: Path, *, resume: bool, extend: int | None) -> Ledger | None:
+    """Return the saved ledger of the search that is to go on; None where a new one begins."""
+    there = saved.exists()
     if (resume or extend) and not there:
+        known = others(space.folder.parent, SEARCH_BOOK, "--extend" if extend else "--resume")
         raise ConfigError(
-            f"{space.folder}: must hold a search to go on with, but holds none. Leave out --resume/--extend."
+            f"{space.folder}: must hold a search to go on with, but holds none{known}. Correct --name, or leave out "
+            "--resume/--extend."
         )
     if there and not (resume or extend):
         raise ConfigError(
             f"{space.folder}: must be a new folder, but holds a search already. "
             "Add --resume to go on with it, --extend N to add trials, or choose another --name."
         )
-    if there:
-        return _found(space, extend)
-    for folder in (space.trials, space.confirmed):
-        folder.mkdir(parents=True, exist_ok=True)
-    return Ledger(space.ledger)
-
-
-def _found(space: Workspace, extend: int | None) -> Ledger:
-    ledger = Ledger.load(space.ledger)
+    if not there:
+        return None
+    ledger = Ledger.load(saved)
     if extend and ledger.is_exhausted:
         raise ConfigError(
-            f"--extend: the grid must have points left, but all {ledger.most} have run in {space.folder}. Search a "
-            "finer one, or with another sampler, under another --name."
+            f"--extend: the grid must have points left, but all {ledger.grid_points} have run in {space.folder}. "
+            "Search a finer one, or with another sampler, under another --name."
         )
     return ledger
 
 
-def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace: Workspace, tracker: Tracker) -> None:
-    """Begin or go on with the study's run, and write the resolved settings down.
+def require_same_search(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace: Workspace) -> None:
+    """Note what must not change between the sessions of a search.
 
     Raises:
         ConfigError: the saved search had another objective, model, space or other data or training settings.
     """
     identity = {**identity_of(prepared), **search_identity(space, prepared.config)}
     require_same(ledger.identity, identity, workspace.shown)
-    ledger.identity, ledger.mode, ledger.finished = identity, prepared.mode, False
+    ledger.identity, ledger.mode = identity, prepared.mode
+
+
+def open_study(ledger: Ledger, prepared: Prepared, workspace: Workspace, tracker: Tracker) -> None:
+    """Begin or go on with the study's run, and write the resolved settings down."""
+    ledger.finished = False
     (workspace.folder / "config.yaml").write_text(dump_yaml(public(prepared.config)), encoding="utf-8")
     if ledger.study_run_id is None:
         params = {"task": prepared.task.name, "model": prepared.config.model, "data": prepared.config.data.path}

@@ -16,7 +16,7 @@ import json
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -122,8 +122,7 @@ class Workspace(Place):
         for part in (self.ledger, self.journal):
             if part.exists():
                 shutil.copy2(part, copy.ledger.parent)
-        if not copy.ledger.exists() and self.remote and is_there(f"{self.remote}/saved"):
-            download_dir(f"{self.remote}/saved", copy.ledger.parent)
+        replace(copy, remote=self.remote).fetch_state()
         return copy
 
     def upload_state(self) -> None:

@@ -75,10 +75,9 @@ class MlflowTracker:
         *,
         metrics: Mapping[str, float] = NO_METRICS,
         tags: Mapping[str, str] = NO_TAGS,
-        time_ms: int | None = None,
     ) -> None:
         """End a run; returns at once."""
-        self._add("end", run_id, time_ms, status=status, metrics=_floats(metrics), tags=dict(tags))
+        self._add("end", run_id, status=status, metrics=_floats(metrics), tags=dict(tags))
 
     def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
         """Upload in the background; `close` waits for it."""

@@ -55,9 +55,8 @@ class Tracker(Protocol):
         *,
         metrics: Mapping[str, float] = NO_METRICS,
         tags: Mapping[str, str] = NO_TAGS,
-        time_ms: int | None = None,
     ) -> None:
-        """End a run with metrics that have no curve, such as `best_accuracy`; `time_ms` as in `log_metrics`."""
+        """End a run with metrics that have no curve, such as `test_accuracy`."""
         ...
 
     def log_files(self, run_id: str, path: Path, folder: str = "") -> None:
@@ -121,7 +120,6 @@ class NoTracker:
         *,
         metrics: Mapping[str, float] = NO_METRICS,
         tags: Mapping[str, str] = NO_TAGS,
-        time_ms: int | None = None,
     ) -> None:
         """Do nothing."""
 
@@ -206,7 +204,6 @@ class MemoryTracker:
         *,
         metrics: Mapping[str, float] = NO_METRICS,
         tags: Mapping[str, str] = NO_TAGS,
-        time_ms: int | None = None,
     ) -> None:
         """Keep status, metrics and tags."""
         run = self.runs[run_id]

@@ -174,8 +174,9 @@ class _Run:
         trainee, sums = self.trainee, course.sums
         rate = learning_rate_at(self.progress.step, self.per_epoch, self.config)
         set_learning_rate(trainee.optimizer, rate)
+        number, rows = self.progress.step + 1, self.data.train
         loss, norm = optimizer_step(
-            trainee.forward, trainee.optimizer, self.data.train, step, self.config, self.group, sums
+            trainee.forward, trainee.optimizer, rows, step, self.config, self.group, sums, number
         )
         if trainee.average is not None:
             trainee.average.update()

@@ -25,7 +25,7 @@ from t5ray.counting import counted
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, T5RayError, TrackingError
 from t5ray.model.card import write_json, write_text
-from t5ray.sessions import RUN_BOOK, SEARCH_FILES, require_same
+from t5ray.sessions import RUN_BOOK, SEARCH_FILES, others, require_same
 from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
 from t5ray.training.best import best_name
@@ -70,7 +70,8 @@ def open_place(config: RunConfig, *, resume: bool) -> Place:
         )
     if resume and not interrupted:
         raise ConfigError(
-            f"{place.shown}: must hold an interrupted run to go on with, but holds none. Leave out --resume."
+            f"{place.shown}: must hold an interrupted run to go on with, but holds none"
+            f"{others(place.folder.parent, RUN_BOOK, '--resume')}. Correct --name, or leave out --resume."
         )
     if interrupted and not (place.folder / RUN_BOOK).exists():
         download_file(f"{place.remote}/{RUN_BOOK}", place.folder / RUN_BOOK)
@@ -227,7 +228,7 @@ def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, r
     if run_id:
         tracker.log_model(run_id, place.best, columns=config.data.columns, register=config.register_as)
     tests = {f"test_{name}": value for name, value in outcome["test"].items()}
-    tracker.end_run(run_id, "FINISHED", metrics={**tests, f"best_{prepared.objective}": best["value"]})
+    tracker.end_run(run_id, "FINISHED", metrics=tests)
     write_json(folder / "train.json", outcome)
     place.upload()
     drop_state(place)

@@ -40,8 +40,13 @@ def optimizer_step(
     config: TrainingConfig,
     group: Group,
     sums: EpochSums,
+    number: int = 1,
 ) -> tuple[float, float]:
-    """Accumulate the step's gradient over micro-batches and workers, then update; return (loss per token, norm)."""
+    """Accumulate the step's gradient over micro-batches and workers, then update; return (loss per token, norm).
+
+    Args:
+        number: the step's place in the run, counted from 1, for the cause of a failure.
+    """
     groups: Sequence[Sequence[int] | Indices] = step.micro_batches or (
         [0],
     )  # an idle worker forwards one row, weightless, to join the reduction
@@ -53,10 +58,10 @@ def optimizer_step(
     summed = group.sum([total])[0]
     loss_per_token = summed / step.target_tokens
     if not math.isfinite(loss_per_token):
-        raise RunFailed(f"the loss must be finite, but is {loss_per_token} at step {sums.step + 1}")
+        raise RunFailed(f"the loss must be finite, but is {loss_per_token} at step {number}")
     norm = update(forward, optimizer, config.max_grad_norm or math.inf)
     if not math.isfinite(norm):
-        raise RunFailed(f"the gradient must be finite, but its norm is {norm} at step {sums.step + 1}")
+        raise RunFailed(f"the gradient must be finite, but its norm is {norm} at step {number}")
     optimizer.zero_grad(set_to_none=True)
     sums.loss += summed
     sums.target_tokens += step.target_tokens

@@ -23,7 +23,7 @@ def test_a_search_is_finished_only_once_its_results_are_written(
     def killed(*given: Any) -> None:
         raise KeyboardInterrupt
 
-    for name in ("publish_best", "confirm", "judge_on_test", "summary"):
+    for name in ("publish_best", "compare_candidates", "judge_on_test", "summary"):
         monkeypatch.setattr(module, name, lambda *given: None)
     monkeypatch.setattr(module, "write_summary", killed)
     ledger = Ledger(tmp_path / "ledger.json")

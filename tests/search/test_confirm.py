@@ -9,12 +9,10 @@ from t5ray.search.confirm import (
     Confirmation,
     candidates,
     compare,
-    kept,
-    leader,
     means,
     num_expected,
     num_missing,
-    weights_of_winner,
+    standing,
     why_unconfirmed,
 )
 from t5ray.search.ledger import Ledger, State, TrialRecord
@@ -59,6 +57,20 @@ def test_equal_settings_are_confirmed_once() -> None:
     found = ledger(0.5, 0.5, 0.4)
     found.trials[1].params = found.trials[0].params
     assert candidates(found) == [0, 2]
+
+
+def test_who_is_being_confirmed_is_not_replaced_by_a_later_trial_with_its_settings() -> None:
+    """Else the winner of the runs that have ended would be no candidate."""
+    found = ledger(0.4, 0.5)
+    for run in iter(Confirmation(found).next_run, None):
+        finish(run, 0.6 if run.trial == 1 else 0.3)
+    found.trials[2] = trial(2, 0.9)
+    found.trials[2].params = found.trials[1].params
+    assert (candidates(found), standing(found).leader) == ([1, 0], 1)
+    row = [MeanStatistic(("exact_match",), np.array([[0.5], [0.5]]))]
+    outcome = compare(found, {(n, seed): row for n in (0, 1) for seed in SEEDS}, "exact_match", 2)
+    assert outcome is not None
+    assert outcome["winner"] == 1
 
 
 def test_runs_come_seed_by_seed_and_the_best_first() -> None:
@@ -117,21 +129,21 @@ def test_a_failed_run_takes_its_candidate_out() -> None:
     found = ledger(0.1, 0.9)
     for run in iter(Confirmation(found).next_run, None):
         finish(run, None if run.key == "1-seed1" else 0.5)
-    assert leader(found) == 0
+    assert standing(found).leader == 0
     assert [run.key for run in found.confirm_runs] == ["1-seed1", "0-seed1", "0-seed2"]  # it could not win any more
     assert (num_missing(found), num_expected(found, 2)) == (0, 0)
 
 
 def test_no_more_is_kept_than_one_checkpoint_besides_the_running_ones() -> None:
     found = ledger(0.1, 0.9, 0.8, 0.7)
-    assert kept(found) == {"1"}
+    assert standing(found).kept == {"1"}
     values = {"1": (0.5, 0.5), "2": (0.6, 0.7), "3": (0.6, 0.6), "0": (0.1, 0.1)}
     seen = []
     for run in iter(Confirmation(found).next_run, None):
         finish(run, values[str(run.trial)][SEEDS.index(run.seed or 0)])
-        seen.append(kept(found))
+        seen.append(standing(found).kept)
     assert seen == [{"1"}] * 4 + [{"1-seed2"}] + [{"2-seed2"}] * 3
-    assert leader(found) == 2
+    assert standing(found).leader == 2
 
 
 def test_who_is_faster_than_the_best_trial_does_not_win_before_it_has_run() -> None:
@@ -143,15 +155,15 @@ def test_who_is_faster_than_the_best_trial_does_not_win_before_it_has_run() -> N
     for key in ("1-seed1", "2-seed1", "0-seed1", "2-seed2"):
         finish(runs[key], 0.7)
     assert means(found) == {2: 0.7}
-    assert leader(found) is None
-    assert weights_of_winner(found) is found.trials[1]  # what is published if the time is up now
-    assert kept(found) == {"1", "1-seed2", "2-seed2"}
+    assert standing(found).leader is None
+    assert standing(found).source is found.trials[1]  # what is published if the time is up now
+    assert standing(found).kept == {"1", "1-seed2", "2-seed2"}
     # one more run would be one more checkpoint than there may be: a slot waits
     assert confirmation.next_run() is None
     assert confirmation.is_waiting
     finish(runs["1-seed2"], 0.6)
-    assert leader(found) == 2
-    assert kept(found) == {"2-seed2"}
+    assert standing(found).leader == 2
+    assert standing(found).kept == {"2-seed2"}
     last = confirmation.next_run()
     assert last is not None
     assert last.key == "0-seed2"
@@ -163,21 +175,21 @@ def test_when_the_best_trial_fails_again_the_next_best_is_waited_for() -> None:
     runs = {run.key: run for run in iter(Confirmation(found).next_run, None)}
     for key, value in {"1-seed1": None, "2-seed1": 0.7, "0-seed1": 0.2, "0-seed2": 0.2}.items():
         finish(runs[key], value)
-    assert leader(found) is None
+    assert standing(found).leader is None
     finish(runs["2-seed2"], 0.6)
-    assert leader(found) == 2
+    assert standing(found).leader == 2
 
 
 def test_what_an_earlier_session_confirmed_stands_until_a_new_best_trial_is_confirmed() -> None:
     found = ledger(0.1, 0.9)
     for run in iter(Confirmation(found).next_run, None):
         finish(run, 0.5)
-    found.confirm = {"winner": 1}
+    found.has_leader = True  # as the books of that session say
     found.trials[2] = trial(2, 0.95)
-    assert (leader(found), kept(found)) == (1, {"1-seed2"})
+    assert (standing(found).leader, set(standing(found).kept)) == (1, {"1-seed2"})
     for run in iter(Confirmation(found).next_run, None):
         finish(run, 0.6)
-    assert (leader(found), kept(found)) == (2, {"2-seed2"})
+    assert (standing(found).leader, set(standing(found).kept)) == (2, {"2-seed2"})
 
 
 def confirmed(rows: dict[int, list[list[float]]], mode: str = "max") -> dict[str, object]:

@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from t5ray.config import SearchSpace
 from t5ray.model import card
-from t5ray.search.confirm import Confirmation, kept, weights_of_winner
+from t5ray.search.confirm import Confirmation, standing
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.scheduler import Asha, build_scheduler
@@ -95,7 +95,7 @@ def holds_what_it_names(folder: Path) -> bool:
     if not path.exists():
         return True
     ledger = Ledger.load(path)
-    needed = [record for record in _records(ledger) if record.key in kept(ledger) and record.reports]
+    needed = [record for record in _records(ledger) if record.key in standing(ledger).kept and record.reports]
     trials = folder / "state/trials"
     return all((trials / record.key / best_name(record.reports[-1]["best_step"])).exists() for record in needed)
 
@@ -129,7 +129,7 @@ def search(folder: Path) -> Ledger:
     while isinstance(config := searcher.suggest("one"), dict):
         _run(config, folder, books, scheduler, searcher)
     assert config == ray.tune.search.Searcher.FINISHED
-    Workspace(folder, folder / "cache").leave_trials(kept(ledger))  # as the search's end begins
+    Workspace(folder, folder / "cache").leave_trials(standing(ledger).kept)  # as the search's end begins
     return ledger
 
 
@@ -164,7 +164,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     names = ("trial", "seed", "state", "reason", "params", "values", "best_epoch", "stopped_epoch")
     records = _records(ledger)
     told = optuna.load_study(study_name="t5ray", storage=open_storage(folder / "journal")).trials
-    winner = weights_of_winner(ledger)
+    winner = standing(ledger).source
     assert winner is not None
     return {
         "records": [{name: getattr(record, name) for name in names} for record in records],

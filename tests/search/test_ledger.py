@@ -28,6 +28,14 @@ def test_a_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
     assert Ledger.load(tmp_path / "ledger.json") == ledger
 
 
+def test_a_ledger_of_before_comes_back(tmp_path: Path) -> None:
+    """As it was written when `grid_points` was called `most`, and a winner was noted at a search's end only."""
+    path = tmp_path / "ledger.json"
+    books = '"confirm": {"winner": 1}, "confirm_runs": [], "trials": []'
+    path.write_text(f'{{"mode": "max", "most": 4, "target": 4, {books}}}')
+    assert Ledger.load(path) == Ledger(path, "max", target=4, grid_points=4, confirm={"winner": 1}, has_leader=True)
+
+
 def test_the_best_trial_is_by_its_best_epoch_not_its_last(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.json", "max")
     ledger.trials = {0: trial(0, [0.1, 0.9, 0.2]), 1: trial(1, [0.5, 0.6, 0.7])}

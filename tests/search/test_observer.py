@@ -170,6 +170,16 @@ def test_of_a_process_that_died_for_good_the_last_line_is_the_cause(tmp_path: Pa
     assert told == [ledger.trials[0]]
 
 
+def test_what_is_stopped_for_a_high_loss_is_said_to_be_behind(tmp_path: Path, clock: Clock) -> None:
+    """Where less is better it is above the others."""
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json", "min"), tmp_path)
+    trial = begin(books, clock, 0)
+    trial.last_result = epoch(1, 7.5)
+    books.on_trial_result(0, [], trial, trial.last_result)
+    books.on_trial_complete(0, [], trial)
+    assert ledger.trials[0].reason == "stopped after epoch 1 of 2: too far behind the trials before it"
+
+
 def test_rows_of_a_confirming_run_go_to_a_file_and_nowhere_else(tmp_path: Path, clock: Clock) -> None:
     books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
     trial = begin(books, clock, 3, seed=7)
@@ -219,5 +229,6 @@ def test_a_kill_around_an_epoch_neither_loses_nor_doubles_a_point(
     assert again.tracker.close() == []
     client = MlflowClient(uri)
     run_id = str(again.ledger.trials[0].mlflow_run_id)
-    history = client.get_metric_history(run_id, "accuracy")
-    assert sorted((point.step, point.value) for point in history) == [(1, 0.25), (2, 0.5), (3, 0.75)]
+    for name in ("accuracy", "best_accuracy"):
+        history = client.get_metric_history(run_id, name)
+        assert sorted((point.step, point.value) for point in history) == [(1, 0.25), (2, 0.5), (3, 0.75)]

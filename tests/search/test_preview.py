@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import pytest
 import ray
 from safetensors.torch import load_file
@@ -14,20 +16,35 @@ from safetensors.torch import load_file
 from t5ray.cluster import Cluster, Node
 from t5ray.config import RunConfig, SearchSpace
 from t5ray.search import preview
-from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.ledger import Ledger, State, TrialRecord
 from t5ray.search.points import most_trials
-from t5ray.search.preview import describe, estimate, expected_epochs, expected_rungs, foresee
+from t5ray.search.preview import Left, describe, estimate, expected_epochs, expected_rungs, foresee
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared, prepare
 from t5ray.training.probe import Probe
 from t5ray.tune import main as tune
+from tests.search.commands import arguments
 
 CLUSTER = Cluster(1, 2.0, 0.0, 0, None, started_here=True)
 Plan = Callable[..., Prepared]
 
 
-def books(num_trials: int) -> Ledger:
-    return Ledger(Path("ledger.json"), target=num_trials)
+def books(num_trials: int, num_seeds: int = 0) -> Ledger:
+    return Ledger(Path("ledger.json"), target=num_trials, confirm_seeds=list(range(1, num_seeds + 1)))
+
+
+def left(num_trials: int, max_epochs: int, num_seeds: int = 0) -> Left:
+    return Left.of(books(num_trials, num_seeds), space(), max_epochs)
+
+
+def records(*epochs: int, state: State = "COMPLETE") -> dict[int, TrialRecord]:
+    """Trials that have run so many epochs, the later ones worse."""
+    return {
+        number: TrialRecord(
+            number, {"dropout": number}, state, reports=[{"best_value": -number, "best_step": 1}] * count
+        )
+        for number, count in enumerate(epochs)
+    }
 
 
 def space(**scheduler: object) -> SearchSpace:
@@ -88,7 +105,7 @@ def test_copies_of_rows_make_more_steps(plan: Plan, settings: dict[str, float], 
     augmented = {**settings, "batch_size": 16, "max_epochs": 1}
     prepared = plan(training=augmented, search={"num_trials": 1})
     steps = -(-(1 + copies) * len(prepared.data.train) // 16)
-    found = estimate(prepared, space(), 1, 1, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
+    found = estimate(prepared, left(1, 1), 1, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
     assert found.epoch_s == steps
     assert any(
         line.startswith(f"per trial    {steps} steps") for line in describe(prepared, space(), CLUSTER, books(1))
@@ -96,10 +113,9 @@ def test_copies_of_rows_make_more_steps(plan: Plan, settings: dict[str, float], 
 
 
 def test_an_estimate_is_the_sum_of_its_parts(plan: Plan) -> None:
-    search = {"num_trials": 9, "confirm_seeds": 2}
-    prepared = plan(training={"max_epochs": 9, "batch_size": 16}, search=search)
+    prepared = plan(training={"max_epochs": 9, "batch_size": 16})
     rows = len(prepared.data.train)
-    found = estimate(prepared, space(), 9, 2, Probe(load_s=5.0, step_s=0.5, validate_row_s=0.25))
+    found = estimate(prepared, left(9, 9, 2), 2, Probe(load_s=5.0, step_s=0.5, validate_row_s=0.25))
     epoch_s = 0.5 * -(-rows // 16) + 0.25 * len(prepared.data.validation)
     assert found.epoch_s == pytest.approx(epoch_s)
     assert found.search_s == pytest.approx(5 + epoch_s * 21 / 2)
@@ -108,16 +124,51 @@ def test_an_estimate_is_the_sum_of_its_parts(plan: Plan) -> None:
 
 def test_no_search_is_shorter_than_its_longest_trial(plan: Plan) -> None:
     prepared = plan(training={"max_epochs": 9}, search={"num_trials": 3, "confirm_seeds": 0})
-    found = estimate(prepared, space(), 3, 64, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
+    found = estimate(prepared, left(3, 9), 64, Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0))
     assert found.search_s == pytest.approx(9 * found.epoch_s)
     assert found.confirm_s == 0
+
+
+def test_what_is_left_of_an_extended_search() -> None:
+    """Without a scheduler every trial runs whole."""
+    ledger = books(7)
+    ledger.trials = records(8, 8, 8, 8)
+    found = Left.of(ledger, space(name="none"), 8)
+    assert found == Left(expected=3 * 8, trials=3 * 8, longest=8, confirm=0)
+
+
+def test_what_is_left_of_an_interrupted_search() -> None:
+    """One of four trials has ended, two were cut off after epochs 5 and 2 of 8, one is to come."""
+    ledger = books(4)
+    ledger.trials = {**records(8, 5, 2, state="RUNNING"), **records(8)}
+    assert Left.of(ledger, space(name="none"), 8) == Left(expected=3 + 6 + 8, trials=3 + 6 + 8, longest=8, confirm=0)
+    ledger.target = 3
+    assert Left.of(ledger, space(name="none"), 8) == Left(expected=3 + 6, trials=3 + 6, longest=6, confirm=0)
+
+
+def test_what_is_left_to_confirm() -> None:
+    """The default is among the best three, on two seeds: one run has ended, another was cut off after epoch 3 of 8."""
+    ledger = books(4, 2)
+    ledger.trials = records(8, 8, 8, 8)
+    ledger.confirm_runs = [
+        TrialRecord(0, {}, "COMPLETE", reports=[{"best_value": 0.5}] * 8, seed=1),
+        TrialRecord(1, {}, "RUNNING", reports=[{"best_value": 0.5}] * 3, seed=1),
+    ]
+    assert Left.of(ledger, space(), 8) == Left(expected=0, trials=0, longest=0, confirm=(3 * 2 - 1) * 8 - 3)
+
+
+def test_of_a_search_with_nothing_left_no_probe_is_made(plan: Plan) -> None:
+    ledger = books(2)
+    ledger.trials = records(8, 8)
+    (line,) = foresee(plan(training={"max_epochs": 8}), space(), CLUSTER, ledger)
+    assert line == "estimate     nothing is left to train: the winner is judged on test"
 
 
 def test_evaluations_within_epochs_and_shared_validation_count(plan: Plan) -> None:
     training = {"batch_size": 16, "evaluate_every_steps": 3, "max_epochs": 1}
     prepared = plan(training=training, resources={"workers_per_trial": 2}, search={"num_trials": 1})
     steps = -(-len(prepared.data.train) // 16)
-    found = estimate(prepared, space(), 1, 1, Probe(load_s=0.0, step_s=0.0, validate_row_s=1.0))
+    found = estimate(prepared, left(1, 1), 1, Probe(load_s=0.0, step_s=0.0, validate_row_s=1.0))
     assert found.epoch_s == pytest.approx(-(-steps // 3) * len(prepared.data.validation) / 2)
 
 
@@ -141,7 +192,7 @@ def test_the_plan_says_what_memory_there_is_and_where_it_is_too_little(plan: Pla
 def test_the_plan_says_what_would_run(plan: Plan, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preview, "free_bytes", lambda path: 3 * 2**30)
     prepared = plan(training={"max_epochs": 9, "batch_size": 16}, search={"num_trials": 9})
-    lines = describe(prepared, space(), CLUSTER, books(9))
+    lines = describe(prepared, space(), CLUSTER, books(9, 3))
     assert lines[0] == (
         "trials       9 (2 at a time: each needs 1 CPU for 1 worker, the cluster has 2 CPUs), up to 9 epochs each"
     )
@@ -205,6 +256,100 @@ def test_preview_measures_and_leaves_nothing(
     assert estimated.startswith("estimate     about ")
     assert (following, "--preview" in command) == ("Next:", False)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cache"]
+
+
+@pytest.fixture
+def four_trials(
+    words: Path, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, dict[str, bytes]]]:
+    """Previews a search of four whole trials in the working directory; gives the exit code and what its folder has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("t5ray.cluster.connect", lambda *_, **__: nullcontext(CLUSTER))
+    monkeypatch.setattr(preview, "_measure", lambda *_: [Probe(load_s=1.0, step_s=1.0, validate_row_s=0.0)])
+    Path("space.yaml").write_text(
+        "parameters: {learning_rate: {loguniform: [1.0e-4, 1.0e-2]}}\nscheduler: {name: none}\n"
+    )
+    folder = tmp_path / "runs/words"
+    (folder / "state").mkdir(parents=True)
+    ledger = Ledger(folder / "state/ledger.json", target=4, trials=records(8, 8, 8, 8), finished=True)
+    ledger.identity = {"search seed": "0"}
+    ledger.save()
+
+    def previewed(*given: str, **flags: object) -> tuple[int, dict[str, bytes]]:
+        all_flags = {"storage": "runs", "num-trials": 4, "confirm-seeds": 0, **flags}
+        code = tune([*arguments(words, tiny_t5, **{"max-epochs": 8, **all_flags}), *given, "--preview"])
+        held = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        return code, held
+
+    return previewed
+
+
+Previewed = Callable[..., tuple[int, dict[str, bytes]]]
+
+
+def test_a_preview_foresees_what_extending_would_run(
+    four_trials: Previewed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, held = four_trials("--extend", "3")
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "trials       7, 4 of them ended (2 at a time: " in shown
+    assert " for some 24 of 24 epochs" in shown
+    assert shown.rstrip().endswith("--extend 3")
+    assert list(held) == [str(tmp_path / "runs/words/state/ledger.json")]
+    assert Ledger.load(tmp_path / "runs/words/state/ledger.json").target == 4
+
+
+def test_a_preview_foresees_what_resuming_would_run(
+    four_trials: Previewed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = four_trials("--resume")
+    assert code == 0
+    finished = "runs/words: this search is finished; nothing would be trained again. --extend N adds trials."
+    assert finished in capsys.readouterr().out
+    code, _ = four_trials("--resume", **{"num-trials": 6})
+    shown = capsys.readouterr().out
+    assert (code, "trials       6, 4 of them ended" in shown, " for some 16 of 16 epochs" in shown) == (0, True, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "flags", "message"),
+    [
+        ((), {}, "runs/words: must be a new folder, but holds a search already."),
+        (("--resume",), {"name": "other"}, "runs/other: must hold a search to go on with, but holds none"),
+        (("--extend", "1"), {"seed": 5}, "search.seed: was 0, now 5"),
+    ],
+)
+def test_a_preview_refuses_what_the_command_would(
+    four_trials: Previewed,
+    capsys: pytest.CaptureFixture[str],
+    given: tuple[str, ...],
+    flags: dict[str, object],
+    message: str,
+) -> None:
+    code, _ = four_trials(*given, **flags)
+    assert code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_preview_of_a_search_at_a_uri_asks_there(
+    four_trials: Previewed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where another machine has gone on with it, too: what lies here is older, and stays."""
+    bucket = fsspec.filesystem("memory")
+    there, here = tmp_path / "runs/words/state/ledger.json", tmp_path / "t5ray_runs/words/state/ledger.json"
+    newer = Ledger.load(there)
+    newer.wall_s = 60.0
+    newer.save()
+    bucket.pipe(f"/{tmp_path.name}/words/saved/ledger.json", there.read_bytes())
+    here.parent.mkdir(parents=True)
+    Ledger(here, target=1, trials=records(8), finished=True, wall_s=10.0).save()
+    before = here.read_bytes()
+    code, _ = four_trials("--extend", "3", storage=f"memory://{tmp_path.name}")
+    assert (code, "trials       7, 4 of them ended" in capsys.readouterr().out) == (0, True)
+    assert [path.name for path in here.parent.iterdir()] == ["ledger.json"]
+    assert here.read_bytes() == before
+    assert bucket.find(f"/{tmp_path.name}") == [f"/{tmp_path.name}/words/saved/ledger.json"]
 
 
 def test_the_plan_notes_a_parameter_that_changes_nothing(plan: Plan) -> None:

@@ -36,11 +36,11 @@ def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
 def test_a_grid_that_has_run_whole_is_not_extended(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "a", tmp_path / "cache")
     ledger = open_ledger(workspace, resume=False, extend=None)
-    assert ledger.settle_target(20, None, most=4) == 4
+    assert ledger.settle_target(20, None, grid_points=4) == 4
     ledger.trials = {n: TrialRecord(n, {}, "COMPLETE") for n in range(3)}
     ledger.save()
     extended = open_ledger(workspace, resume=False, extend=5)
-    assert extended.settle_target(20, 5, most=4) == 4  # one is left
+    assert extended.settle_target(20, 5, grid_points=4) == 4  # one is left
     extended.trials[3] = TrialRecord(3, {}, "COMPLETE")
     extended.save()
     with pytest.raises(ConfigError, match="--extend: the grid must have points left, but all 4 have run"):

@@ -36,7 +36,7 @@ def test_a_server_that_goes_away_and_comes_back(server: Server, tmp_path: Path) 
         tracker.log_metrics(known, {"accuracy": step / 10}, step=step)
     unknown = tracker.start_run("trial_1", parent=study, params={"learning_rate": 0.2})
     tracker.log_metrics(unknown, {"accuracy": 0.5}, step=1)
-    tracker.end_run(known, "FINISHED", metrics={"best_accuracy": 0.3})
+    tracker.end_run(known, "FINISHED", metrics={"test_accuracy": 0.3})
     assert time.monotonic() - start_s < 2.5
     assert unknown.startswith("unsent-")
 
@@ -57,7 +57,7 @@ def test_a_server_that_goes_away_and_comes_back(server: Server, tmp_path: Path) 
         "trial_1": "KILLED",
     }
     assert runs["trial_0"].info.run_id == tracker.current_id(known)
-    assert runs["trial_0"].data.metrics == {"accuracy": 0.3, "best_accuracy": 0.3}
+    assert runs["trial_0"].data.metrics == {"accuracy": 0.3, "test_accuracy": 0.3}
     assert runs["trial_1"].data.params == {"learning_rate": "0.2"}
     assert runs["trial_1"].data.tags["mlflow.parentRunId"] == tracker.current_id(study)
     assert runs["trial_1"].data.tags["t5ray.handle"] == unknown
@@ -87,14 +87,14 @@ def test_what_a_dead_server_misses_is_told_kept_and_sent_later(server: Server, t
     later.reopen_run(study)
     later.reopen_run(trial)
     later.log_metrics(trial, {"accuracy": 0.75}, step=2)
-    later.end_run(trial, "FINISHED", metrics={"best_accuracy": 0.75})
+    later.end_run(trial, "FINISHED", metrics={"test_accuracy": 0.75})
     later.end_run(study, "FINISHED")
     assert later.close() == []
     assert not outbox.exists()
     runs = runs_of(server, config.experiment)
     assert set(runs) == {"study", "trial_0"}
     assert runs["trial_0"].data.params == {"dropout": "0.1"}
-    assert runs["trial_0"].data.metrics == {"accuracy": 0.75, "best_accuracy": 0.75}
+    assert runs["trial_0"].data.metrics == {"accuracy": 0.75, "test_accuracy": 0.75}
     assert runs["trial_0"].data.tags["mlflow.parentRunId"] == study
 
 

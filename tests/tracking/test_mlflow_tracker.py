@@ -46,7 +46,7 @@ def test_a_study_and_its_trial(config: Config, sqlite_uri: str) -> None:
     trial = tracker.start_run("trial_0", parent=study, params={"learning_rate": 2e-3, "optimizer": "adamw"})
     for step, accuracy in enumerate([0.25, 0.75, 0.5], start=1):
         tracker.log_metrics(trial, {"accuracy": accuracy, "validation_loss": 1.0 - accuracy}, step=step)
-    tracker.end_run(trial, "KILLED", metrics={"best_accuracy": 0.75}, tags={"state": "PRUNED"})
+    tracker.end_run(trial, "KILLED", metrics={"test_accuracy": 0.75}, tags={"state": "PRUNED"})
     tracker.end_run(study, "FINISHED")
     assert tracker.close() == []
 
@@ -60,7 +60,7 @@ def test_a_study_and_its_trial(config: Config, sqlite_uri: str) -> None:
     assert runs["trial_0"].data.params == {"learning_rate": "0.002", "optimizer": "adamw"}
     assert runs["trial_0"].data.tags["mlflow.parentRunId"] == study
     assert runs["trial_0"].data.tags["state"] == "PRUNED"
-    assert runs["trial_0"].data.metrics == {"accuracy": 0.5, "validation_loss": 0.5, "best_accuracy": 0.75}
+    assert runs["trial_0"].data.metrics == {"accuracy": 0.5, "validation_loss": 0.5, "test_accuracy": 0.75}
     curve = [(point.step, point.value) for point in client(sqlite_uri).get_metric_history(trial, "accuracy")]
     assert sorted(curve) == [(1, 0.25), (2, 0.75), (3, 0.5)]
 
@@ -213,11 +213,10 @@ def test_a_point_that_is_given_again_with_its_time_is_one_point(config: Config, 
         tracker = open_tracker(config())
         run = tracker.start_run("trial 0", parent="study")
         tracker.log_metrics(run, {"accuracy": 0.5}, step=1, time_ms=1_700_000_000_000)
-        tracker.end_run(run, "FINISHED", metrics={"best": 0.5}, time_ms=1_700_000_000_500)
+        tracker.end_run(run, "FINISHED")
         assert tracker.close() == []
-    for name, time_ms in (("accuracy", 1_700_000_000_000), ("best", 1_700_000_000_500)):
-        (point,) = client(sqlite_uri).get_metric_history(run, name)
-        assert (point.value, point.timestamp) == (0.5, time_ms)
+    (point,) = client(sqlite_uri).get_metric_history(run, "accuracy")
+    assert (point.value, point.timestamp) == (0.5, 1_700_000_000_000)
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

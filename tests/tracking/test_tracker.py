@@ -11,7 +11,7 @@ def record_a_study(tracker: Tracker) -> tuple[str, str]:
     trial = tracker.start_run("trial_0", parent=study, params={"learning_rate": 1e-3})
     tracker.log_metrics(trial, {"accuracy": 0.5}, step=1)
     tracker.log_metrics(trial, {"accuracy": 0.75}, step=2)
-    tracker.end_run(trial, "FINISHED", metrics={"best_accuracy": 0.75}, tags={"state": "COMPLETE"})
+    tracker.end_run(trial, "FINISHED", metrics={"test_accuracy": 0.75}, tags={"state": "COMPLETE"})
     tracker.log_files(study, Path("best"), "bundle")
     return study, trial
 
@@ -22,7 +22,7 @@ def test_memory_tracker_keeps_everything() -> None:
     run = tracker.runs[trial]
     assert (run.name, run.parent, run.params) == ("trial_0", study, {"learning_rate": 1e-3})
     assert run.curves == {"accuracy": [(1, 0.5), (2, 0.75)]}
-    assert (run.status, run.metrics, run.tags) == ("FINISHED", {"best_accuracy": 0.75}, {"state": "COMPLETE"})
+    assert (run.status, run.metrics, run.tags) == ("FINISHED", {"test_accuracy": 0.75}, {"state": "COMPLETE"})
     assert tracker.runs[study].status == "RUNNING"
     assert tracker.runs[study].files == [(Path("best"), "bundle")]
     tracker.reopen_run(trial)

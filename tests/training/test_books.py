@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from t5ray.config import RunConfig, TrackingConfig, load_space
+from t5ray.config import RunConfig, TrackingConfig
 from t5ray.errors import TrackingError
 from t5ray.search.ledger import Ledger
 from t5ray.search.study import open_study
@@ -40,7 +40,7 @@ def open_run(prepared: Prepared, tracker: Tracker) -> object:
 def open_search(prepared: Prepared, tracker: Tracker) -> object:
     workspace = Workspace.of(prepared.config)
     ledger = Ledger.load(workspace.ledger) if workspace.ledger.exists() else Ledger(workspace.ledger)
-    open_study(ledger, prepared, load_space("t5_small"), workspace, tracker)
+    open_study(ledger, prepared, workspace, tracker)
     return ledger.study_run_id
 
 

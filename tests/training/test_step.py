@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from t5ray.config import TrainingConfig
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
 from t5ray.model.optim import build_optimizer
+from t5ray.training import step
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.plan import RunFailed, RunPlan
@@ -50,13 +52,25 @@ def test_the_norm_of_large_gradients() -> None:
     assert float(total_norm([])) == 0
 
 
+@pytest.mark.parametrize("number", [1, 9])
 def test_a_gradient_that_is_not_finite_is_named_at_its_own_step(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, number: int
 ) -> None:
-    loaded = load_model(str(tiny_t5))
-    loaded.model.shared.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(RunFailed, match=r"the gradient must be finite, but its norm is (nan|inf) at step 1"):
+    """An epoch has eight steps, and each has one micro-batch: the ninth gradient is the second epoch's first."""
+    loaded, gradients = load_model(str(tiny_t5)), count(1)
+    loaded.model.shared.weight.register_hook(lambda gradient: gradient * (math.inf if next(gradients) == number else 1))
+    with pytest.raises(RunFailed, match=rf"the gradient must be finite, but its norm is (nan|inf) at step {number}$"):
         fine_tune(loaded, data, plan, group=Group(), report=go_on, tick=lambda _: None)
+
+
+@pytest.mark.parametrize("number", [1, 9])
+def test_a_loss_that_is_not_finite_is_named_at_its_own_step(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    steps = count(1)
+    monkeypatch.setattr(step, "accumulate", lambda *given: math.nan if next(steps) == number else accumulate(*given))
+    with pytest.raises(RunFailed, match=f"the loss must be finite, but is nan at step {number}$"):
+        run(tiny_t5, data, plan)
 
 
 def test_rows_without_weight_are_not_counted(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
