@@ -32,8 +32,16 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def default_device() -> torch.device:
-    """Return this process's GPU, or the CPU."""
+    """Return a GPU that this process sees, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_with(gpus: float) -> torch.device:
+    """Return where a process computes that was given so many GPUs: with none on the CPU.
+
+    What it sees does not tell: Ray hides GPUs from those only who ask for others, and from no driver.
+    """
+    return default_device() if gpus else torch.device("cpu")
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -163,6 +163,7 @@ def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
 def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterator[Outcome]:
     """Run the scorers; yield an outcome per shard as it comes."""
     _set_up_ray_data()
+    spec = replace(spec, engine=replace(spec.engine, gpus=pool.gpus))
     dataset = ray.data.from_items(
         [asdict(shard) for shard in shards], override_num_blocks=min(len(shards), MOST_BLOCKS)
     ).map(

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 from dataclasses import replace
@@ -116,3 +117,14 @@ def test_another_storage_at_the_same_path_is_told(questions: Questions) -> None:
     report = examine(questions)
     assert report.storage == "what the driver writes there reads differently"
     assert not Path(questions.storage_folder, "id0").exists()
+
+
+@pytest.mark.parametrize(("given", "left"), [("", None), ("1", "1"), (None, None)])
+def test_gpus_that_ray_hides_from_who_asked_for_none_are_looked_for_and_a_users_choice_stands(
+    questions: Questions, monkeypatch: pytest.MonkeyPatch, given: str | None, left: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given or "")
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    examine(questions)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == left

@@ -11,13 +11,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import ray.data
 
 from t5ray.cluster import Cluster, connect
 from t5ray.config import DecodeConfig, PredictConfig
 from t5ray.errors import ClusterError, DataError, ModelError
 from t5ray.model.card import fingerprint
 from t5ray.scoring.inputs import Shard
-from t5ray.scoring.job import Pace, Pool, _opening_record, pool_for, run
+from t5ray.scoring.job import Pace, Pool, _opening_record, _outcomes, pool_for, run
 from t5ray.scoring.ledger import Entry, read_job
 from t5ray.scoring.plan import Job, prepare
 from t5ray.scoring.scorer import DEADLY, Outcome, Scorer, ScorerSpec
@@ -48,6 +49,23 @@ def test_a_pool_that_cannot_fit_is_refused_where_nothing_can_join() -> None:
         pool_for(settings(workers=3, gpus_per_worker=1), small(num_gpus=2.0), 100)
     joined = replace(small(), started_here=False)
     assert pool_for(settings(workers=3, gpus_per_worker=1), joined, 100) == Pool(3, 3, 2.0, 1.0)
+
+
+def test_workers_are_told_how_many_gpus_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[ScorerSpec]()
+
+    class Shards:
+        def map(self, scorer: type, *, fn_constructor_args: tuple[ScorerSpec], **resources: object) -> "Shards":
+            made.extend(fn_constructor_args)
+            return self
+
+        def iter_rows(self) -> Iterator[dict[str, object]]:
+            return iter(())
+
+    monkeypatch.setattr(ray.data, "from_items", lambda items, **how: Shards())
+    write_rows(tmp_path / "rows.jsonl", 3)
+    assert list(_outcomes(spec_for(tmp_path / "rows.jsonl", tmp_path / "out"), (), Pool(1, 1, 1.0, 0.5))) == []
+    assert [spec.engine.gpus for spec in made] == [0.5]
 
 
 def test_a_pool_may_scale_and_share_cpus() -> None:
