@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from t5ray.cluster import remove_dir, upload_dir
 from t5ray.config import TrackingConfig
@@ -79,9 +80,10 @@ def test_weights_that_are_cut_off_or_gone_are_told(questions: Questions, tiny_t5
     assert "its weights model.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
     weights.rename(folder / "model-1.safetensors")
     assert "its weights model.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model-1.safetensors").write_bytes(whole)
+    places = dict.fromkeys(load_file(folder / "model-1.safetensors"), "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": {**places, "shared.weight": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "its weights model-2.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
     (folder / "model-2.safetensors").write_bytes(whole)
     assert examine(replace(questions, model=str(folder))).model == ""
