@@ -26,6 +26,7 @@ from t5ray.errors import ModelError, one_line
 from t5ray.model.card import require_model
 
 T5_FAMILY = ("t5", "mt5", "umt5")
+SPECIAL_TOKENS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -116,7 +117,7 @@ def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedMode
     Weights come from safetensors only, and code from transformers only: nothing of the checkpoint is executed.
 
     Raises:
-        ModelError: nothing is there, it is no T5, its files are broken, or weights are missing.
+        ModelError: nothing is there, it is no T5, its files are broken, or weights or special tokens are missing.
     """
     load_config(source)
     tokenizer = load_tokenizer(source)
@@ -132,7 +133,7 @@ def _whole_model(source: str, **how: object) -> Any:
     """Load a model all of whose weights are in its files: transformers gives random numbers to those that are not.
 
     Raises:
-        ModelError: the files are broken, or weights are missing or have another shape.
+        ModelError: the files are broken, weights are missing or have another shape, or it lacks a special token.
     """
     try:
         model, found = AutoModelForSeq2SeqLM.from_pretrained(
@@ -155,7 +156,26 @@ def _whole_model(source: str, **how: object) -> Any:
             f"{source}: the weight files must hold all that config.json describes, but {', '.join(lacking[:3])}{more}. "
             "Name a whole T5: an encoder alone, or what a copy cut off, is none."
         )
+    _settle_special_tokens(source, model)
     return model
+
+
+def _settle_special_tokens(source: str, model: PreTrainedModel) -> None:
+    """Have a model's config hold what `generate` goes by: generation_config.json, and config.json where that is silent.
+
+    Raises:
+        ModelError: a token is stated nowhere, or there are several.
+    """
+    for name in SPECIAL_TOKENS:
+        stated = (getattr(place, name, None) for place in (model.generation_config, model.config))
+        found = next((value for value in stated if value is not None), None)
+        token = found[0] if isinstance(found, list) and len(found) == 1 else found
+        if not isinstance(token, int):
+            raise ModelError(
+                f"{source}: {name} must be one token id in generation_config.json or config.json, but is {found}. "
+                "Write it there: T5's own are 0 to start and to pad, and 1 to end."
+            )
+        setattr(model.config, name, token)
 
 
 def _untied(source: str) -> set[str]:
