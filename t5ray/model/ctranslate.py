@@ -21,10 +21,9 @@ from t5ray.disk import cache_folder, publish_dir
 from t5ray.errors import ModelError
 from t5ray.model.batching import LEAST_CALL_ROWS, MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
-from t5ray.model.decoding.weights import scales_head
 from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs, tokenise
 from t5ray.model.loading import LoadedModel, commit_of, load_model, load_tokenizer
-from t5ray.model.numeric import default_device
+from t5ray.model.numeric import default_device, scales_head
 from t5ray.model.predictor import Prediction, Tally
 
 EngineDtype = Literal["float32", "int8"]
