@@ -203,15 +203,17 @@ def check_data(settings: "RunConfig") -> Finding:
 
 
 def check_model(settings: "RunConfig") -> Finding:
-    """The model must be a T5 whose config and tokenizer load."""
+    """The model must be a T5 whose config and tokenizer load and whose weights, in a folder, are all there."""
     from t5ray.cluster import is_uri
     from t5ray.demo import model_files
-    from t5ray.model.loading import load_config, load_tokenizer
+    from t5ray.model.loading import check_weights, load_config, load_tokenizer
     from t5ray.scoring.fetching import fetch_uri
 
     source = settings.model or str(model_files())
     here = str(fetch_uri(source)) if is_uri(source) else source
     config, tokenizer = load_config(here), load_tokenizer(here)
+    if settings.model and Path(here).is_dir():  # the demo's are made when they are needed, a hub's downloaded
+        check_weights(Path(here))
     shown = source if settings.model else "the demo's"
     size = f"d_model {config.d_model}, {counted(config.num_layers, 'layer')}, {counted(len(tokenizer), 'token')}"
     return Finding(True, f"{shown}: {config.model_type}, {size}", exit_code=ModelError.exit_code)

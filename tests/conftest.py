@@ -47,6 +47,14 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture
+def gpu_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have torch say that there is a GPU, which may not be true: whatever computes there then fails."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.fixture
 def words(tmp_path: Path) -> Path:
     """Rows of short words and their first letter's kind: a vowel or not."""
     words = [a + b + c for a in "abcdefgh" for b in "aeiou" for c in "klmn"]

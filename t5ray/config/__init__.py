@@ -4,6 +4,7 @@
     scoring.py   what predict and evaluate take  task.py  what a task is
     space.py, ranges.py, strategy.py, fit.py  search-space files
     effects.py             what a training setting needs to act
+    base.py, fields.py     what all models share, kinds of values
     load.py                default < YAML < flag < --set
     explain.py, origins.py what is wrong with them, in a user's words and by the source that said it
 

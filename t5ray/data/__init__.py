@@ -5,6 +5,7 @@
     hub.py      hf:NAME -> rows                       tokens.py       token ids under a content fingerprint
     rows.py     rows -> examples and problems         token_cache.py  its files
     batches.py  token-budget batches                  cells.py        Arrow's cells, some without a value
+    augmented.py  training rows with their changed copies
 
 Comes in: data settings, a task, a tokenizer. Goes out: examples, memory-mapped token ids. Must not know models or Ray.
 """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from t5ray.counting import counted
-from t5ray.data.formats import Row
+from t5ray.data.formats import BadRow, Row, RowStream
 from t5ray.errors import DataError, one_line
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TABLE_ROWS = 1000
 """Rows that are held in memory at a time."""
 
 
-def open_hub(address: str, known_splits: Collection[str]) -> tuple[Iterator[Row], list[str]]:
+def open_hub(address: str, known_splits: Collection[str]) -> tuple[RowStream, list[str]]:
     """Load a dataset of the hub, or of a folder in its layout.
 
     Args:
@@ -107,14 +107,21 @@ def _load(address: str) -> dict[str, Any]:
         ) from exc
 
 
-def _rows(rows: Any, split: str, name: str) -> Iterator[Row]:
+def _rows(rows: Any, split: str, name: str) -> RowStream:
+    from t5ray.data.cells import values_of
+
     labels = _labels(rows)
     number = 0
     for table in rows.with_format("arrow").iter(batch_size=TABLE_ROWS):  # arrow: images and audio stay undecoded
-        for values in table.to_pylist():
+        found, wrong = values_of(table)
+        for offset, values in enumerate(found):
             number += 1
+            place = f"{name} row {number}"
+            if offset in wrong:
+                yield BadRow(place, wrong[offset])
+                continue
             named = {column: _label_name(values[column], names) for column, names in labels.items()}
-            yield Row(f"{name} row {number}", {"split": split, **values, **named})
+            yield Row(place, {"split": split, **values, **named})
 
 
 def _label_name(value: int | None, names: list[str]) -> str | None:

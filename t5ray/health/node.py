@@ -127,7 +127,8 @@ def _version(name: str) -> str:
 
 def _accelerators() -> tuple[tuple[str, ...], bool]:
     """Return the GPUs that torch sees, and whether bf16 has hardware here."""
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs from who asked for none
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # a Ray that is told to hides GPUs from who asked for none
+        del os.environ["CUDA_VISIBLE_DEVICES"]
     import torch
 
     from t5ray.model.numeric import default_device, has_fast_bf16

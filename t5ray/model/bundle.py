@@ -72,6 +72,7 @@ def _write(loaded: LoadedModel, folder: Path, weights: Mapping[str, torch.Tensor
     would be tied again, and ruined, by transformers 4. The truth goes into the file.
     """
     loaded.model.save_pretrained(folder, state_dict=weights)
+    loaded.tokenizer.clean_up_tokenization_spaces = False  # so that `tokenizer.decode` gives the texts of predict
     loaded.tokenizer.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

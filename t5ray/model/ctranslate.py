@@ -21,9 +21,9 @@ from t5ray.disk import cache_folder, publish_dir
 from t5ray.errors import ModelError
 from t5ray.model.batching import LEAST_CALL_ROWS, MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
-from t5ray.model.decoding.weights import scales_head
 from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs, tokenise
 from t5ray.model.loading import LoadedModel, commit_of, load_model, load_tokenizer
+from t5ray.model.numeric import default_device, scales_head
 from t5ray.model.predictor import Prediction, Tally
 
 EngineDtype = Literal["float32", "int8"]
@@ -43,6 +43,7 @@ class CTranslateEngine:
         labels: Sequence[str] = (),
         dtype: EngineDtype = "float32",
         batch_tokens: int = 16_384,
+        device: torch.device | None = None,
         cache: Path | None = None,
     ) -> None:
         """Load a bundle or plain model, and convert it where no earlier process did.
@@ -52,6 +53,7 @@ class CTranslateEngine:
             labels: must be empty.
             dtype: of the weights; int8 changes outputs.
             batch_tokens: padded input tokens forwarded at once, at most (one input may exceed it alone).
+            device: None: a GPU that this process sees, or the CPU.
             cache: parent of the converted models. None: `~/.cache/t5ray`, or where XDG_CACHE_HOME says.
         Raises:
             ModelError: the model cannot be loaded or converted, or settings ask for what CTranslate2 cannot do.
@@ -64,7 +66,8 @@ class CTranslateEngine:
         self.max_input_tokens = card.max_input_tokens if card else None
         self.tally = Tally()
         self._batch_tokens = batch_tokens
-        self._translator = _translator(converted(source, dtype, cache or cache_folder("ctranslate2")), dtype)
+        folder = converted(source, dtype, cache or cache_folder("ctranslate2"))
+        self._translator = _translator(folder, dtype, device or default_device())
 
     def num_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Return the length of each input in tokens, EOS included, as `Engine.num_tokens`."""
@@ -201,9 +204,8 @@ def _told(loaded: LoadedModel) -> Any:
     return loaded.model
 
 
-def _translator(folder: Path, dtype: EngineDtype) -> Any:
+def _translator(folder: Path, dtype: EngineDtype, device: torch.device) -> Any:
     import ctranslate2
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
-    return ctranslate2.Translator(str(folder), device=device, compute_type=dtype, intra_threads=threads)
+    return ctranslate2.Translator(str(folder), device=device.type, compute_type=dtype, intra_threads=threads)

@@ -56,6 +56,7 @@ class Engine:
             decode: overrides the bundle's decode settings; without an output cap it takes the bundle's.
             labels: the closed set that predictions are taken from. None: the bundle's own where its task has one.
             batch_tokens: padded input tokens forwarded at once, at most (one input may exceed it alone).
+            device: None: a GPU that this process sees, or the CPU.
         Raises:
             ModelError: the model cannot be loaded.
         """

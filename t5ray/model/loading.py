@@ -12,13 +12,21 @@ import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from t5ray.errors import ModelError, one_line
 from t5ray.model.card import require_model
 
 T5_FAMILY = ("t5", "mt5", "umt5")
+SPECIAL_TOKENS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -109,21 +117,96 @@ def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedMode
     Weights come from safetensors only, and code from transformers only: nothing of the checkpoint is executed.
 
     Raises:
-        ModelError: nothing is there, it is no T5, or its files are broken.
+        ModelError: nothing is there, it is no T5, its files are broken, or weights or special tokens are missing.
     """
     load_config(source)
     tokenizer = load_tokenizer(source)
     _check_weight_files(Path(source))
-    try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as exc:
-        raise ModelError(_unloadable(source, "weights", exc)) from exc
+    model = _whole_model(source, dtype=dtype)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ModelError(f"{source}: the model must have a row for each token, but has {rows} for {len(tokenizer)}.")
     return LoadedModel(model.eval(), tokenizer, source)
+
+
+def _whole_model(source: str, **how: object) -> Any:
+    """Load a model all of whose weights are in its files: transformers gives random numbers to those that are not.
+
+    Raises:
+        ModelError: the files are broken, weights are missing or have another shape, or it lacks a special token.
+    """
+    try:
+        model, found = AutoModelForSeq2SeqLM.from_pretrained(
+            source,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below
+            **how,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as exc:
+        raise ModelError(_unloadable(source, "weights", exc)) from exc
+    lacking = [f"{name} is missing" for name in sorted(found["missing_keys"] | _untied(source))]
+    lacking += [
+        f"{name} is {list(there)}, not {list(wanted)}" for name, there, wanted in sorted(found["mismatched_keys"])
+    ]
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ModelError(
+            f"{source}: the weight files must hold all that config.json describes, but {', '.join(lacking[:3])}{more}. "
+            "Name a whole T5: an encoder alone, or what a copy cut off, is none."
+        )
+    _settle_special_tokens(source, model)
+    return model
+
+
+def _settle_special_tokens(source: str, model: PreTrainedModel) -> None:
+    """Have a model's config hold what `generate` goes by: generation_config.json, and config.json where that is silent.
+
+    Raises:
+        ModelError: a token is stated nowhere, or there are several.
+    """
+    for name in SPECIAL_TOKENS:
+        stated = (getattr(place, name, None) for place in (model.generation_config, model.config))
+        found = next((value for value in stated if value is not None), None)
+        token = found[0] if isinstance(found, list) and len(found) == 1 else found
+        if not isinstance(token, int):
+            raise ModelError(
+                f"{source}: {name} must be one token id in generation_config.json or config.json, but is {found}. "
+                "Write it there: T5's own are 0 to start and to pad, and 1 to end."
+            )
+        setattr(model.config, name, token)
+
+
+def _untied(source: str) -> set[str]:
+    """Return which of head and embeddings are missing where a checkpoint says that they differ.
+
+    transformers 5 ties them for every T5 whose files have but one of them.
+    """
+    settings, _ = PreTrainedConfig.get_config_dict(source)
+    names = _tensor_names(source)
+    if settings.get("tie_word_embeddings", True) or not names:
+        return set()
+    modules = {name.split(".")[-2] for name in names if "." in name}
+    head = set() if "lm_head" in modules else {"lm_head.weight"}
+    return head if modules & {"shared", "embed_tokens"} else head | {"shared.weight"}
+
+
+def _tensor_names(source: str) -> set[str]:
+    """Return the names of all tensors in the weight files of a directory or a downloaded model; none if not known."""
+    single, index = (_file_of(source, name) for name in WEIGHT_FILES)
+    if single is not None:
+        with safe_open(single, framework="pt") as file:
+            return set(file.keys())
+    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) if index is not None else set()
+
+
+def _file_of(source: str, name: str) -> Path | None:
+    folder = Path(source)
+    if folder.exists():
+        return folder / name if (folder / name).is_file() else None
+    found = try_to_load_from_cache(source, name)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _check_weight_files(folder: Path) -> None:
@@ -147,7 +230,7 @@ def check_weights(folder: Path) -> None:
     """Open every weight file of a directory, which reads its header and finds it whole; no tensor is read.
 
     Raises:
-        ModelError: there is none, or one is missing, cut off or broken.
+        ModelError: there is none, one is missing, cut off or broken, or they lack weights.
     """
     _check_weight_files(folder)
     single, index = (folder / name for name in WEIGHT_FILES)
@@ -160,6 +243,7 @@ def check_weights(folder: Path) -> None:
                 pass
         except (OSError, SafetensorError) as exc:
             raise ModelError(_unloadable(str(folder), f"weights {name}", exc)) from exc
+    _whole_model(str(folder), device_map="meta")
 
 
 def is_bare(source: str) -> bool:

@@ -1,7 +1,8 @@
-"""Precision and dropout of a T5: which numbers it computes with."""
+"""Precision, device, scale and dropout of a T5: which numbers it computes with, and where."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,8 +33,26 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def default_device() -> torch.device:
-    """Return this process's GPU, or the CPU."""
+    """Return a GPU that this process sees, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_with(gpus: float) -> torch.device:
+    """Return where a process computes that was given so many GPUs: with none on the CPU.
+
+    What it sees does not tell: Ray hides GPUs from those only who ask for others, and from no driver.
+    """
+    return default_device() if gpus else torch.device("cpu")
+
+
+def scales_head(config: Any) -> bool:
+    """Say whether the model scales its decoder's states before the head.
+
+    transformers 5 keeps this apart from whether the weights are tied: T5 in a field of its own, mT5 never, UMT5 always.
+    """
+    if config.model_type == "t5":
+        return bool(config.scale_decoder_outputs)
+    return config.model_type == "umt5" and bool(config.tie_word_embeddings)
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:

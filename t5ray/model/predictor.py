@@ -107,7 +107,7 @@ class Predictor:
         fills_a_cpu = self._model.device.type == "cpu" and self._model.step_numbers >= SMALL_MODEL
         on_cpu = BF16_CPU_PLACES if self._model.dtype == torch.bfloat16 else CPU_PLACES
         self._places = on_cpu if fills_a_cpu else MOST_ROWS
-        self._processor = make_processor(decode, self._model.eos_id)
+        self._processor = make_processor(decode, self._model.eos_id, self._model.device)
         self._tree = self._make_tree() if self._labels else None
         self._requires_numbers = require_numbers
         self._has_head = not require_numbers or bool(self._model.head.sum().isfinite())

@@ -8,8 +8,8 @@
     page.py           fills in templates/: HTML with inline SVG, style and a few lines of script
 
 Comes in: plain mappings, as JSON reads them, with text of users. Goes out: HTML that opens offline, prints, and
-follows the reader's light or dark theme. Charts are inline SVG: a report weighs some 40 kB, where a plotting library
-adds 4.7 MB. Must not know torch, ray or mlflow.
+follows the reader's light or dark theme. Charts are inline SVG: a report weighs 40 to 100 kB, where a plotting
+library adds 4.7 MB. Must not know torch, ray or mlflow.
 """
 
 from t5ray.report.evaluation_report import render_evaluation

@@ -3,6 +3,7 @@
     inputs.py     the files of a job and their shards
     scanning.py   files, read once -> columns, digest, where each shard begins
     hub_copy.py   a dataset of the hub -> Parquet files beside the output
+    kinds.py      what types the columns of a text input have
     reading.py    the rows of one shard                    writing.py   the bytes of one part, and back
     ledger.py     what is finished: atomic parts, one entry each, `_job.json`
     journal.py    what a worker is at: progress, and what killed it
@@ -15,6 +16,7 @@
     sameness.py   what makes two jobs the same
     job.py        a job on Ray Data                        failures.py  what the first failed row of a job says
     labelled.py   rows with references                      evaluation.py   predictions against them
+    back_translation.py  texts into another language and back, as two jobs
 
 The only home of ray.data. Must know neither training nor search.
 

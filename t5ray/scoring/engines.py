@@ -76,6 +76,8 @@ class EngineSpec:
     """Weights of ctranslate2."""
     commit: str = ""
     """What a hub id must still stand for when a worker loads it."""
+    gpus: float = 0.0
+    """GPUs of a worker; with none it computes on the CPU."""
 
     def load(self) -> TextEngine:
         """Load the model.
@@ -91,7 +93,14 @@ class EngineSpec:
         return engine
 
     def _load(self, source: str) -> TextEngine:
-        common: dict[str, Any] = {"decode": self.decode, "labels": self.labels, "batch_tokens": self.batch_tokens}
+        from t5ray.model.numeric import device_with
+
+        common: dict[str, Any] = {
+            "decode": self.decode,
+            "labels": self.labels,
+            "batch_tokens": self.batch_tokens,
+            "device": device_with(self.gpus),
+        }
         if self.engine == "ctranslate2":
             from t5ray.model.ctranslate import CTranslateEngine
 

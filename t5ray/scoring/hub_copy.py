@@ -39,7 +39,7 @@ def copied(address: str, output: Path) -> Path:
         with writing(output):
             arriving.mkdir(parents=True)
             for place, split in enumerate(splits):
-                _write(split, arriving / f"{place}-{split.name}.parquet")
+                _write(split, arriving / f"{place:05d}-{split.name}.parquet")
             publish_dir(arriving, target)
     return target
 

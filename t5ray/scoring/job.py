@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -14,6 +14,7 @@ import ray.data
 
 from t5ray.cluster import Cluster
 from t5ray.config import PredictConfig
+from t5ray.counting import counted
 from t5ray.errors import ClusterError, DataError
 from t5ray.scoring.hub_copy import drop_copy
 from t5ray.scoring.inputs import Input, Shard
@@ -28,6 +29,7 @@ MOST_BLOCKS = 2000
 """Blocks that the shard descriptions are spread over: each is a Ray task, and an object that the driver puts."""
 INIT_DEATHS = 3
 """Workers that may die in a row before they are up; a scorer's own start does nothing that could fail each time."""
+LEAST_CPUS = 0.01
 TICK_S = 1.0
 """How often the progress is looked up."""
 VERSIONS = ("t5ray", "ray", "torch", "transformers", "pyarrow")
@@ -50,6 +52,8 @@ class Pool:
     """Of one worker; Ray gives it as many threads."""
     gpus: float
     """Of one worker."""
+    waits: str = ""
+    """What for, where no worker has room now."""
 
     @property
     def strategy(self) -> ray.data.ActorPoolStrategy:
@@ -71,24 +75,37 @@ def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int, num_pendi
         ClusterError: a Ray of our own has less than is asked for; one that was joined may still grow.
     """
     gpus = config.gpus_per_worker or (1.0 if cluster.num_gpus else 0.0)
-    fitting = int(cluster.num_gpus / gpus) if gpus else int(cluster.num_cpus / (config.cpus_per_worker or 2))
-    asked = config.workers or max(1, fitting)
+    asked = config.workers or max(1, _workers_that_fit(cluster, config.cpus_per_worker, gpus))
     sizes = asked if isinstance(asked, tuple) else (asked, asked)
-    share = cluster.num_cpus / max(min(sizes[1], num_shards), cluster.num_nodes)
-    cpus = config.cpus_per_worker or (float(int(share)) if share >= 1 else max(0.01, int(100 * share) / 100))
+    cpus = config.cpus_per_worker or _cpus_each(cluster, gpus, min(sizes[1], num_shards))
     fewest, most = (min(n, num_shards if num_pending is None else num_pending) for n in sizes)
-    if cluster.started_here:
-        for kind, each, have in (("GPUs", gpus, cluster.num_gpus), ("CPUs", cpus, cluster.num_cpus)):
-            _require_room(fewest, kind, each, have)
-    return Pool(fewest, most, cpus, gpus)
-
-
-def _require_room(workers: int, kind: str, each: float, have: float) -> None:
-    if workers * each > have:
+    room = cluster.num_workers(cpus, gpus)
+    each = f"{counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}"
+    if cluster.started_here and room < fewest:
         raise ClusterError(
-            f"--workers {workers}: all scorers must fit, but they need {workers * each:g} {kind} and there are "
-            f"{have:g}. Use fewer workers or smaller {kind.lower()}_per_worker."
+            f"--workers {fewest}: all scorers must fit, but with {each} each {room} of them do: there are "
+            f"{cluster.shown}. Use fewer workers, or smaller cpus_per_worker or gpus_per_worker."
         )
+    return Pool(fewest, most, cpus, gpus, "" if room else f"waiting for a node with {each}: there are {cluster.shown}")
+
+
+def _workers_that_fit(cluster: Cluster, cpus: float | None, gpus: float) -> int:
+    """Return how many workers a cluster has room for: one per GPU (or share of one), or per two CPUs."""
+    if cpus or gpus:
+        return cluster.num_workers(cpus or LEAST_CPUS, gpus)
+    return cluster.num_workers(2, 0) or cluster.num_workers(1, 0)
+
+
+def _cpus_each(cluster: Cluster, gpus: float, workers: int) -> float:
+    """Return the most CPUs with which as many workers fit as do with next to none: whole ones, or hundredths of one.
+
+    Only CPUs beside GPUs count for workers with GPUs. Where no node has those yet nobody knows what will be beside
+    them, and a worker has one.
+    """
+    fitting = min(workers, cluster.num_workers(LEAST_CPUS, gpus))
+    most = max((node.cpus for node in cluster.nodes), default=cluster.num_cpus)
+    choices = (*map(float, range(int(most), 0, -1)), *(part / 100 for part in range(99, 0, -1)))
+    return next(cpus for cpus in choices if cluster.num_workers(cpus, gpus) >= fitting) if fitting else 1.0
 
 
 def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
@@ -154,7 +171,7 @@ def _finished(job: Job) -> dict[int, Entry]:
 def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
     rows_of = {shard.index: shard.num_rows for shard in job.pending}
     done = sum(entry.rows for entry in job.finished.values())
-    with _ticking(job, done, advance) as finished:
+    with _ticking(job, done, pool.waits, advance) as finished:
         for outcome in _outcomes(job.spec, job.pending, pool):
             outcome.raise_failure()
             finished(rows_of[outcome.index])
@@ -163,6 +180,7 @@ def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
 def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterator[Outcome]:
     """Run the scorers; yield an outcome per shard as it comes."""
     _set_up_ray_data()
+    spec = replace(spec, engine=replace(spec.engine, gpus=pool.gpus))
     dataset = ray.data.from_items(
         [asdict(shard) for shard in shards], override_num_blocks=min(len(shards), MOST_BLOCKS)
     ).map(
@@ -215,7 +233,7 @@ class Pace:
 
 
 @contextmanager
-def _ticking(job: Job, done: int, advance: Advance) -> Iterator[Callable[[int], None]]:
+def _ticking(job: Job, done: int, waits: str, advance: Advance) -> Iterator[Callable[[int], None]]:
     """Report progress once a second: finished shards, and the notes of workers on those under way.
 
     Yields what is to be called with the rows of each shard that is finished.
@@ -230,7 +248,7 @@ def _ticking(job: Job, done: int, advance: Advance) -> Iterator[Callable[[int], 
         while not stop.wait(TICK_S):
             rows = min(finished + rows_under_way(job.spec.output), job.spec.input.num_rows)
             note = pace.note(time.monotonic(), rows)
-            advance(pace.done, note)
+            advance(pace.done, note or waits)
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()

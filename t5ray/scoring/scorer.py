@@ -177,8 +177,9 @@ class Scorer:
                 texts[number] = self._input_text(rows, number)
             except DataError as exc:
                 results.errors[number] = str(exc)
-        order = sorted(texts, key=lambda number: (-len(texts[number]), texts[number]))  # equal texts meet in a slice
-        slices = {}  # of the shard sorted by length, so that they cost no padding
+        # sorted by length, so that slices cost no padding, and equal texts meet in one
+        order = sorted(texts, key=lambda number: (-len(texts[number]), texts[number]))
+        slices = {}
         for part, is_deadly in journal.slices(len(order), engine.call_rows):
             if is_deadly:
                 results.errors[order[part[0]]] = DEADLY

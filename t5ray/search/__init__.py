@@ -9,6 +9,8 @@
     importance.py how much each parameter decided           result.py     search.json, report.html
     preview.py    what a search would do                    workspace.py  where everything of a search is kept
     capacity.py   how many trials run at a time, and on what
+    contradictions.py  values of a space that no run can have
+    run_ids.py    MLflow's ids of runs that began without them
 
 The only home of ray.tune and optuna. Must not know Ray Data.
 """

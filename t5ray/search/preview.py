@@ -254,6 +254,7 @@ def _measure(prepared: Prepared, together: int) -> Sequence[Probe]:
         prepared.decode,
         num_workers=resources.workers_per_trial,
         threads=prepared.cpus_per_worker,
+        gpus=resources.gpus_per_worker,
     )
     task = ray.remote(num_cpus=prepared.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=0)(measure)
     data = ray.put(prepared.data.without_test())

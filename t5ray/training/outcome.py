@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from t5ray import sessions
 from t5ray.config import RunConfig
@@ -13,7 +14,7 @@ from t5ray.data.partition import SEEN_SEED, digest_texts
 from t5ray.model.bundle import publish, put_back
 from t5ray.model.card import BundleCard
 from t5ray.model.loading import LoadedModel, load_model
-from t5ray.model.numeric import default_device
+from t5ray.model.numeric import device_with
 from t5ray.redaction import hide_secrets
 from t5ray.tracking.uri import shown
 from t5ray.training.best import best_name
@@ -94,7 +95,7 @@ def _temperature(prepared: Prepared, loaded: LoadedModel) -> float:
 def _fit_temperature(prepared: Prepared, loaded: LoadedModel) -> float:
     data = prepared.data
     rows = fixed_sample(len(data.validation), prepared.config.training.validation_rows)
-    loaded.model.to(default_device())
+    loaded.model.to(_device(prepared))
     return fit_label_temperature(
         loaded, data.validation, data.validation_references, prepared.task, prepared.decode, rows=rows
     )
@@ -109,12 +110,18 @@ def judge_on_test(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
 
 
 def _judge_on_test(prepared: Prepared, loaded: LoadedModel) -> dict[str, float]:
-    loaded.model.to(default_device())
+    device = _device(prepared)
+    loaded.model.to(device)
     rows = np.arange(len(prepared.data.test))
     references, task, decode = prepared.data.test_references, prepared.task, prepared.decode
-    found = validate(loaded, prepared.data.test, references, task, decode, rows=rows, group=Group(default_device()))
+    found = validate(loaded, prepared.data.test, references, task, decode, rows=rows, group=Group(device))
     known = {} if found.known_labels is None else {KNOWN_LABELS: found.known_labels}
     return {**found.metrics, "loss": found.loss, **known}
+
+
+def _device(prepared: Prepared) -> torch.device:
+    """Return what the finished model is judged on: what it was trained on, in the command's own process, too."""
+    return device_with(prepared.config.resources.gpus_per_worker)
 
 
 def advice(test: Mapping[str, float] | None) -> str:

@@ -15,7 +15,7 @@ from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
 from t5ray.data.batches import Limit, Step, epoch_steps
 from t5ray.data.tokens import TokenisedData, TokenisedSplit
 from t5ray.model.loading import load_model
-from t5ray.model.numeric import default_device, resolve_precision
+from t5ray.model.numeric import device_with, resolve_precision
 from t5ray.training.group import Group
 from t5ray.training.memory import MORE_MEMORY, within_memory
 from t5ray.training.micro_batch import row_limit
@@ -41,6 +41,8 @@ class ProbeSpec:
     """Workers that share each step, of which one is measured."""
     threads: int
     """torch threads of the worker."""
+    gpus: float = 0.0
+    """GPUs of the worker."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def measure(spec: ProbeSpec, data: TokenisedData) -> Probe:
     torch.manual_seed(spec.config.seed)
     began = time.perf_counter()
     loaded = load_model(spec.model)
-    load_s, group = time.perf_counter() - began, Group(default_device())
+    load_s, group = time.perf_counter() - began, Group(device_with(spec.gpus))
     with within_memory(MORE_MEMORY), made_ready(loaded, spec.config, group) as trainee:
         step_s = _step_s(trainee, data.train, spec, group)
         return Probe(load_s, step_s, _validate_row_s(trainee, data, spec, group))

@@ -17,7 +17,7 @@ from t5ray.data.augmented import Augmenter, TrainingTexts
 from t5ray.data.tokens import TokenisedData
 from t5ray.errors import ModelError
 from t5ray.model.loading import LoadedModel, load_model
-from t5ray.model.numeric import default_device
+from t5ray.model.numeric import device_with
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
@@ -46,7 +46,7 @@ class WorkerSetup:
     texts: Any = None
     """Ray object reference of the `TrainingTexts`. None: no run augments."""
     gpu_share: float = 0.0
-    """GPUs of a worker. Where others share its GPU, it takes no more than its part of the memory."""
+    """GPUs of a worker; with none it computes on the CPU. Where others share its GPU, it takes its part only."""
 
 
 def serve(setup: WorkerSetup) -> None:
@@ -55,7 +55,7 @@ def serve(setup: WorkerSetup) -> None:
     warm = WarmModel(setup.model)
     texts: TrainingTexts | None = None if setup.texts is None else ray.get(setup.texts)
     data = Augmenter(ray.get(setup.data), texts, warm.tokenizer)
-    group = Group(default_device())
+    group = Group(device_with(setup.gpu_share))
     if 0 < setup.gpu_share < 1 and group.device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(setup.gpu_share)
     done = 0

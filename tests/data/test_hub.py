@@ -1,4 +1,5 @@
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from t5ray.config import DataConfig
 from t5ray.data import read_splits
+from t5ray.data.formats import BadRow, Row
 from t5ray.data.hub import open_hub
 from t5ray.data.rows import SPLIT_NAMES
 from t5ray.errors import DataError
@@ -62,7 +64,7 @@ def test_class_labels_become_their_names(tmp_path: Path) -> None:
         rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, -1]}, features=features)
         rows.to_parquet(folder / f"{name}.parquet")
     rows, _ = open_hub(f"hf:{folder}", SPLIT_NAMES)
-    assert [row.values["label"] for row in rows] == ["odd", "even", None] * 2
+    assert [row.values["label"] for row in rows if isinstance(row, Row)] == ["odd", "even", None] * 2
 
 
 def test_other_splits_are_left_out_and_named(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_other_splits_are_left_out_and_named(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     rows, findings = open_hub(f"hf:{folder}:small", SPLIT_NAMES)
-    assert [row.values["split"] for row in rows] == ["train"] * 10
+    assert [row.values["split"] for row in rows if isinstance(row, Row)] == ["train"] * 10
     assert findings == [
         f"hf:{folder}:small: split `unsupervised` (10 rows) was left out, as it is none of train, validation and test."
     ]
@@ -110,3 +112,16 @@ def test_broken_dataset(tmp_path: Path) -> None:
     (folder / "train.parquet").write_bytes(b"nonsense")
     with pytest.raises(DataError, match="could not be loaded"):
         open_hub(f"hf:{folder}", SPLIT_NAMES)
+
+
+def test_a_cell_that_python_cannot_hold_is_a_bad_row_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    far_away = pa.array([0, 2**62], pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["a", "b"], "label": ["x", "y"], "at": far_away}), folder / "train.parquet")
+    good, bad = open_hub(f"hf:{folder}", SPLIT_NAMES)[0]
+    assert isinstance(good, Row)
+    assert good.values["at"] == datetime(1970, 1, 1)
+    assert isinstance(bad, BadRow)
+    assert bad.place == f"hf:{folder} train row 2"
+    assert "`at` must hold a value that can be read, but its timestamp[us] cannot" in bad.reason

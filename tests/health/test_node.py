@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from t5ray.cluster import remove_dir, upload_dir
 from t5ray.config import TrackingConfig
@@ -78,9 +80,10 @@ def test_weights_that_are_cut_off_or_gone_are_told(questions: Questions, tiny_t5
     assert "its weights model.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
     weights.rename(folder / "model-1.safetensors")
     assert "its weights model.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model-1.safetensors").write_bytes(whole)
+    places = dict.fromkeys(load_file(folder / "model-1.safetensors"), "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": {**places, "shared.weight": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "its weights model-2.safetensors could not be read" in examine(replace(questions, model=str(folder))).model
     (folder / "model-2.safetensors").write_bytes(whole)
     assert examine(replace(questions, model=str(folder))).model == ""
@@ -116,3 +119,14 @@ def test_another_storage_at_the_same_path_is_told(questions: Questions) -> None:
     report = examine(questions)
     assert report.storage == "what the driver writes there reads differently"
     assert not Path(questions.storage_folder, "id0").exists()
+
+
+@pytest.mark.parametrize(("given", "left"), [("", None), ("1", "1"), (None, None)])
+def test_gpus_that_ray_hides_from_who_asked_for_none_are_looked_for_and_a_users_choice_stands(
+    questions: Questions, monkeypatch: pytest.MonkeyPatch, given: str | None, left: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given or "")
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    examine(questions)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == left

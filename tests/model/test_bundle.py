@@ -15,6 +15,7 @@ from t5ray.model.bundle import clear_leftovers, discard, publish, save_weights
 from t5ray.model.card import CARD, BundleCard, fingerprint, read_card
 from t5ray.model.engine import Engine
 from t5ray.model.loading import LoadedModel, load_model
+from t5ray.model.predictor import decode_tokens
 from tests.tiny import make_tiny_t5
 
 TASK = TaskConfig(name="shout", inputs="shout: {text}", targets="{loud}", metrics=("exact_match",))
@@ -34,6 +35,18 @@ def test_plain_transformers_gives_the_same_outputs_without_any_setting(published
     for text, prediction in zip(texts, Engine(str(published)).predict(texts), strict=True):
         output = model.generate(**tokenizer(text, return_tensors="pt"))
         assert tokenizer.decode(output[0], skip_special_tokens=True) == prediction.text
+
+
+def test_plain_decoding_keeps_spaces_though_the_base_model_says_otherwise(tmp_path: Path) -> None:
+    base = make_tiny_t5(tmp_path / "base")
+    said = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**said, "clean_up_tokenization_spaces": True}))
+    publish(load_model(str(base)), CARD_OF_TEST, tmp_path / "best")
+    ids = AutoTokenizer.from_pretrained(base)("hello , world . do n't ?").input_ids
+    assert AutoTokenizer.from_pretrained(base).decode(ids, skip_special_tokens=True) == "hello, world. don't?"
+    found = AutoTokenizer.from_pretrained(tmp_path / "best").decode(ids, skip_special_tokens=True)
+    assert found == "hello , world . do n't ?"
+    assert decode_tokens(load_model(str(base)).tokenizer, torch.tensor([ids])) == [found]
 
 
 def test_the_config_tells_whether_the_head_is_tied(published: Path) -> None:

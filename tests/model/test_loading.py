@@ -11,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from t5ray.errors import ModelError
 from t5ray.model.loading import (
+    check_weights,
     initialise,
     is_bare,
     load_config,
@@ -48,6 +49,113 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="its weights could not be read"):
         load_model(str(folder))
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def rewritten(folder: Path, change: Callable[[Tensors], Tensors], *, says_tied: bool = True) -> str:
+    """Change the weights of a checkpoint, and have its config.json say whether head and embeddings are one."""
+    weights = change(load_file(folder / "model.safetensors"))
+    save_file({name: weight.clone() for name, weight in weights.items()}, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": says_tied}))
+    return str(folder)
+
+
+def without(*names: str) -> Callable[[Tensors], Tensors]:
+    return lambda weights: {name: weight for name, weight in weights.items() if not name.startswith(names)}
+
+
+def with_head(weights: Tensors) -> Tensors:
+    return {**weights, "lm_head.weight": 2 * weights["shared.weight"]}
+
+
+LACKING: dict[str, tuple[Callable[[Tensors], Tensors], bool, str]] = {
+    "decoder": (without("decoder."), True, r"decoder\.block\.0\.\S+ is missing, .* and 25 more\. Name a whole T5"),
+    "layer": (without("decoder.block.1.layer.2.D"), True, r"wi\.weight is missing, \S+\.wo\.weight is missing\. Name"),
+    "tied embeddings": (without("shared"), True, r"decoder\.embed_tokens\.weight is missing, .* and 1 more\. Name"),
+    "head": (without(), False, r"lm_head\.weight is missing\. Name"),
+    "embeddings": (
+        lambda weights: without("shared")(with_head(weights)),
+        False,
+        r"shared\.weight is missing\. Name",
+    ),
+    "shape": (
+        lambda weights: {**weights, "encoder.final_layer_norm.weight": torch.ones(16)},
+        True,
+        r"encoder\.final_layer_norm\.weight is \[16\], not \[32\]\. Name",
+    ),
+}
+
+
+@pytest.mark.parametrize("lacks", LACKING)
+@pytest.mark.parametrize("look", [load_model, lambda source: check_weights(Path(source))], ids=["load", "check"])
+def test_weights_that_are_missing_are_named_and_none_are_made_up(
+    tmp_path: Path, look: Callable[[str], object], lacks: str
+) -> None:
+    change, says_tied, message = LACKING[lacks]
+    source = rewritten(make_tiny_t5(tmp_path / "model"), change, says_tied=says_tied)
+    with pytest.raises(ModelError, match=f"must hold all that config.json describes, but .*{message}"):
+        look(source)
+
+
+OLD = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+WAYS: dict[str, tuple[Callable[[Tensors], Tensors], bool]] = {
+    "embeddings by one name": (lambda weights: weights, True),
+    "by another name": (lambda w: {n.replace("shared", "encoder.embed_tokens"): x for n, x in w.items()}, True),
+    "as the head": (lambda w: {n.replace("shared", "lm_head"): x for n, x in w.items()}, True),
+    "by all names": (
+        lambda w: {**w, **{f"{part}.embed_tokens.weight": w["shared.weight"] for part in ("encoder", "decoder")}},
+        True,
+    ),
+    "a key of old": (lambda weights: {**weights, OLD: torch.zeros(32, 4)}, True),
+    "a head of its own": (with_head, False),
+    "a head of its own, told to be tied": (with_head, True),
+    "half precision": (lambda weights: {name: weight.bfloat16() for name, weight in weights.items()}, True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_write_a_whole_model_loads(tmp_path: Path, way: str) -> None:
+    change, says_tied = WAYS[way]
+    folder = make_tiny_t5(tmp_path / "model")
+    expected = load_file(folder / "model.safetensors")["shared.weight"]
+    source = rewritten(folder, change, says_tied=says_tied)
+    check_weights(folder)
+    model = load_model(source).model
+    scale = 2 if "own" in way else 1
+    assert torch.allclose(model.get_input_embeddings().weight, expected, rtol=1e-2)
+    assert torch.allclose(model.get_output_embeddings().weight, scale * expected, rtol=1e-2)
+
+
+def test_weights_in_several_files_load_and_a_name_that_their_index_lacks_is_told(tmp_path: Path) -> None:
+    folder = make_tiny_t5(tmp_path / "model")
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="30KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    found = load_model(str(folder)).model.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in model.state_dict().items())
+    check_weights(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    with pytest.raises(ModelError, match=r"but lm_head\.weight is missing"):
+        load_model(str(folder))
+
+
+def test_a_hub_models_weights_are_looked_at_where_they_were_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    make_tiny_t5(snapshot)
+    (tmp_path / "models--someone--tiny" / "refs").mkdir()
+    (tmp_path / "models--someone--tiny" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert load_model("someone/tiny").source == "someone/tiny"
+    rewritten(snapshot, without(), says_tied=False)
+    with pytest.raises(ModelError, match=r"someone/tiny: the weight files .* but lm_head\.weight is missing"):
+        load_model("someone/tiny")
 
 
 def test_a_tokenizer_larger_than_the_embeddings_is_refused(tmp_path: Path) -> None:

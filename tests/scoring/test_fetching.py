@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -112,3 +113,14 @@ def test_a_worker_on_another_node_fetches_the_very_same_model(tmp_path: Path, mo
     with pytest.raises(ModelError, match=r"/gone/best: the model must lie where every node can read it"):
         EngineSpec(str(tmp_path / "gone" / "best"), None, "fp32", 64)._local_source()
     assert EngineSpec("google/flan-t5-small", None, "fp32", 64)._local_source() == "google/flan-t5-small"
+
+
+@pytest.mark.parametrize(
+    ("engine", "made_by"), [("torch", "engine.Engine"), ("ctranslate2", "ctranslate.CTranslateEngine")]
+)
+def test_a_worker_computes_on_a_gpu_only_where_it_was_given_one(
+    gpu_in_sight: None, monkeypatch: pytest.MonkeyPatch, engine: str, made_by: str
+) -> None:
+    monkeypatch.setattr(f"t5ray.model.{made_by}", lambda source, **given: given["device"].type)
+    spec = EngineSpec("google/flan-t5-small", None, "fp32", 64, engine=engine)
+    assert [str(each.load()) for each in (spec, replace(spec, gpus=0.5))] == ["cpu", "cuda"]

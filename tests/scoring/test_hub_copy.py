@@ -10,6 +10,7 @@ import pytest
 from t5ray.config import PredictConfig
 from t5ray.errors import DataError
 from t5ray.scoring.hub_copy import copied, drop_copy
+from t5ray.scoring.inputs import list_sources
 from t5ray.scoring.plan import FinishedJob, Job, prepare
 from t5ray.scoring.scorer import Scorer
 from tests.scoring.doubles import ShoutingEngine
@@ -36,17 +37,17 @@ def dataset(tmp_path: Path) -> Path:
 
 def test_every_split_is_copied_in_order_with_labels_as_names(dataset: Path, tmp_path: Path) -> None:
     folder = copied(f"hf:{dataset}", tmp_path / "out")
-    assert [path.name for path in sorted(folder.iterdir())] == ["0-train.parquet", "1-test.parquet"]
-    table = pq.read_table(folder / "0-train.parquet")
+    assert [path.name for path in sorted(folder.iterdir())] == ["00000-train.parquet", "00001-test.parquet"]
+    table = pq.read_table(folder / "00000-train.parquet")
     assert table.to_pydict() == {
         "split": ["train"] * 3,
         "text": ["train 0", "train 1", "train 2"],
         "label": ["no", "yes", None],
     }
     assert table.schema.field("text").type == pa.string()
-    before = (folder / "0-train.parquet").stat().st_ino
+    before = (folder / "00000-train.parquet").stat().st_ino
     assert copied(f"hf:{dataset}", tmp_path / "out") == folder
-    assert (folder / "0-train.parquet").stat().st_ino == before
+    assert (folder / "00000-train.parquet").stat().st_ino == before
     drop_copy(tmp_path / "out")
     assert not folder.exists()
 
@@ -78,3 +79,19 @@ def test_a_dataset_of_the_hub_is_scored_like_any_input(dataset: Path, tmp_path: 
     )
     drop_copy(tmp_path / "out")
     assert isinstance(prepare(config), FinishedJob)
+
+
+def test_splits_stay_in_order_where_there_are_more_than_ten(tmp_path: Path) -> None:
+    names = [f"part{chr(ord('m') - n)}" for n in range(12)]  # an order of its own
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        + "".join(f"  - split: {name}\n    path: {name}.jsonl\n" for name in names)
+        + "---\n"
+    )
+    for name in names:
+        (folder / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
+    copy = copied(f"hf:{folder}", tmp_path / "out")
+    rows = [row for file in list_sources(str(copy))[0] for row in pq.read_table(copy / file.name).to_pylist()]
+    assert [row["text"] for row in rows] == names

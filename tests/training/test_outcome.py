@@ -1,15 +1,17 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from t5ray.config import RunConfig
+from t5ray.config import ResourcesConfig, RunConfig
+from t5ray.model.loading import load_model
 from t5ray.text.calibration import fit_temperature
 from t5ray.training.best import best_name
-from t5ray.training.outcome import publish_best
+from t5ray.training.outcome import _device, judge_on_test, publish_best
 from t5ray.training.prepare import prepare
 
 
@@ -38,3 +40,15 @@ def test_the_bundle_of_a_classifier_carries_the_temperature_of_its_labels(tmp_pa
     truths = np.array([("no", "yes").index(label) for _, label in validation])
     assert card["temperature"] == pytest.approx(fit_temperature(scores, truths), rel=1e-3)
     assert card["temperature"] != 1.0
+
+
+def test_a_model_is_judged_on_a_gpu_only_where_it_was_trained_on_one(
+    words: Path, tiny_t5: Path, tmp_path: Path, gpu_in_sight: None
+) -> None:
+    given = {"data": {"path": str(words)}, "task": "classify", "model": str(tiny_t5)}
+    prepared = prepare(RunConfig.model_validate(given), tmp_path / "cache")
+    loaded = load_model(str(tiny_t5))
+    assert 0 <= judge_on_test(prepared, loaded)["accuracy"] <= 1
+    assert loaded.model.device.type == "cpu"
+    with_gpu = prepared.config.model_copy(update={"resources": ResourcesConfig(gpus_per_worker=1)})
+    assert _device(replace(prepared, config=with_gpu)).type == "cuda"

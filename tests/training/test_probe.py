@@ -1,6 +1,7 @@
 """The probe takes steps of the middle, trains with the loop's own step, and says what cannot train."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from transformers import T5ForConditionalGeneration
 
 from t5ray.config import DecodeConfig, RunConfig, TrainingConfig
 from t5ray.data.batches import token_budget
+from t5ray.training import probe
+from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared, prepare
 from t5ray.training.probe import ProbeSpec, measure, median_steps
@@ -32,6 +35,21 @@ def spec(prepared: Prepared, model: str) -> ProbeSpec:
 def test_every_part_takes_time(prepared: Prepared) -> None:
     found = measure(spec(prepared, prepared.model), prepared.data)
     assert all(math.isfinite(s) and s > 0 for s in (found.load_s, found.step_s, found.validate_row_s))
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0.0, "cpu"), (0.5, "cuda")])
+def test_it_is_measured_on_a_gpu_only_where_a_worker_has_one(
+    prepared: Prepared, gpu_in_sight: None, monkeypatch: pytest.MonkeyPatch, gpus: float, device: str
+) -> None:
+    devices = list[str]()
+
+    def group(given: torch.device) -> Group:
+        devices.append(given.type)
+        return Group()
+
+    monkeypatch.setattr(probe, "Group", group)
+    assert measure(replace(spec(prepared, prepared.model), gpus=gpus), prepared.data).step_s > 0
+    assert devices == [device]
 
 
 def test_settings_that_cannot_train_are_told(prepared: Prepared, tmp_path: Path) -> None:

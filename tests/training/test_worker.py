@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from t5ray.data.tokens import TokenisedData
@@ -20,7 +21,7 @@ from t5ray.training.mailbox import Job, Mailbox
 from t5ray.training.plan import RunFailed, RunPlan
 from t5ray.training.rows import RowScores, judge_rows
 from t5ray.training.trainee import made_ready
-from t5ray.training.worker import WarmModel, _do
+from t5ray.training.worker import WarmModel, WorkerSetup, _do
 from tests.training.running import curves, run
 
 TENSORS = (torch.Tensor, torch.nn.Parameter)
@@ -118,6 +119,24 @@ def test_a_run_that_diverged_or_was_stopped_leaves_no_trace(
     loaded = warm.pristine(plan.config, Group())
     assert curves(train(loaded, data, replace(plan, folder=tmp_path / "warm"))) == curves(expected)
     assert all(torch.equal(weight, weights[name]) for name, weight in loaded.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0.0, "cpu"), (1.0, "cuda"), (2.0, "cuda")])
+def test_a_worker_computes_on_a_gpu_only_where_it_was_given_one(
+    tiny_t5: Path,
+    data: TokenisedData,
+    gpu_in_sight: None,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: float,
+    device: str,
+) -> None:
+    devices = list[str]()
+    monkeypatch.setattr(worker, "Group", lambda given: devices.append(given.type))
+    monkeypatch.setattr(ray, "get", lambda held: held)
+    box = Mailbox()
+    box.close()
+    worker.serve(WorkerSetup(str(tiny_t5), data, box, torch.get_num_threads(), gpu_share=gpus))
+    assert devices == [device]
 
 
 @pytest.mark.parametrize("fails", [True, False])

@@ -24,15 +24,20 @@ START_TOKENS = 1
 """Length of a T5 decoder's prompt."""
 
 
-def make_processor(decode: DecodeConfig, eos_id: int) -> Processor | None:
-    """Return what penalises and forbids tokens; None where the settings change nothing."""
+def make_processor(decode: DecodeConfig, eos_id: int, device: torch.device) -> Processor | None:
+    """Return what penalises and forbids tokens; None where the settings change nothing.
+
+    Args:
+        device: where scores will be.
+    """
     found = LogitsProcessorList()
     if decode.repetition_penalty != 1.0:
         found.append(RepetitionPenaltyLogitsProcessor(penalty=decode.repetition_penalty))
     if decode.no_repeat_ngram_size:
         found.append(NoRepeatNGramLogitsProcessor(decode.no_repeat_ngram_size))
     if decode.min_new_tokens:
-        found.append(MinNewTokensLengthLogitsProcessor(START_TOKENS, decode.min_new_tokens, eos_id))
+        least = decode.min_new_tokens
+        found.append(MinNewTokensLengthLogitsProcessor(START_TOKENS, least, eos_id, device=str(device)))
     if decode.do_sample:
         found.extend(_warpers(decode))
     return (lambda scores, tokens: found(tokens, scores)) if found else None

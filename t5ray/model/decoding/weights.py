@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from t5ray.model.decoding.linear import Linear
 from t5ray.model.decoding.positions import PositionBias
+from t5ray.model.numeric import scales_head
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,6 @@ def prepare(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> T5Wei
         pad_id=config.pad_token_id,
         eos_id=config.eos_token_id,
     )
-
-
-def scales_head(config: Any) -> bool:
-    """Say whether the model scales its decoder's states before the head.
-
-    transformers 5 keeps this apart from whether the weights are tied: T5 in a field of its own, mT5 never, UMT5 always.
-    """
-    if config.model_type == "t5":
-        return bool(config.scale_decoder_outputs)
-    return config.model_type == "umt5" and bool(config.tie_word_embeddings)
 
 
 def _joined(dtype: torch.dtype, *linears: Any) -> Linear:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from t5ray.model.numeric import scales_head
 from t5ray.model.packed import cpu_attention, ops
 from t5ray.model.packed.layout import Layout, key_mask, layout_of
 from t5ray.model.packed.loss import summed_cross_entropy
@@ -82,17 +83,10 @@ def _model_forward(
     embedded = model.shared(ids).split([len(sources.places), len(targets.places)])
     encoded = _encode(model.encoder, embedded[0], sources)
     decoded = _decode(model.decoder, embedded[1], encoded, targets, sources)
-    if _scales_outputs(model.config):
+    if scales_head(model.config):
         decoded = decoded * model.model_dim**-0.5
     real = slice(targets.num_real)
     return summed_cross_entropy(decoded[real], model.lm_head, packed_labels.flatten()[targets.places[real]], smoothing)
-
-
-def _scales_outputs(config: Any) -> bool:
-    """Say whether the decoder's output shrinks before the head: T5 where it is tied, umT5 so too, mT5 never."""
-    if config.model_type == "t5":
-        return bool(config.scale_decoder_outputs)
-    return config.model_type == "umt5" and bool(config.tie_word_embeddings)
 
 
 def _encode(stack: Any, x: torch.Tensor, layout: Layout) -> torch.Tensor:

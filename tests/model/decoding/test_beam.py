@@ -19,7 +19,7 @@ Stopping = bool | Literal["never"]
 @torch.inference_mode()
 def own(model: Any, rows: list[list[int]], beams: int, penalty: float, stop: Stopping, **settings: Any) -> BeamResult:
     weights = prepare(model)
-    processor = make_processor(DecodeConfig(max_new_tokens=CAP, **settings), 1)
+    processor = make_processor(DecodeConfig(max_new_tokens=CAP, **settings), 1, torch.device("cpu"))
     rules = BeamRules(beams, penalty, stop, CAP)
     decoder = decoder_over(weights, rows, width=beams)
     return beam_search(weights, Vocabulary(weights), decoder, rules, processor)

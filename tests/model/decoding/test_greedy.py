@@ -30,7 +30,7 @@ PLACES = 3
 @torch.inference_mode()
 def own_tokens(model: Any, rows: list[list[int]], **settings: Any) -> list[list[int]]:
     weights = prepare(model)
-    processor = make_processor(DecodeConfig(max_new_tokens=CAP, **settings), 1)
+    processor = make_processor(DecodeConfig(max_new_tokens=CAP, **settings), 1, torch.device("cpu"))
     choose = Best(processor) if processor else None
     places = len(rows) if choose else min(PLACES, len(rows))
     made = generate(
