@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -81,6 +82,8 @@ class Observer(ray.tune.Callback):
         else:
             self.tracker.reopen_run(record.mlflow_run_id)
         self._save(record)
+        with suppress(ClusterError):  # a storage that is away for a moment: the trial's end makes up
+            self.workspace.upload_state()  # before its worker copies a state there, which --resume is to know of
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -86,23 +86,25 @@ def open_study(ledger: Ledger, prepared: Prepared, space: SearchSpace, workspace
 
     Raises:
         ConfigError: the saved search had another objective, model, space or other data or training settings.
+        ClusterError: the storage refuses.
     """
     identity = {**identity_of(prepared), **search_identity(space, prepared.config)}
     require_same(ledger.identity, identity, workspace.shown)
     ledger.identity, ledger.mode, ledger.finished = identity, prepared.mode, False
     (workspace.folder / "config.yaml").write_text(dump_yaml(public(prepared.config)), encoding="utf-8")
+    if not ledger.key:
+        ledger.key = uuid.uuid4().hex
+        ledger.save()  # before the run begins: a kill in between begins it again, and doubles none
     if ledger.study_run_id is None:
         params = {"task": prepared.task.name, "model": prepared.config.model, "data": prepared.config.data.path}
         tags = {"t5ray.kind": "study", "t5ray.objective": prepared.objective}
-        if not ledger.key:
-            ledger.key = uuid.uuid4().hex
-            ledger.save()  # before the run begins: a kill in between begins it again, and doubles none
         name = str(prepared.config.name)
         ledger.study_run_id = tracker.start_run(name, key=ledger.key, params=params, tags=tags) or None
     else:
         tracker.reopen_run(ledger.study_run_id)
     ledger.runs_url = tracker.runs_url()
     ledger.save()
+    workspace.upload_state()  # from now on --resume needs nothing but the URI
 
 
 def settle_confirm_seeds(ledger: Ledger, config: RunConfig) -> None:
@@ -247,7 +249,6 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             mode=prepared.mode,
             folder=workspace.trials.resolve(),
             remote=workspace.remote_trials,
-            remote_states=workspace.remote_trials is not None,
             shares_disk=True,
         ),
     )

@@ -109,22 +109,28 @@ class _Run:
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
+        if self.plan.remote is not None:
+            self._leave_node()
         if answer is not None:
             self._tidy()
         return self.progress
 
-    def _tidy(self) -> None:
-        """Delete all that a run that is over leaves but its best weights, which with a URI lie there only.
+    def _leave_node(self) -> None:
+        """Delete what lies at the URI as well, from where another session takes it.
 
-        Every worker does so on its own node, whose disk the command may not see.
+        Every worker does so on its own node, whose disk the command may not see, also where nobody listens any more: of
+        the last run of each slot nobody says that it is over.
         """
+        drop_last(self.plan.folder)
+        self.best.leave()
+
+    def _tidy(self) -> None:
+        """Delete all that a run that is over leaves but its best weights."""
         plan = self.plan
         if plan.remote is not None:
-            drop_last(plan.folder)
-            self.best.leave()
-            self.group.gather(self.group.rank)  # all are done: the command may fetch the weights into this very folder
+            self.group.gather(self.group.rank)  # all have left: the command may fetch the weights into this very folder
         if self.group.rank == 0:
-            drop_last(plan.folder, plan.remote if plan.remote_states else None, keeps_spare=plan.keeps_spare)
+            drop_last(plan.folder, plan.remote, keeps_spare=plan.keeps_spare)
             self.best.keep(self.progress.best_step)
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
@@ -247,15 +253,15 @@ class _Run:
 
     def _landed(self, best: int, step: int, *, within_epoch: bool) -> None:
         """Copy the state of a step, and delete the weights that only states before it name. Runs in a thread."""
-        if self.plan.remote_states:
-            upload_file(self.plan.folder / LAST, str(self.plan.remote))
+        if self.plan.remote is not None:
+            upload_file(self.plan.folder / LAST, self.plan.remote)
         if not within_epoch:  # there its best weights may be of a step that nobody has heard of
             self.best.keep(best, until=step)
 
     def _restored(self) -> Progress:
         """Go on from the folder's state, which every worker must be able to read."""
-        if self.plan.remote_states:
-            share_last(self.plan.folder, str(self.plan.remote), self.group, shares_disk=self.plan.shares_disk)
+        if self.plan.remote is not None:
+            share_last(self.plan.folder, self.plan.remote, self.group, shares_disk=self.plan.shares_disk)
         else:  # nobody reads before worker 0 has moved the last whole state to its place
             folder, shares_disk = self.plan.folder, self.plan.shares_disk
             self.group.broadcast(sweep(folder, shares_disk=shares_disk) if self.group.rank == 0 else -1)

@@ -90,9 +90,25 @@ def test_trials_of_a_search_at_a_uri_keep_the_states_to_go_on_from_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray, "put", lambda value: value)
-    plan = spec_of(storage, words, tiny_t5).plan_for(3, {}, seed=7)
-    assert plan.remote == (remote and f"{remote}/words/state/trials/3-seed7")
-    assert plan.remote_states == (remote is not None)
+    plan = spec_of(storage, words, tiny_t5).plan_for("3-seed7.0b77d3e4", {}, seed=7)
+    assert plan.remote == (remote and f"{remote}/words/state/trials/3-seed7.0b77d3e4")
+
+
+def test_a_trial_takes_up_nothing_of_one_that_only_a_lost_driver_knew(
+    tmp_path: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger at the URI is older: the next trial has the number of the lost one, but other parameters."""
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    spec, folders = spec_of(str(tmp_path), words, tiny_t5), list[Path]()
+    for name, seed in (("lost", 0), ("resumed", 1)):  # another seed stands in for other trials that have ended
+        ledger = Ledger(tmp_path / f"{name}.json", key="a" * 32)
+        storage = open_storage(tmp_path / name)
+        search = StudySearch(SPACE, ledger, storage=storage, first_points=[], num_trials=2, seed=seed)
+        config = search.suggest("a")
+        assert isinstance(config, dict)
+        folders.append(spec.plan_for(config["key"], config["params"]).folder)
+        assert folders[-1].name == ledger.trials[0].key  # where the driver looks for its weights
+    assert folders[0] != folders[1]
 
 
 def test_out_of_gpu_memory_is_told_as_a_failure_with_its_cause(
