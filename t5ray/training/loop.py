@@ -5,6 +5,7 @@ Plain PyTorch. It knows no Ray: it is handed a model, tokenised data, a group of
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -51,6 +52,7 @@ def fine_tune(
     group: Group,
     report: Report,
     tick: Tick,
+    judge: Callable[[Progress], object] = lambda progress: None,
 ) -> Progress:
     """Train until the last epoch, until patience is over, or until `report` says stop.
 
@@ -59,10 +61,38 @@ def fine_tune(
     Args:
         loaded: pristine weights; trained in place, and spent where they are sharded.
         report: called on worker 0 only; its answer holds for the group.
+        judge: called on worker 0 with a run that has come to its end, when its model has gone and its last state has
+            not: what is cut off here goes on from it.
     Raises:
         RunFailed: the loss is not finite, the GPU's memory does not hold one micro-batch, or the settings do not fit
             the model.
     """
+    progress, answer = _trained(loaded, data, plan, group, report, tick)
+    _leave_node(plan, group)
+    if answer is not None and group.rank == 0:
+        if progress.reports[-1]["final"]:
+            judge(progress)
+        drop_last(plan.folder, plan.remote, keeps_spare=plan.keeps_spare)
+        BestWeights(plan.folder, plan.remote).keep(progress.best_step)
+    return progress
+
+
+def _leave_node(plan: RunPlan, group: Group) -> None:
+    """Delete what lies at a URI as well, from where another session takes it.
+
+    Every worker does so on its own node, whose disk the command may not see, also where nobody listens any more: of the
+    last run of each slot nobody says that it is over.
+    """
+    if plan.remote is not None:
+        drop_last(plan.folder)
+        BestWeights(plan.folder, plan.remote).leave()
+        group.gather(group.rank)  # all have left: the command may fetch the weights into this very folder
+
+
+def _trained(
+    loaded: LoadedModel, data: TokenisedData, plan: RunPlan, group: Group, report: Report, tick: Tick
+) -> tuple[Progress, bool | None]:
+    """Train, and return how far the run is and the last answer; what training took of the memory is free again."""
     torch.manual_seed(plan.config.seed)  # adapters begin alike on all workers
     with (
         within_memory(MORE_MEMORY),
@@ -97,8 +127,8 @@ class _Run:
         self.save_s = 0.0
         """Seconds of the last save, which the epoch after it reports."""
 
-    def go(self) -> Progress:
-        """Run from where the last state was saved."""
+    def go(self) -> tuple[Progress, bool | None]:
+        """Run from where the last state was saved, and return how far that went and the last answer."""
         answer: bool | None = True
         is_over = False
         for earlier in self.progress.reports:
@@ -109,29 +139,7 @@ class _Run:
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
-        if self.plan.remote is not None:
-            self._leave_node()
-        if answer is not None:
-            self._tidy()
-        return self.progress
-
-    def _leave_node(self) -> None:
-        """Delete what lies at the URI as well, from where another session takes it.
-
-        Every worker does so on its own node, whose disk the command may not see, also where nobody listens any more: of
-        the last run of each slot nobody says that it is over.
-        """
-        drop_last(self.plan.folder)
-        self.best.leave()
-
-    def _tidy(self) -> None:
-        """Delete all that a run that is over leaves but its best weights."""
-        plan = self.plan
-        if plan.remote is not None:
-            self.group.gather(self.group.rank)  # all have left: the command may fetch the weights into this very folder
-        if self.group.rank == 0:
-            drop_last(plan.folder, plan.remote, keeps_spare=plan.keeps_spare)
-            self.best.keep(self.progress.best_step)
+        return self.progress, answer
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
         answer = self.group.broadcast(None if self.group.rank > 0 else self.report(report))

@@ -256,6 +256,7 @@ def test_no_worker_of_a_run_that_is_over_leaves_anything_and_the_first_waits_for
         mine = replace(plan, folder=nodes[rank])
         with made_ready(models[rank], plan.config, Group()) as trainee, StateWriter(nodes[rank]) as states:
             loop._Run(trainee, data, mine, Together(rank, meet, said), states, lambda _: True, lambda _: None).go()
+        loop._leave_node(mine, Together(rank, meet, said))
         return [node for node in nodes if node.exists()]
 
     monkeypatch.setattr(loop, "drop_last", late)

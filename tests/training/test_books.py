@@ -34,7 +34,7 @@ def prepared(words: Path, tiny_t5: Path, tmp_path: Path) -> Prepared:
 
 
 def open_run(prepared: Prepared, tracker: Tracker) -> object:
-    return _begin(prepared, Place.of(prepared.config), tracker)
+    return _begin(prepared, Place.of(prepared.config), tracker).run_id
 
 
 def open_search(prepared: Prepared, tracker: Tracker) -> object:
