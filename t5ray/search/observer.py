@@ -16,6 +16,7 @@ from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
+from t5ray.training.patience import StorageAway
 from t5ray.training.plan import EpochReport
 from t5ray.training.run import log_epoch
 
@@ -52,6 +53,8 @@ class Observer(ray.tune.Callback):
         self.ledger, self.tracker, self.announce, self.tell_end = ledger, tracker, announce, tell_end
         self.workspace, self.objective, self.max_epochs = workspace, objective, max_epochs
         now = time.monotonic()
+        self.away = ""
+        """Why the search cannot go on, where a worker could not reach the storage."""
         self._started = now
         self._wall_before = ledger.wall_s
         self._slot_free = [now] * slots
@@ -88,8 +91,15 @@ class Observer(ray.tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Note an epoch."""
+        """Note an epoch.
+
+        Raises:
+            StorageAway: a worker says so. That ends Tune's run; the trial stays open, for --resume to go on with.
+        """
         record = self._record(trial)
+        if "away" in result:
+            self.away = result["away"]
+            raise StorageAway(self.away)
         if "value" not in result:
             record.reason = result.get("failure")
             return

@@ -26,6 +26,7 @@ from t5ray.sessions import RUN_FILES, require_same, search_identity
 from t5ray.tracking import Tracker
 from t5ray.training.footprint import costliest
 from t5ray.training.outcome import identity_of, public
+from t5ray.training.patience import StorageAway
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
@@ -187,16 +188,18 @@ def run_search(
             ),
             run_config=_run_config(scratch, observer),
         )
-        _fit(tuner, workspace)
+        _fit(tuner, workspace, observer)
     observer.cut_off("the time budget was used up")
     ledger.budget_from_s = ledger.wall_s  # used up, or of no more use: a later session begins a new one
     ledger.save()
 
 
-def _fit(tuner: ray.tune.Tuner, workspace: Workspace) -> None:
+def _fit(tuner: ray.tune.Tuner, workspace: Workspace, observer: Observer) -> None:
     try:
         tuner.fit()
     except ray.tune.TuneError as exc:  # what a callback raises, the books of the search among it
+        if observer.away:
+            raise StorageAway(observer.away) from exc
         reason = [line.strip() for line in str(exc).splitlines() if line.strip()][-1]
         raise ClusterError(
             f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is kept: "

@@ -67,7 +67,8 @@ class SlotTrainable(ray.tune.Trainable):
 
     def _fail(self, message: Message) -> dict[str, Any]:
         self.over = True
-        return {"done": True, "failure": hide_secrets(str(message.failure))}  # search.json, MLflow and Optuna take it
+        cause = hide_secrets(str(message.failure))  # search.json, MLflow and Optuna take it
+        return {"done": True, "away" if message.away else "failure": cause}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the trial and begin another one in the same slot."""

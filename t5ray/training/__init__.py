@@ -14,6 +14,7 @@
     rows.py        held-out rows one by one, for comparisons in pairs
     checkpoint.py  what is on disk of a run: the states to go on from
     best.py        and its best weights, named after the step that made them
+    patience.py    a storage URI that is away for a moment
     augmentation.py  what a user is told of augmentation
     mailbox.py     how a driver and a running group of workers talk
     worker.py      the function that Ray Train runs on every worker

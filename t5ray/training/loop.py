@@ -34,6 +34,7 @@ from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
 from t5ray.training.memory import MORE_MEMORY, within_memory
 from t5ray.training.micro_batch import row_limit
+from t5ray.training.patience import patiently
 from t5ray.training.plan import Evaluation, Pulse, Report, RunFailed, RunPlan, Tick
 from t5ray.training.step import optimizer_step
 from t5ray.training.stopping import should_stop
@@ -66,6 +67,7 @@ def fine_tune(
     Raises:
         RunFailed: the loss is not finite, the GPU's memory does not hold one micro-batch, or the settings do not fit
             the model.
+        StorageAway: a storage URI takes no weights or states, or gives none.
     """
     progress, answer = _trained(loaded, data, plan, group, report, tick)
     _leave_node(plan, group)
@@ -262,7 +264,7 @@ class _Run:
     def _landed(self, best: int, step: int, *, within_epoch: bool) -> None:
         """Copy the state of a step, and delete the weights that only states before it name. Runs in a thread."""
         if self.plan.remote is not None:
-            upload_file(self.plan.folder / LAST, self.plan.remote)
+            patiently(upload_file, self.plan.folder / LAST, self.plan.remote)
         if not within_epoch:  # there its best weights may be of a step that nobody has heard of
             self.best.keep(best, until=step)
 

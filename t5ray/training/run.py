@@ -33,6 +33,7 @@ from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
 from t5ray.training.best import best_name
 from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, versions
+from t5ray.training.patience import StorageAway, patiently
 from t5ray.training.place import Place
 from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.prepare import Prepared
@@ -68,7 +69,7 @@ class Session:
     def upload(self, name: str) -> None:
         """Copy a file of the folder to the storage URI, where there is one."""
         if self.remote is not None:
-            upload_file(self.folder / name, self.remote)
+            patiently(upload_file, self.folder / name, self.remote)
 
 
 def is_finished(place: Place) -> bool:
@@ -177,7 +178,7 @@ def run_once(
         on_epoch: called with the report of every epoch.
         in_process: train in this process; see `room.fits_here`.
     Raises:
-        ClusterError: the workers died too often.
+        ClusterError: the workers died too often, or the storage stayed away.
         T5RayError: the run failed, for example by a loss that is not finite.
     """
     session = _begin(prepared, place, tracker)
@@ -297,6 +298,8 @@ def _follow(
     known, known_ms = _last_logged(session)
     while not reports or not reports[-1]["final"]:
         message = slot.next_message(on_tick)
+        if message.away:
+            raise StorageAway(str(message.failure))
         if message.report is None:
             tracker.end_run(session.run_id, "FAILED", tags={"t5ray.reason": str(message.failure)})
             raise T5RayError(f"The run must reach its end, but failed: {message.failure}.")

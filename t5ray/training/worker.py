@@ -23,6 +23,7 @@ from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
 from t5ray.training.memory import within_memory
+from t5ray.training.patience import StorageAway
 from t5ray.training.plan import RunFailed, RunPlan
 from t5ray.training.rows import judge_rows
 from t5ray.training.sharding import is_sharded
@@ -126,6 +127,8 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
         mailbox.post(job.number, Message(failure=str(exc), spent=spent))
         if spent:
             raise
+    except StorageAway as exc:  # where others wait for this worker, they do so until the command ends the group
+        mailbox.post(job.number, Message(failure=str(exc), away=True))
     if group.rank == 0:
         mailbox.finish(job.number)
 

@@ -12,7 +12,7 @@ import torch
 from t5ray.config import RunConfig, SearchSpace
 from t5ray.model.loading import load_model
 from t5ray.search.journal import open_storage
-from t5ray.search.ledger import Ledger
+from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import StudySearch
 from t5ray.search.study import trial_spec
 from t5ray.search.trainable import SlotTrainable, TrialSpec
@@ -20,6 +20,7 @@ from t5ray.search.workspace import Workspace
 from t5ray.training import loop
 from t5ray.training.group import Group
 from t5ray.training.mailbox import Job, Mailbox, Message
+from t5ray.training.patience import StorageAway
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import prepare
 from t5ray.training.worker import _do
@@ -75,6 +76,21 @@ def test_the_cause_of_a_failed_trial_holds_no_password(tmp_path: Path) -> None:
     trainable.plan, trainable.reported = plan_in(tmp_path), None
     trainable.slot = ToldSlot(Message(failure="ftp://me:hunter2@host/x is away"))  # type: ignore[assignment]
     assert trainable.step() == {"done": True, "failure": "ftp://***@host/x is away"}
+
+
+def test_a_storage_that_is_away_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+    trainable = SlotTrainable.__new__(SlotTrainable)
+    trainable.plan, trainable.reported = plan_in(tmp_path), None
+    trainable.slot = ToldSlot(Message(failure="s3://b: ExpiredToken", away=True))  # type: ignore[assignment]
+    told = trainable.step()
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    ledger.trials[0] = TrialRecord(0, {})
+    books.on_trial_start(0, [], tune_trial(0))
+    with pytest.raises(StorageAway, match="ExpiredToken"):  # which ends Tune's run
+        books.on_trial_result(0, [], tune_trial(0), told)
+    assert books.away == "s3://b: ExpiredToken"
+    saved = Ledger.load(ledger.path).trials[0]
+    assert (saved.state, saved.reason) == ("RUNNING", None)
 
 
 def spec_of(storage: str, words: Path, model: Path) -> TrialSpec:
