@@ -108,7 +108,7 @@ def open_place(config: RunConfig, *, resume: bool) -> Place:
 
 
 def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> Session:
-    """Open the run's books, or take them up again.
+    """Open the run's books, or take them up again; at a URI they are there before anything else is saved there.
 
     Raises:
         ConfigError: the interrupted run had other settings, data or another model.
@@ -118,13 +118,22 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> Session:
     saved: dict[str, Any] = json.loads(book.read_text(encoding="utf-8")) if book.exists() else {}
     if saved:
         require_same(saved["identity"], identity, place.shown)
-    if saved.get("mlflow_run_id") is not None:
-        run_id = str(saved["mlflow_run_id"])
-        if run_id:
-            tracker.reopen_run(run_id)
-        return Session(place, saved["key"], run_id)
-    # a kill before the id is known begins the run again, with the same key, and doubles none
-    saved = {"identity": identity, "key": saved.get("key") or uuid.uuid4().hex, "mlflow_run_id": None}
+    if saved.get("mlflow_run_id") is None:
+        saved = _begun(prepared, place, tracker, {"identity": identity, "key": saved.get("key") or uuid.uuid4().hex})
+    elif saved["mlflow_run_id"]:
+        tracker.reopen_run(saved["mlflow_run_id"])
+    if place.remote is not None:  # in each session: a kill, or the storage, may have kept an earlier one from it
+        place.upload()
+        upload_file(book, f"{place.remote}/state")
+    return Session(place, saved["key"], saved["mlflow_run_id"])
+
+
+def _begun(prepared: Prepared, place: Place, tracker: Tracker, begins: Mapping[str, Any]) -> dict[str, Any]:
+    """Begin the run in MLflow and return its book: what it begins with, and the id there.
+
+    A kill before the id is known begins the run again, with the same key, and doubles none.
+    """
+    book, saved = place.folder / RUN_BOOK, {**begins, "mlflow_run_id": None}
     _write_books(prepared, place, saved)
     params, tags = prepared.config.training.model_dump(), {"t5ray.kind": "train"}
     try:
@@ -132,11 +141,9 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> Session:
     except TrackingError:
         book.unlink()  # it has not begun: its name is still free
         raise
-    _write_books(prepared, place, {**saved, "mlflow_run_id": run_id})
-    if place.remote is not None:
-        place.upload()
-        upload_file(book, f"{place.remote}/state")
-    return Session(place, saved["key"], run_id)
+    saved["mlflow_run_id"] = run_id
+    _write_books(prepared, place, saved)
+    return saved
 
 
 def _write_books(prepared: Prepared, place: Place, book: Mapping[str, Any]) -> None:
