@@ -32,9 +32,10 @@ from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
-"""How often the process of one trial may die before the trial fails."""
+"""How often one trial may be begun again, its process or one of its workers having died, before it fails."""
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # why a trial failed is in its books; others are begun again
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no csv, json and tensorboard files per trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no metric
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -243,6 +244,7 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             gpus_per_worker=resources.gpus_per_worker,
             in_process=resources.workers_per_trial == 1,
             scratch=scratch,
+            restarts=0,  # Tune begins the trial again, CRASHES_ALLOWED times, in another slot
         ),
         RunPlan(
             config=config.training,

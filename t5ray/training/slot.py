@@ -24,7 +24,7 @@ TICK_WAIT_S = 0.5
 CLOSE_S = 5.0
 """How long a group may take to leave its last job and end."""
 RESTARTS = 2
-"""How often a group that dies is started again for one job."""
+"""How often a group that dies is started again for one job, where nobody else begins the job again."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class SlotSpec:
     """Directory for what Ray Train writes about the group."""
     texts: Any = None
     """Ray object reference of the `TrainingTexts`. None: no run augments."""
+    restarts: int = RESTARTS
+    """How often a larger group that dies is started again for one job; one in this process never is."""
 
 
 class Slot:
@@ -78,7 +80,7 @@ class Slot:
                     self._deaths += not self.mailbox.take_spent()
                 except ClusterError:  # no other group could be told anything; the caller hears it as well
                     return
-                if self.spec.in_process or self._deaths > RESTARTS:
+                if self.spec.in_process or self._deaths > self.spec.restarts:
                     return
 
     def _trainer(self) -> ray.train.torch.TorchTrainer:

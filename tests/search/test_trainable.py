@@ -11,6 +11,7 @@ import torch
 
 from t5ray.config import RunConfig, SearchSpace
 from t5ray.model.loading import load_model
+from t5ray.search import study
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import StudySearch
@@ -108,6 +109,15 @@ def test_trials_of_a_search_at_a_uri_keep_the_states_to_go_on_from_there(
     monkeypatch.setattr(ray, "put", lambda value: value)
     plan = spec_of(storage, words, tiny_t5).plan_for("3-seed7.0b77d3e4", {}, seed=7)
     assert plan.remote == (remote and f"{remote}/words/state/trials/3-seed7.0b77d3e4")
+
+
+def test_a_trial_of_several_workers_is_begun_again_by_tune_alone(
+    tmp_path: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slot would begin it again as often, each time that Tune does."""
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    assert spec_of(str(tmp_path), words, tiny_t5).slot.restarts == 0
+    assert study._run_config(str(tmp_path), None).failure_config.max_failures == 2  # type: ignore[arg-type]
 
 
 def test_a_trial_takes_up_nothing_of_one_that_only_a_lost_driver_knew(
