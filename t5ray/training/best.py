@@ -38,12 +38,12 @@ class BestWeights:
     folder: Path
     remote: str | None = None
     """URI that they are copied to."""
-    heard: int = 0
+    told_best_step: int = 0
     """Best step of the last report that was answered."""
 
     def save(self, loaded: LoadedModel, step: int, weights: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the model's own weights, or those given, beside the ones that a report names."""
-        self._drop(lambda known: self.heard < known < step)  # of this epoch: no report will name these
+        self._drop(lambda known: self.told_best_step < known < step)  # of this epoch: no report will name these
         self.folder.mkdir(parents=True, exist_ok=True)
         save_weights(loaded, self.folder / best_name(step), weights)
         if self.remote is not None:

@@ -146,7 +146,7 @@ class _Run:
     def _tell(self, report: dict[str, Any]) -> bool | None:
         answer = self.group.broadcast(None if self.group.rank > 0 else self.report(report))
         if answer is not None:
-            self.best.heard = report["best_step"]
+            self.best.told_best_step = report["best_step"]
         return answer
 
     def _epoch(self, epoch: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Slot:
         remote = not spec.in_process
         self.mailbox: Mailbox | RemoteMailbox = RemoteMailbox.create(2 * spec.num_workers) if remote else Mailbox()
         self._job = 0
-        self._heard = 0
+        self._num_read = 0
         self._deaths = 0
         """Of groups, since the last job was given out."""
         self._closed = threading.Event()
@@ -105,7 +105,7 @@ class Slot:
     def start(self, plan: RunPlan) -> None:
         """Begin a run."""
         self._job += 1
-        self._heard = 0
+        self._num_read = 0
         self._deaths = 0
         self.mailbox.submit(Job(self._job, plan))
 
@@ -119,9 +119,9 @@ class Slot:
         """
         while True:
             wait_s = TICK_WAIT_S if on_tick or self._dead else WAIT_S
-            message: Message | None = self.mailbox.next_message(self._job, self._heard, wait_s)
+            message: Message | None = self.mailbox.next_message(self._job, self._num_read, wait_s)
             if message is not None:
-                self._heard += 1
+                self._num_read += 1
                 return message
             self._raise_if_dead()
             pulse = self.mailbox.last_pulse() if on_tick else None
