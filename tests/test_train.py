@@ -255,6 +255,30 @@ def test_an_interrupted_run_stays_one_run_in_mlflow(
     assert run.status == "KILLED"
 
 
+class AwaySlot(InterruptedSlot):
+    """A group of workers whose storage stays away."""
+
+    def next_message(self, on_tick: object) -> Message:
+        return Message(failure="s3://b: the storage must be reachable, but: ExpiredToken.", away=True)
+
+
+def test_a_run_whose_storage_stays_away_is_not_over(
+    small_cluster: None,
+    tmp_path: Path,
+    tiny_t5: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tracker = MemoryTracker()
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    monkeypatch.setattr("t5ray.training.run.Slot", AwaySlot)
+    assert main(arguments(tmp_path, tiny_t5)) == 6
+    assert "s3://b: the storage must be reachable, but: ExpiredToken." in " ".join(capsys.readouterr().err.split())
+    (run,) = tracker.runs.values()
+    assert run.status == "KILLED"  # and not FAILED
+    assert (tmp_path / "finished/state/run.json").exists()
+
+
 class Killed(Exception):
     """The command dies."""
 
