@@ -8,7 +8,7 @@ from typing import Any
 
 import ray.tune
 
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, StorageError
 from t5ray.model.card import write_json
 from t5ray.redaction import hide_secrets
 from t5ray.search.confirm import kept
@@ -16,7 +16,6 @@ from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
-from t5ray.training.patience import StorageAway
 from t5ray.training.plan import EpochReport
 from t5ray.training.run import log_epoch
 
@@ -94,12 +93,12 @@ class Observer(ray.tune.Callback):
         """Note an epoch.
 
         Raises:
-            StorageAway: a worker says so. That ends Tune's run; the trial stays open, for --resume to go on with.
+            StorageError: a worker says so. That ends Tune's run; the trial stays open, for --resume to go on with.
         """
         record = self._record(trial)
         if "away" in result:
             self.away = result["away"]
-            raise StorageAway(self.away)
+            raise StorageError(self.away)
         if "value" not in result:
             record.reason = result.get("failure")
             return

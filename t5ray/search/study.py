@@ -11,7 +11,7 @@ import ray.tune
 
 from t5ray.cluster import Cluster
 from t5ray.config import RunConfig, SearchSpace, dump_yaml
-from t5ray.errors import ClusterError, ConfigError
+from t5ray.errors import ClusterError, ConfigError, StorageError
 from t5ray.search.capacity import num_slots, require_disk
 from t5ray.search.confirm import Confirmation, num_missing
 from t5ray.search.journal import open_storage
@@ -26,7 +26,6 @@ from t5ray.sessions import RUN_FILES, require_same, search_identity
 from t5ray.tracking import Tracker
 from t5ray.training.footprint import costliest
 from t5ray.training.outcome import identity_of, public
-from t5ray.training.patience import StorageAway
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
@@ -200,7 +199,7 @@ def _fit(tuner: ray.tune.Tuner, workspace: Workspace, observer: Observer) -> Non
         tuner.fit()
     except ray.tune.TuneError as exc:  # what a callback raises, the books of the search among it
         if observer.away:
-            raise StorageAway(observer.away) from exc
+            raise StorageError(observer.away) from exc
         reason = [line.strip() for line in str(exc).splitlines() if line.strip()][-1]
         raise ClusterError(
             f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is kept: "

@@ -67,7 +67,7 @@ def fine_tune(
     Raises:
         RunFailed: the loss is not finite, the GPU's memory does not hold one micro-batch, or the settings do not fit
             the model.
-        StorageAway: a storage URI takes no weights or states, or gives none.
+        StorageError: a storage URI takes no weights or states, or gives none.
     """
     progress, answer = _trained(loaded, data, plan, group, report, tick)
     _leave_node(plan, group)

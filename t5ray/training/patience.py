@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, StorageError
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Between one attempt and the next."""
@@ -14,15 +14,11 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class StorageAway(ClusterError):
-    """The storage stayed away, or refuses: no fault of the run, which can go on when it no longer does."""
-
-
 def patiently(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that needs the storage, again and again for about a minute.
 
     Raises:
-        StorageAway: it failed each time.
+        StorageError: it failed each time.
     """
     for pause in PAUSES_S:
         try:
@@ -33,7 +29,7 @@ def patiently(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
         return function(*args, **kwargs)
     except ClusterError as exc:
-        raise StorageAway(
+        raise StorageError(
             f"{exc} It was tried {len(PAUSES_S) + 1} times. What was saved is kept: mend the cause, then give the same "
             "command with --resume."
         ) from exc

@@ -26,14 +26,14 @@ from t5ray.cluster import download_file, is_there, remove_dir, replace_dir, uplo
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.counting import counted
 from t5ray.data.batches import num_steps
-from t5ray.errors import ClusterError, ConfigError, T5RayError, TrackingError
+from t5ray.errors import ClusterError, ConfigError, StorageError, T5RayError, TrackingError
 from t5ray.model.card import write_json, write_text
 from t5ray.sessions import RUN_BOOK, SEARCH_FILES, require_same
 from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
 from t5ray.training.best import best_name
 from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, versions
-from t5ray.training.patience import StorageAway, patiently
+from t5ray.training.patience import patiently
 from t5ray.training.place import Place
 from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.prepare import Prepared
@@ -306,7 +306,7 @@ def _follow(
     while not reports or not reports[-1]["final"]:
         message = slot.next_message(on_tick)
         if message.away:
-            raise StorageAway(str(message.failure))
+            raise StorageError(str(message.failure))
         if message.report is None:
             tracker.end_run(session.run_id, "FAILED", tags={"t5ray.reason": str(message.failure)})
             raise T5RayError(f"The run must reach its end, but failed: {message.failure}.")

@@ -15,7 +15,7 @@ from t5ray import heap
 from t5ray.config import TrainingConfig
 from t5ray.data.augmented import Augmenter, TrainingTexts
 from t5ray.data.tokens import TokenisedData
-from t5ray.errors import ModelError
+from t5ray.errors import ModelError, StorageError
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import default_device
 from t5ray.training.checkpoint import Progress
@@ -23,7 +23,6 @@ from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
 from t5ray.training.memory import within_memory
-from t5ray.training.patience import StorageAway
 from t5ray.training.plan import RunFailed, RunPlan
 from t5ray.training.rows import judge_rows
 from t5ray.training.sharding import is_sharded
@@ -127,7 +126,7 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
         mailbox.post(job.number, Message(failure=str(exc), spent=spent))
         if spent:
             raise
-    except StorageAway as exc:  # where others wait for this worker, they do so until the command ends the group
+    except StorageError as exc:  # where others wait for this worker, they do so until the command ends the group
         mailbox.post(job.number, Message(failure=str(exc), away=True))
     if group.rank == 0:
         mailbox.finish(job.number)

@@ -7,7 +7,7 @@ import pytest
 import ray.tune
 
 from t5ray.config import SearchSpace
-from t5ray.errors import ConfigError
+from t5ray.errors import ConfigError, StorageError
 from t5ray.search import study
 from t5ray.search.conclude import why_all_failed
 from t5ray.search.confirm import Confirmation
@@ -20,7 +20,6 @@ from t5ray.search.study import (
     open_ledger,
 )
 from t5ray.search.workspace import Workspace
-from t5ray.training.patience import StorageAway
 from tests.search.test_observer import observer
 
 SPACE = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}}})
@@ -123,12 +122,12 @@ def test_what_helps_goes_by_the_cause(tmp_path: Path, reason: str, mend: str) ->
 def test_a_storage_that_stays_away_ends_a_search_in_the_worker_s_words(tmp_path: Path) -> None:
     class Tuner:
         def fit(self) -> None:
-            raise ray.tune.TuneError("Traceback (most recent call last):\n  ...\nStorageAway: s3://b")
+            raise ray.tune.TuneError("Traceback (most recent call last):\n  ...\nStorageError: s3://b")
 
     books = observer(Ledger(tmp_path / "state/ledger.json"), tmp_path)
     books.away = "s3://b: the storage must be reachable, but: ExpiredToken."
-    with pytest.raises(StorageAway, match=r"^s3://b: the storage must be reachable, but: ExpiredToken\.$") as found:
-        study._fit(Tuner(), books.workspace, books)  # type: ignore[arg-type]
+    with pytest.raises(StorageError, match=r"^s3://b: the storage must be reachable, but: ExpiredToken\.$") as found:
+        study._fit(Tuner(), books.workspace, books)
     assert found.value.exit_code == 6
 
 

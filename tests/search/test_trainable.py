@@ -10,6 +10,7 @@ import ray
 import torch
 
 from t5ray.config import RunConfig, SearchSpace
+from t5ray.errors import StorageError
 from t5ray.model.loading import load_model
 from t5ray.search import study
 from t5ray.search.journal import open_storage
@@ -21,7 +22,6 @@ from t5ray.search.workspace import Workspace
 from t5ray.training import loop
 from t5ray.training.group import Group
 from t5ray.training.mailbox import Job, Mailbox, Message
-from t5ray.training.patience import StorageAway
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import prepare
 from t5ray.training.worker import _do
@@ -87,7 +87,7 @@ def test_a_storage_that_is_away_is_no_failure_of_the_trial(tmp_path: Path) -> No
     books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
     ledger.trials[0] = TrialRecord(0, {})
     books.on_trial_start(0, [], tune_trial(0))
-    with pytest.raises(StorageAway, match="ExpiredToken"):  # which ends Tune's run
+    with pytest.raises(StorageError, match="ExpiredToken"):  # which ends Tune's run
         books.on_trial_result(0, [], tune_trial(0), told)
     assert books.away == "s3://b: ExpiredToken"
     saved = Ledger.load(ledger.path).trials[0]

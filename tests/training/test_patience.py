@@ -8,12 +8,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from t5ray.data.tokens import TokenisedData
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, StorageError
 from t5ray.model.loading import load_model
 from t5ray.training.checkpoint import LAST
 from t5ray.training.group import Group
 from t5ray.training.mailbox import Job, Mailbox
-from t5ray.training.patience import StorageAway, patiently
+from t5ray.training.patience import patiently
 from t5ray.training.plan import RunPlan
 from t5ray.training.worker import _do
 from tests.training.running import curves, run
@@ -46,7 +46,7 @@ def test_what_fails_is_tried_again_with_growing_pauses(pauses: list[float]) -> N
 
 
 def test_after_about_a_minute_it_is_given_up(pauses: list[float]) -> None:
-    with pytest.raises(StorageAway, match=r"but: ExpiredToken\. It was tried 7 times\. .* with --resume\."):
+    with pytest.raises(StorageError, match=r"but: ExpiredToken\. It was tried 7 times\. .* with --resume\."):
         patiently(Storage(away=99).answer, "here")
     assert sum(pauses) == 63.0
 
