@@ -6,6 +6,7 @@
       ModelError        model or bundle missing or incompatible            exit 4
       TrackingError     MLflow unreachable or refusing                     exit 5
       ClusterError      Ray or resources                                   exit 6
+        StorageError    a storage URI stayed away, or refused              exit 6
 
 A message is one paragraph: what must hold, what was found, where, and how to mend it. No message holds a password: most
 name an address, and an address may hold one.
@@ -59,6 +60,10 @@ class ClusterError(T5RayError):
     """Ray cannot be joined or started, or lacks the resources that were asked for."""
 
     exit_code = 6
+
+
+class StorageError(ClusterError):
+    """The storage stayed away, or refuses: no fault of the run, which can go on when it no longer does."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

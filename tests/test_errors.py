@@ -5,6 +5,7 @@ from t5ray.errors import (
     ConfigError,
     DataError,
     ModelError,
+    StorageError,
     T5RayError,
     TrackingError,
     did_you_mean,
@@ -12,7 +13,8 @@ from t5ray.errors import (
 
 
 @pytest.mark.parametrize(
-    ("kind", "code"), [(ConfigError, 2), (DataError, 3), (ModelError, 4), (TrackingError, 5), (ClusterError, 6)]
+    ("kind", "code"),
+    [(ConfigError, 2), (DataError, 3), (ModelError, 4), (TrackingError, 5), (ClusterError, 6), (StorageError, 6)],
 )
 def test_exit_codes_are_the_designs(kind: type[T5RayError], code: int) -> None:
     assert issubclass(kind, T5RayError)

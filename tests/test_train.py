@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
     assert line.startswith("Interrupted. Go on with: python -m t5ray.train --data ")
     assert line.endswith(" --name interrupted --resume")
     assert not (storage / "interrupted" / "best").exists()
-    assert (storage / "interrupted/state/last.pt").exists()  # of the first epoch
+    assert list((storage / "interrupted/state").glob("*/last.pt"))  # of the first epoch
     assert main(given) == 2
     assert "holds an interrupted run. Add --resume, or choose another --name." in " ".join(
         capsys.readouterr().err.split()
@@ -163,6 +163,24 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(
     assert resumed["test"] == finished["test"]
     assert [report["epoch"] for report in trained] == [2, 3]  # the second may have been cut off
     assert not (storage / "interrupted" / "state").exists()
+
+
+@pytest.mark.integration
+def test_a_run_goes_on_from_nothing_that_another_one_left(
+    finished: dict[str, Any], storage: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press_ctrl_c(tracker: object, run_id: str, report: dict[str, Any], objective: str, **_: Any) -> None:
+        if report["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    other = arguments(storage, tiny_t5, "--set", "training.learning_rate=1e-4", name="again")
+    with monkeypatch.context() as patch:
+        patch.setattr("t5ray.training.run.log_epoch", press_ctrl_c)
+        assert main(other) == 130
+    (storage / "again/state/run.json").unlink()  # as where the book lay on another machine
+    assert main(arguments(storage, tiny_t5, name="again")) == 0
+    fields = ("epoch", "step", "value", "train_loss", "validation_loss")
+    assert course(record_of(storage / "again"), *fields) == course(finished, *fields)
 
 
 @pytest.mark.parametrize("where", ["slot.Slot.settle", "run.judge_on_test"])
@@ -235,6 +253,30 @@ def test_an_interrupted_run_stays_one_run_in_mlflow(
     (again,) = tracker.runs.values()
     assert again is run
     assert run.status == "KILLED"
+
+
+class AwaySlot(InterruptedSlot):
+    """A group of workers whose storage stays away."""
+
+    def next_message(self, on_tick: object) -> Message:
+        return Message(failure="s3://b: the storage must be reachable, but: ExpiredToken.", away=True)
+
+
+def test_a_run_whose_storage_stays_away_is_not_over(
+    small_cluster: None,
+    tmp_path: Path,
+    tiny_t5: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tracker = MemoryTracker()
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    monkeypatch.setattr("t5ray.training.run.Slot", AwaySlot)
+    assert main(arguments(tmp_path, tiny_t5)) == 6
+    assert "s3://b: the storage must be reachable, but: ExpiredToken." in " ".join(capsys.readouterr().err.split())
+    (run,) = tracker.runs.values()
+    assert run.status == "KILLED"  # and not FAILED
+    assert (tmp_path / "finished/state/run.json").exists()
 
 
 class Killed(Exception):
@@ -441,10 +483,12 @@ def test_a_run_at_a_uri_goes_on_where_the_local_folder_is_gone(
     with monkeypatch.context() as patch:
         patch.setattr("t5ray.training.run.log_epoch", press_ctrl_c)
         assert main(given) == 130
-    kept = {Path(path).name for path in bucket.ls(f"{top}/finished/state", detail=False)}
+    (book,) = bucket.glob(f"{top}/finished/state/run.json")
+    (state,) = {path.rstrip("/") for path in bucket.ls(f"{top}/finished/state", detail=False)} - {book}
+    kept = {Path(path).name for path in bucket.ls(state, detail=False)}
     weights = {name for name in kept if name.startswith("best-")}
     assert weights
-    assert kept - weights == {"last.pt", "run.json", "heard"}
+    assert kept - weights == {"last.pt", "last_logged"}
     assert main(given) == 2  # an interrupted run is there
     shutil.rmtree(tmp_path / "t5ray_runs/finished")
     steps: list[int] = []

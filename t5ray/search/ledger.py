@@ -1,5 +1,6 @@
 """What is known of every trial, kept on disk after every report: what `--resume` and `search.json` are made of."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,15 +32,18 @@ class TrialRecord:
     overhead_s: float = 0.0
     """Seconds between its slot being free and its end in which it neither trained nor validated."""
     mlflow_run_id: str | None = None
+    mark: str = ""
+    """What no run of another search, or of other parameters, has: see `Ledger.mark`."""
 
     @property
     def key(self) -> str:
         """Name of the run's folder.
 
         Example:
-            trial 3 -> "3"; its run on seed 1001 -> "3-seed1001"
+            trial 3, marked 5f2a90c1 -> "3.5f2a90c1"; its run on seed 1001, marked 0b77d3e4 -> "3-seed1001.0b77d3e4"
         """
-        return str(self.trial) if self.seed is None else f"{self.trial}-seed{self.seed}"
+        name = str(self.trial) if self.seed is None else f"{self.trial}-seed{self.seed}"
+        return f"{name}.{self.mark}" if self.mark else name
 
     @property
     def values(self) -> list[float]:
@@ -157,6 +161,15 @@ class Ledger:
     def confirm_run(self, trial: int, seed: int) -> TrialRecord:
         """Return the run of a trial on a fresh seed."""
         return next(run for run in self.confirm_runs if (run.trial, run.seed) == (trial, seed))
+
+    def mark(self, record: TrialRecord) -> None:
+        """Let the run's folder have a name of its own: what others saved, its loop never finds.
+
+        A driver that is lost may leave checkpoints of which the ledger that a resumed search goes on with does not
+        know: its next trial has the same number, but other parameters, and so another folder.
+        """
+        origin = [self.key, record.trial, record.seed, record.params]
+        record.mark = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:8]
 
     def rank(self, record: TrialRecord) -> tuple[float, int]:
         """Return a key that sorts scored trials from the best to the worst; the earlier one first at a tie."""

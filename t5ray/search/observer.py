@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
 import ray.tune
 
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, StorageError
 from t5ray.model.card import write_json
 from t5ray.redaction import hide_secrets
 from t5ray.search.confirm import standing
@@ -51,6 +52,8 @@ class Observer(ray.tune.Callback):
         self.ledger, self.tracker, self.announce, self.tell_end = ledger, tracker, announce, tell_end
         self.workspace, self.objective, self.max_epochs = workspace, objective, max_epochs
         now = time.monotonic()
+        self.away = ""
+        """Why the search cannot go on, where a worker could not reach the storage."""
         self._started = now
         self._wall_before = ledger.wall_s
         self._slot_free = [now] * slots
@@ -81,12 +84,21 @@ class Observer(ray.tune.Callback):
         else:
             self.tracker.reopen_run(record.mlflow_run_id)
         self._save(record)
+        with suppress(ClusterError):  # a storage that is away for a moment: the trial's end makes up
+            self.workspace.upload_state()  # before its worker copies a state there, which --resume is to know of
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Note an epoch."""
+        """Note an epoch.
+
+        Raises:
+            StorageError: a worker says so. That ends Tune's run; the trial stays open, for --resume to go on with.
+        """
         record = self._record(trial)
+        if "away" in result:
+            self.away = result["away"]
+            raise StorageError(self.away)
         if "value" not in result:
             record.reason = result.get("failure")
             return

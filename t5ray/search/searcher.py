@@ -26,7 +26,11 @@ OUTSIDE, HISTORY = "outside_space", "trials of an earlier search"
 
 
 class StudySearch(ray.tune.search.Searcher):
-    """Proposes `{"trial": number, "params": {...}}`, with `seed` for a confirming run, and tells how trials ended."""
+    """Proposes trials, and tells how they ended.
+
+    Example:
+        {"trial": 3, "key": "3.5f2a90c1", "params": {"learning_rate": 1e-3}}, with `seed` for a confirming run
+    """
 
     def __init__(
         self,
@@ -96,16 +100,20 @@ class StudySearch(ray.tune.search.Searcher):
             return self._confirm(trial_id)
         self._trials[trial_id] = trial
         self.ledger.trials[record.trial] = record
-        self.ledger.save()
-        return {"trial": record.trial, "params": record.params}
+        return self._noted(record)
 
     def _confirm(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.confirmation is not None and (record := self.confirmation.next_run()) is not None:
             self._trials[trial_id] = None
-            self.ledger.save()
-            return {"trial": record.trial, "params": record.params, "seed": record.seed}
+            return {**self._noted(record), "seed": record.seed}
         waiting = self.confirmation is not None and self.confirmation.is_waiting
         return None if waiting else str(ray.tune.search.Searcher.FINISHED)
+
+    def _noted(self, record: TrialRecord) -> dict[str, Any]:
+        """Note that a run begins, and return what its worker is told."""
+        self.ledger.mark(record)
+        self.ledger.save()
+        return {"trial": record.trial, "key": record.key, "params": record.params}
 
     def _new_trial(self) -> tuple[optuna.Trial, TrialRecord] | None:
         """Make the next trial; None where there are enough.

@@ -12,7 +12,7 @@ import ray.tune
 
 from t5ray.cluster import Cluster
 from t5ray.config import RunConfig, SearchSpace, dump_yaml
-from t5ray.errors import ClusterError, ConfigError
+from t5ray.errors import ClusterError, ConfigError, StorageError
 from t5ray.search.capacity import num_slots, require_disk
 from t5ray.search.confirm import Confirmation, num_missing
 from t5ray.search.journal import open_storage
@@ -32,9 +32,10 @@ from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
-"""How often the process of one trial may die before the trial fails."""
+"""How often one trial may be begun again, its process or one of its workers having died, before it fails."""
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # why a trial failed is in its books; others are begun again
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no csv, json and tensorboard files per trial
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no metric
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -108,6 +109,7 @@ def require_same_search(ledger: Ledger, prepared: Prepared, space: SearchSpace, 
 
     Raises:
         ConfigError: the saved search had another objective, model, space or other data or training settings.
+        ClusterError: the storage refuses.
     """
     identity = {**identity_of(prepared), **search_identity(space, prepared.config)}
     require_same(ledger.identity, identity, workspace.shown)
@@ -118,18 +120,19 @@ def open_study(ledger: Ledger, prepared: Prepared, workspace: Workspace, tracker
     """Begin or go on with the study's run, and write the resolved settings down."""
     ledger.finished = False
     (workspace.folder / "config.yaml").write_text(dump_yaml(public(prepared.config)), encoding="utf-8")
+    if not ledger.key:
+        ledger.key = uuid.uuid4().hex
+        ledger.save()  # before the run begins: a kill in between begins it again, and doubles none
     if ledger.study_run_id is None:
         params = {"task": prepared.task.name, "model": prepared.config.model, "data": prepared.config.data.path}
         tags = {"t5ray.kind": "study", "t5ray.objective": prepared.objective}
-        if not ledger.key:
-            ledger.key = uuid.uuid4().hex
-            ledger.save()  # before the run begins: a kill in between begins it again, and doubles none
         name = str(prepared.config.name)
         ledger.study_run_id = tracker.start_run(name, key=ledger.key, params=params, tags=tags) or None
     else:
         tracker.reopen_run(ledger.study_run_id)
     ledger.runs_url = tracker.runs_url()
     ledger.save()
+    workspace.upload_state()  # from now on --resume needs nothing but the URI
 
 
 def settle_confirm_seeds(ledger: Ledger, config: RunConfig) -> None:
@@ -212,16 +215,18 @@ def run_search(
             ),
             run_config=_run_config(scratch, observer),
         )
-        _fit(tuner, workspace)
+        _fit(tuner, workspace, observer)
     observer.cut_off("the time budget was used up")
     ledger.budget_from_s = ledger.wall_s  # used up, or of no more use: a later session begins a new one
     ledger.save()
 
 
-def _fit(tuner: ray.tune.Tuner, workspace: Workspace) -> None:
+def _fit(tuner: ray.tune.Tuner, workspace: Workspace, observer: Observer) -> None:
     try:
         tuner.fit()
     except ray.tune.TuneError as exc:  # what a callback raises, the books of the search among it
+        if observer.away:
+            raise StorageError(observer.away) from exc
         reason = [line.strip() for line in str(exc).splitlines() if line.strip()][-1]
         raise ClusterError(
             f"{workspace.folder}: the search must be able to keep its books, but: {reason}. What has ended is kept: "
@@ -265,6 +270,7 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             gpus_per_worker=resources.gpus_per_worker,
             in_process=resources.workers_per_trial == 1,
             scratch=scratch,
+            restarts=0,  # Tune begins the trial again, CRASHES_ALLOWED times, in another slot
         ),
         RunPlan(
             config=config.training,
@@ -274,7 +280,6 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             mode=prepared.mode,
             folder=workspace.trials.resolve(),
             remote=workspace.remote_trials,
-            remote_states=workspace.remote_trials is not None,
             shares_disk=True,
         ),
     )

@@ -7,7 +7,6 @@ from typing import Any
 import ray.tune
 
 from t5ray.redaction import hide_secrets
-from t5ray.search.ledger import TrialRecord
 from t5ray.training.mailbox import Message
 from t5ray.training.plan import RunPlan
 from t5ray.training.slot import Slot, SlotSpec
@@ -21,10 +20,9 @@ class TrialSpec:
     plan: RunPlan
     """Plan of the default settings, with the folder that holds one folder per trial."""
 
-    def plan_for(self, trial: int, params: Mapping[str, Any], seed: int | None = None) -> RunPlan:
-        """Return the plan of one trial, or of its run on a fresh seed."""
+    def plan_for(self, key: str, params: Mapping[str, Any], seed: int | None = None) -> RunPlan:
+        """Return the plan of one trial, or of its run on a fresh seed; `key` names its folder."""
         fresh = {} if seed is None else {"seed": seed}
-        key = TrialRecord(trial, {}, seed=seed).key
         return replace(
             self.plan,
             config=self.plan.config.with_params({**params, **fresh}),
@@ -44,7 +42,7 @@ class SlotTrainable(ray.tune.Trainable):
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.plan = self.spec.plan_for(config["trial"], config["params"], config.get("seed"))
+        self.plan = self.spec.plan_for(config["key"], config["params"], config.get("seed"))
         self.slot.start(self.plan)
         self.reported: int | None = None
         self.over = False
@@ -69,7 +67,8 @@ class SlotTrainable(ray.tune.Trainable):
 
     def _fail(self, message: Message) -> dict[str, Any]:
         self.over = True
-        return {"done": True, "failure": hide_secrets(str(message.failure))}  # search.json, MLflow and Optuna take it
+        cause = hide_secrets(str(message.failure))  # search.json, MLflow and Optuna take it
+        return {"done": True, "away" if message.away else "failure": cause}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the trial and begin another one in the same slot."""

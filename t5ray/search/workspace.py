@@ -3,13 +3,16 @@
     <storage>/<name>/search.json, report.html, config.yaml, best/
     <storage>/<name>/state/ledger.json, optuna.journal     what --resume needs
     <storage>/<name>/state/confirm/<run>.json              predictions of runs that confirm the best
-    <storage>/<name>/state/trials/<number>/best-<step>/, last.pt  checkpoints of one trial
+    <storage>/<name>/state/trials/<run>/best-<step>/, last.pt  checkpoints of one trial, or of a run that confirms one
     <storage>/<name>/state/trials/.spare.pt                a file that the next state is written into
     <storage>/cache/                                       tokenised data, shared by all runs
 
+A run's folder is named after its number and after what made it (`TrialRecord.key`): what lies there is of no other
+search, and of no other parameters.
+
 With a URI (`s3://bucket/runs`) the driver works in a local folder of the same name; it copies ledger and journal there
-(to saved/) whenever a trial ends, and results when the search does. Workers copy the best weights of their trials
-there themselves, and the states that a trial may go on from at another node.
+(to saved/) whenever a trial begins or ends, and results when the search does. Workers copy the best weights of their
+trials there themselves, and the states that a trial may go on from at another node.
 """
 
 import json

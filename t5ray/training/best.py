@@ -21,6 +21,7 @@ from t5ray.cluster import DOWNLOAD, download_dir, is_there, names_in, remove_dir
 from t5ray.errors import ClusterError
 from t5ray.model.bundle import discard, save_weights
 from t5ray.model.loading import LoadedModel
+from t5ray.training.patience import patiently
 
 NAME = re.compile(r"best-(\d+)")
 
@@ -37,22 +38,22 @@ class BestWeights:
     folder: Path
     remote: str | None = None
     """URI that they are copied to."""
-    heard: int = 0
+    told_best_step: int = 0
     """Best step of the last report that was answered."""
 
     def save(self, loaded: LoadedModel, step: int, weights: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the model's own weights, or those given, beside the ones that a report names."""
-        self._drop(lambda known: self.heard < known < step)  # of this epoch: no report will name these
+        self._drop(lambda known: self.told_best_step < known < step)  # of this epoch: no report will name these
         self.folder.mkdir(parents=True, exist_ok=True)
         save_weights(loaded, self.folder / best_name(step), weights)
         if self.remote is not None:
-            upload_dir(self.folder / best_name(step), f"{self.remote}/{best_name(step)}")
+            patiently(upload_dir, self.folder / best_name(step), f"{self.remote}/{best_name(step)}")
 
     def hold(self, step: int) -> bool:
         """Say whether the weights of a step are there."""
         if (self.folder / best_name(step)).is_dir():
             return True
-        return self.remote is not None and is_there(f"{self.remote}/{best_name(step)}")
+        return self.remote is not None and patiently(is_there, f"{self.remote}/{best_name(step)}")
 
     @contextmanager
     def opened(self, step: int) -> Iterator[Path]:
@@ -65,7 +66,7 @@ class BestWeights:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=DOWNLOAD, dir=self.folder, ignore_cleanup_errors=True) as copy:
-            download_dir(f"{self.remote}/{best_name(step)}", Path(copy))
+            patiently(download_dir, f"{self.remote}/{best_name(step)}", Path(copy))
             yield Path(copy)
         self._leave_no_empty_folder()
 

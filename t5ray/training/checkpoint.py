@@ -36,6 +36,7 @@ from t5ray.errors import ClusterError
 from t5ray.locking import turn
 from t5ray.model.bundle import clear_leftovers
 from t5ray.training.group import Group
+from t5ray.training.patience import patiently
 
 LAST, BEFORE_LAST, UNFINISHED, SPARE = "last.pt", "last-but-one.pt", ".last.pt.tmp", ".spare.pt"
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
@@ -232,7 +233,7 @@ def _take(folder: Path, step: int, remote: str, *, shares_disk: bool) -> None:
         return
     found = _read(folder / LAST)
     if found is None or found["progress"]["step"] != step:  # in one move: another worker may be about to read it
-        download_file(f"{remote}/{LAST}", folder / LAST)
+        patiently(download_file, f"{remote}/{LAST}", folder / LAST)
     if shares_disk:
         (folder / BEFORE_LAST).unlink(missing_ok=True)
 
@@ -242,20 +243,20 @@ def _newest(folder: Path, remote: str, *, shares_disk: bool) -> int:
     here, there = sweep(folder, shares_disk=shares_disk), -1
     for killed in folder.glob(f"{DOWNLOAD}*"):  # nobody else is at it before they hear what this returns
         shutil.rmtree(killed, ignore_errors=True)
-    if is_there(f"{remote}/{LAST}"):
+    if patiently(is_there, f"{remote}/{LAST}"):
         folder.mkdir(parents=True, exist_ok=True)
         with (
             _turn(folder) if shares_disk else nullcontext(),
             TemporaryDirectory(prefix=DOWNLOAD, dir=folder) as name,
         ):
             fetched = Path(name)
-            download_file(f"{remote}/{LAST}", fetched / LAST)
+            patiently(download_file, f"{remote}/{LAST}", fetched / LAST)
             there = sweep(fetched)
             if there > here:
                 drop_last(folder)
                 (fetched / LAST).replace(folder / LAST)
     if here > there:
-        upload_file(folder / LAST, remote)
+        patiently(upload_file, folder / LAST, remote)
     return max(here, there)
 
 

@@ -5,6 +5,7 @@ Plain PyTorch. It knows no Ray: it is handed a model, tokenised data, a group of
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -33,6 +34,7 @@ from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
 from t5ray.training.memory import MORE_MEMORY, within_memory
 from t5ray.training.micro_batch import row_limit
+from t5ray.training.patience import patiently
 from t5ray.training.plan import Evaluation, Pulse, Report, RunFailed, RunPlan, Tick
 from t5ray.training.step import optimizer_step
 from t5ray.training.stopping import should_stop
@@ -51,6 +53,7 @@ def fine_tune(
     group: Group,
     report: Report,
     tick: Tick,
+    judge: Callable[[Progress], object] = lambda progress: None,
 ) -> Progress:
     """Train until the last epoch, until patience is over, or until `report` says stop.
 
@@ -59,10 +62,39 @@ def fine_tune(
     Args:
         loaded: pristine weights; trained in place, and spent where they are sharded.
         report: called on worker 0 only; its answer holds for the group.
+        judge: called on worker 0 with a run that has come to its end, when its model has gone and its last state has
+            not: what is cut off here goes on from it.
     Raises:
         RunFailed: the loss is not finite, the GPU's memory does not hold one micro-batch, or the settings do not fit
             the model.
+        StorageError: a storage URI takes no weights or states, or gives none.
     """
+    progress, answer = _trained(loaded, data, plan, group, report, tick)
+    _leave_node(plan, group)
+    if answer is not None and group.rank == 0:
+        if progress.reports[-1]["final"]:
+            judge(progress)
+        drop_last(plan.folder, plan.remote, keeps_spare=plan.keeps_spare)
+        BestWeights(plan.folder, plan.remote).keep(progress.best_step)
+    return progress
+
+
+def _leave_node(plan: RunPlan, group: Group) -> None:
+    """Delete what lies at a URI as well, from where another session takes it.
+
+    Every worker does so on its own node, whose disk the command may not see, also where nobody listens any more: of the
+    last run of each slot nobody says that it is over.
+    """
+    if plan.remote is not None:
+        drop_last(plan.folder)
+        BestWeights(plan.folder, plan.remote).leave()
+        group.gather(group.rank)  # all have left: the command may fetch the weights into this very folder
+
+
+def _trained(
+    loaded: LoadedModel, data: TokenisedData, plan: RunPlan, group: Group, report: Report, tick: Tick
+) -> tuple[Progress, bool | None]:
+    """Train, and return how far the run is and the last answer; what training took of the memory is free again."""
     torch.manual_seed(plan.config.seed)  # adapters begin alike on all workers
     with (
         within_memory(MORE_MEMORY),
@@ -97,8 +129,8 @@ class _Run:
         self.save_s = 0.0
         """Seconds of the last save, which the epoch after it reports."""
 
-    def go(self) -> Progress:
-        """Run from where the last state was saved."""
+    def go(self) -> tuple[Progress, bool | None]:
+        """Run from where the last state was saved, and return how far that went and the last answer."""
         answer: bool | None = True
         is_over = False
         for earlier in self.progress.reports:
@@ -109,28 +141,12 @@ class _Run:
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
                 self.save_s = self._save(None)
-        if answer is not None:
-            self._tidy()
-        return self.progress
-
-    def _tidy(self) -> None:
-        """Delete all that a run that is over leaves but its best weights, which with a URI lie there only.
-
-        Every worker does so on its own node, whose disk the command may not see.
-        """
-        plan = self.plan
-        if plan.remote is not None:
-            drop_last(plan.folder)
-            self.best.leave()
-            self.group.gather(self.group.rank)  # all are done: the command may fetch the weights into this very folder
-        if self.group.rank == 0:
-            drop_last(plan.folder, plan.remote if plan.remote_states else None, keeps_spare=plan.keeps_spare)
-            self.best.keep(self.progress.best_step)
+        return self.progress, answer
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
         answer = self.group.broadcast(None if self.group.rank > 0 else self.report(report))
         if answer is not None:
-            self.best.heard = report["best_step"]
+            self.best.told_best_step = report["best_step"]
         return answer
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
@@ -248,15 +264,15 @@ class _Run:
 
     def _landed(self, best: int, step: int, *, within_epoch: bool) -> None:
         """Copy the state of a step, and delete the weights that only states before it name. Runs in a thread."""
-        if self.plan.remote_states:
-            upload_file(self.plan.folder / LAST, str(self.plan.remote))
+        if self.plan.remote is not None:
+            patiently(upload_file, self.plan.folder / LAST, self.plan.remote)
         if not within_epoch:  # there its best weights may be of a step that nobody has heard of
             self.best.keep(best, until=step)
 
     def _restored(self) -> Progress:
         """Go on from the folder's state, which every worker must be able to read."""
-        if self.plan.remote_states:
-            share_last(self.plan.folder, str(self.plan.remote), self.group, shares_disk=self.plan.shares_disk)
+        if self.plan.remote is not None:
+            share_last(self.plan.folder, self.plan.remote, self.group, shares_disk=self.plan.shares_disk)
         else:  # nobody reads before worker 0 has moved the last whole state to its place
             folder, shares_disk = self.plan.folder, self.plan.shares_disk
             self.group.broadcast(sweep(folder, shares_disk=shares_disk) if self.group.rank == 0 else -1)

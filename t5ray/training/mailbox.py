@@ -40,6 +40,8 @@ class Message:
     """Seconds that judging these took."""
     spent: bool = False
     """Whether the failure also ends the group, which then is no death to count against anybody."""
+    away: bool = False
+    """Whether it is the storage that failed: the run is not over, but to go on in another session."""
 
 
 @dataclass

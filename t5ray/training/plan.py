@@ -28,9 +28,7 @@ class RunPlan:
     judge_rows: bool = False
     """Whether the run ends with a `RowScores` message on its best epoch."""
     remote: str | None = None
-    """URI that the best weights are copied to, where the driver cannot read this worker's disk."""
-    remote_states: bool = False
-    """Whether the states to go on from are copied there too, so that another machine can."""
+    """URI that best weights and states are copied to, where neither the driver nor other nodes can read this disk."""
     shares_disk: bool = False
     """Whether other runs keep checkpoints beside this one's: then each keeps one state, written by turns."""
 

@@ -35,7 +35,7 @@ def judge_rows(plan: RunPlan, data: TokenisedData, best_step: int, device: torch
 
     Raises:
         ModelError: the weights are gone.
-        ClusterError: the storage cannot be read.
+        StorageError: the storage cannot be read.
     """
     with BestWeights(plan.folder, plan.remote).opened(best_step) as weights:
         loaded = load_model(str(weights))

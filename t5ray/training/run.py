@@ -3,7 +3,8 @@
 <storage>/<name>/best/        the bundle
 <storage>/<name>/train.json   objective, best epoch, test metrics, every epoch's report
 <storage>/<name>/config.yaml  the resolved settings
-<storage>/<name>/state/       what --resume needs
+<storage>/<name>/state/run.json   what the run began with, and its key
+<storage>/<name>/state/<key>/     what --resume needs besides: checkpoints and reports of this very run, of no other
 
 With a storage URI all of it is there, and in a local folder of the same name; --resume needs only the former.
 """
@@ -15,6 +16,8 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,23 +26,50 @@ from t5ray.cluster import download_file, is_there, remove_dir, replace_dir, uplo
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.counting import counted
 from t5ray.data.batches import num_steps
-from t5ray.errors import ClusterError, ConfigError, T5RayError, TrackingError
+from t5ray.errors import ClusterError, ConfigError, StorageError, T5RayError, TrackingError
 from t5ray.model.card import write_json, write_text
 from t5ray.sessions import RUN_BOOK, SEARCH_FILES, others, require_same
 from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
 from t5ray.training.best import best_name
 from t5ray.training.outcome import identity_of, judge_on_test, public, publish_best, versions
+from t5ray.training.patience import patiently
 from t5ray.training.place import Place
 from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.prepare import Prepared
 from t5ray.training.slot import Slot, SlotSpec
 
-REPORTS = "state/reports.json"
+REPORTS = "reports.json"
 """Every epoch's report, from the end of the last one on."""
-HEARD = "state/heard"
-"""Number of the last epoch that was heard of, and when, in milliseconds since 1970. It is noted before it is logged."""
+LAST_LOGGED = "last_logged"
+"""Number of the last epoch that is logged, and when, in milliseconds since 1970. It is noted before it is logged."""
 Reports = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that has begun, or is taken up again."""
+
+    place: Place
+    key: str
+    """What no other run has: names the folder of what it saves, so that none goes on from what another one left."""
+    run_id: str
+    """MLflow run; empty where there is none."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it saves what --resume needs."""
+        return self.place.folder / "state" / self.key
+
+    @property
+    def remote(self) -> str | None:
+        """The same at the storage URI, where there is one."""
+        return f"{self.place.remote}/state/{self.key}" if self.place.remote else None
+
+    def upload(self, name: str) -> None:
+        """Copy a file of the folder to the storage URI, where there is one."""
+        if self.remote is not None:
+            patiently(upload_file, self.folder / name, self.remote)
 
 
 def is_finished(place: Place) -> bool:
@@ -78,8 +108,8 @@ def open_place(config: RunConfig, *, resume: bool) -> Place:
     return place
 
 
-def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> str:
-    """Open the run's books, or take them up again, and return its MLflow run.
+def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> Session:
+    """Open the run's books, or take them up again; at a URI they are there before anything else is saved there.
 
     Raises:
         ConfigError: the interrupted run had other settings, data or another model.
@@ -89,13 +119,22 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> str:
     saved: dict[str, Any] = json.loads(book.read_text(encoding="utf-8")) if book.exists() else {}
     if saved:
         require_same(saved["identity"], identity, place.shown)
-    if saved.get("mlflow_run_id") is not None:
-        run_id = str(saved["mlflow_run_id"])
-        if run_id:
-            tracker.reopen_run(run_id)
-        return run_id
-    # a kill before the id is known begins the run again, with the same key, and doubles none
-    saved = {"identity": identity, "key": saved.get("key") or uuid.uuid4().hex, "mlflow_run_id": None}
+    if saved.get("mlflow_run_id") is None:
+        saved = _begun(prepared, place, tracker, {"identity": identity, "key": saved.get("key") or uuid.uuid4().hex})
+    elif saved["mlflow_run_id"]:
+        tracker.reopen_run(saved["mlflow_run_id"])
+    if place.remote is not None:  # in each session: a kill, or the storage, may have kept an earlier one from it
+        place.upload()
+        upload_file(book, f"{place.remote}/state")
+    return Session(place, saved["key"], saved["mlflow_run_id"])
+
+
+def _begun(prepared: Prepared, place: Place, tracker: Tracker, begins: Mapping[str, Any]) -> dict[str, Any]:
+    """Begin the run in MLflow and return its book: what it begins with, and the id there.
+
+    A kill before the id is known begins the run again, with the same key, and doubles none.
+    """
+    book, saved = place.folder / RUN_BOOK, {**begins, "mlflow_run_id": None}
     _write_books(prepared, place, saved)
     params, tags = prepared.config.training.model_dump(), {"t5ray.kind": "train"}
     try:
@@ -103,11 +142,9 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> str:
     except TrackingError:
         book.unlink()  # it has not begun: its name is still free
         raise
-    _write_books(prepared, place, {**saved, "mlflow_run_id": run_id})
-    if place.remote is not None:
-        place.upload()
-        upload_file(book, f"{place.remote}/state")
-    return run_id
+    saved["mlflow_run_id"] = run_id
+    _write_books(prepared, place, saved)
+    return saved
 
 
 def _write_books(prepared: Prepared, place: Place, book: Mapping[str, Any]) -> None:
@@ -149,31 +186,32 @@ def run_once(
         on_epoch: called with the report of every epoch.
         in_process: train in this process; see `room.fits_here`.
     Raises:
-        ClusterError: the workers died too often.
+        ClusterError: the workers died too often, or the storage stayed away.
         T5RayError: the run failed, for example by a loss that is not finite.
     """
-    run_id = _begin(prepared, place, tracker)
-    reports = _trained_before(place)
+    session = _begin(prepared, place, tracker)
+    session.folder.mkdir(exist_ok=True)
+    reports = _trained_before(session)
     if reports is None:
-        reports = _train(prepared, place, tracker, run_id, on_tick, on_epoch, in_process=in_process)
-    return _conclude(prepared, place, tracker, run_id, reports)
+        reports = _train(prepared, session, tracker, on_tick, on_epoch, in_process=in_process)
+    return _conclude(prepared, session, tracker, reports)
 
 
-def _trained_before(place: Place) -> Reports | None:
+def _trained_before(session: Session) -> Reports | None:
     """Return the reports of a run that was cut off after its last epoch; None where there is training to do."""
-    if not place.holds(REPORTS):
+    path = session.folder / REPORTS
+    if not path.exists() and session.remote is not None and is_there(f"{session.remote}/{REPORTS}"):
+        download_file(f"{session.remote}/{REPORTS}", path)
+    if not path.exists():
         return None
-    if not (place.folder / REPORTS).exists():
-        download_file(f"{place.remote}/{REPORTS}", place.folder / REPORTS)
-    reports: Reports = json.loads((place.folder / REPORTS).read_text(encoding="utf-8"))
+    reports: Reports = json.loads(path.read_text(encoding="utf-8"))
     return reports
 
 
 def _train(
     prepared: Prepared,
-    place: Place,
+    session: Session,
     tracker: Tracker,
-    run_id: str,
     on_tick: Tick,
     on_epoch: Callable[[dict[str, Any]], None],
     *,
@@ -195,26 +233,26 @@ def _train(
             )
         )
         try:
-            return _follow(slot, prepared, place, tracker, run_id, on_tick, on_epoch)
+            return _follow(slot, prepared, session, tracker, on_tick, on_epoch)
         except (KeyboardInterrupt, ClusterError):
-            tracker.end_run(run_id, "KILLED")
+            tracker.end_run(session.run_id, "KILLED")
             raise
         finally:
             slot.close()
 
 
-def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, reports: Reports) -> dict[str, Any]:
+def _conclude(prepared: Prepared, session: Session, tracker: Tracker, reports: Reports) -> dict[str, Any]:
     """Publish the best epoch, judge it on test, and hand all of it to the tracker.
 
     The run counts as finished, by train.json, only when the tracker's outbox holds what it is to send: a kill before
     that concludes again on --resume, and trains nothing.
     """
-    config, folder = prepared.config, place.folder
+    config, place, run_id = prepared.config, session.place, session.run_id
     best = reports[reports[-1]["best_epoch"] - 1]
-    if place.remote is not None:  # a worker at another node may have left better weights than those that lie here
-        weights = f"state/{best_name(best['best_step'])}"
-        replace_dir(f"{place.remote}/{weights}", folder / weights)
-    loaded = publish_best(prepared, {}, best, folder / "state", place.best)
+    if session.remote is not None:  # a worker at another node may have left better weights than those that lie here
+        weights = best_name(best["best_step"])
+        replace_dir(f"{session.remote}/{weights}", session.folder / weights)
+    loaded = publish_best(prepared, {}, best, session.folder, place.best)
     outcome = {
         "name": config.name,
         "metric": prepared.objective,
@@ -229,7 +267,7 @@ def _conclude(prepared: Prepared, place: Place, tracker: Tracker, run_id: str, r
         tracker.log_model(run_id, place.best, columns=config.data.columns, register=config.register_as)
     tests = {f"test_{name}": value for name, value in outcome["test"].items()}
     tracker.end_run(run_id, "FINISHED", metrics=tests)
-    write_json(folder / "train.json", outcome)
+    write_json(place.folder / "train.json", outcome)
     place.upload()
     drop_state(place)
     return outcome
@@ -246,9 +284,8 @@ def drop_state(place: Place) -> None:
 def _follow(
     slot: Slot,
     prepared: Prepared,
-    place: Place,
+    session: Session,
     tracker: Tracker,
-    run_id: str,
     on_tick: Tick,
     on_epoch: Callable[[dict[str, Any]], None],
 ) -> Reports:
@@ -261,49 +298,49 @@ def _follow(
             task=prepared.task,
             objective=prepared.objective,
             mode=prepared.mode,
-            folder=(place.folder / "state").resolve(),
-            remote=f"{place.remote}/state" if place.remote else None,
-            remote_states=place.remote is not None,
+            folder=session.folder.resolve(),
+            remote=session.remote,
         )
     )
     reports: Reports = []
-    known, known_ms = _last_heard(place)
+    known, known_ms = _last_logged(session)
     while not reports or not reports[-1]["final"]:
         message = slot.next_message(on_tick)
+        if message.away:
+            raise StorageError(str(message.failure))
         if message.report is None:
-            tracker.end_run(run_id, "FAILED", tags={"t5ray.reason": str(message.failure)})
+            tracker.end_run(session.run_id, "FAILED", tags={"t5ray.reason": str(message.failure)})
             raise T5RayError(f"The run must reach its end, but failed: {message.failure}.")
         reports.append(message.report)
         epoch = message.report["epoch"]
         if epoch >= known:  # earlier ones are told again after an interruption; of this one the tracker may not know
-            time_ms = known_ms if epoch == known else _note_heard(place, epoch)
-            log_epoch(tracker, run_id, message.report, prepared.objective, time_ms=time_ms)
+            time_ms = known_ms if epoch == known else _note_logged(session, epoch)
+            log_epoch(tracker, session.run_id, message.report, prepared.objective, time_ms=time_ms)
         on_epoch(message.report)
         if message.report["final"]:  # before the workers hear that they may forget the run
-            write_json(place.folder / REPORTS, reports)
-            if place.remote is not None:
-                upload_file(place.folder / REPORTS, f"{place.remote}/state")
+            write_json(session.folder / REPORTS, reports)
+            session.upload(REPORTS)
         slot.decide(epoch, go_on=True)
     slot.settle()
     return reports
 
 
-def _last_heard(place: Place) -> tuple[int, int]:
-    """Return the last epoch that earlier sessions, on whatever machine, heard of, and when; 0: of none."""
-    if place.remote is not None and is_there(f"{place.remote}/{HEARD}"):
-        download_file(f"{place.remote}/{HEARD}", place.folder / HEARD)
-    if not (place.folder / HEARD).exists():
+def _last_logged(session: Session) -> tuple[int, int]:
+    """Return the last epoch that earlier sessions, on whatever machine, have logged, and when; 0: none."""
+    path = session.folder / LAST_LOGGED
+    if session.remote is not None and is_there(f"{session.remote}/{LAST_LOGGED}"):
+        download_file(f"{session.remote}/{LAST_LOGGED}", path)
+    if not path.exists():
         return 0, 0
-    epoch, time_ms = (place.folder / HEARD).read_text(encoding="utf-8").split()
+    epoch, time_ms = path.read_text(encoding="utf-8").split()
     return int(epoch), int(time_ms)
 
 
-def _note_heard(place: Place, epoch: int) -> int:
-    """Write down that an epoch was heard of now, and return the time."""
+def _note_logged(session: Session, epoch: int) -> int:
+    """Write down that an epoch is logged now, and return the time."""
     time_ms = time.time_ns() // 1_000_000
-    write_text(place.folder / HEARD, f"{epoch} {time_ms}")
-    if place.remote is not None:
-        upload_file(place.folder / HEARD, f"{place.remote}/state")
+    write_text(session.folder / LAST_LOGGED, f"{epoch} {time_ms}")
+    session.upload(LAST_LOGGED)
     return time_ms
 
 

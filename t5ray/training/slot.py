@@ -24,7 +24,7 @@ TICK_WAIT_S = 0.5
 CLOSE_S = 5.0
 """How long a group may take to leave its last job and end."""
 RESTARTS = 2
-"""How often a group that dies is started again for one job."""
+"""How often a group that dies is started again for one job, where nobody else begins the job again."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class SlotSpec:
     """Directory for what Ray Train writes about the group."""
     texts: Any = None
     """Ray object reference of the `TrainingTexts`. None: no run augments."""
+    restarts: int = RESTARTS
+    """How often a larger group that dies is started again for one job; one in this process never is."""
 
 
 class Slot:
@@ -53,7 +55,7 @@ class Slot:
         remote = not spec.in_process
         self.mailbox: Mailbox | RemoteMailbox = RemoteMailbox.create(2 * spec.num_workers) if remote else Mailbox()
         self._job = 0
-        self._heard = 0
+        self._num_read = 0
         self._deaths = 0
         """Of groups, since the last job was given out."""
         self._closed = threading.Event()
@@ -78,7 +80,7 @@ class Slot:
                     self._deaths += not self.mailbox.take_spent()
                 except ClusterError:  # no other group could be told anything; the caller hears it as well
                     return
-                if self.spec.in_process or self._deaths > RESTARTS:
+                if self.spec.in_process or self._deaths > self.spec.restarts:
                     return
 
     def _trainer(self) -> ray.train.torch.TorchTrainer:
@@ -103,7 +105,7 @@ class Slot:
     def start(self, plan: RunPlan) -> None:
         """Begin a run."""
         self._job += 1
-        self._heard = 0
+        self._num_read = 0
         self._deaths = 0
         self.mailbox.submit(Job(self._job, plan))
 
@@ -117,9 +119,9 @@ class Slot:
         """
         while True:
             wait_s = TICK_WAIT_S if on_tick or self._dead else WAIT_S
-            message: Message | None = self.mailbox.next_message(self._job, self._heard, wait_s)
+            message: Message | None = self.mailbox.next_message(self._job, self._num_read, wait_s)
             if message is not None:
-                self._heard += 1
+                self._num_read += 1
                 return message
             self._raise_if_dead()
             pulse = self.mailbox.last_pulse() if on_tick else None

@@ -15,9 +15,10 @@ from t5ray import heap
 from t5ray.config import TrainingConfig
 from t5ray.data.augmented import Augmenter, TrainingTexts
 from t5ray.data.tokens import TokenisedData
-from t5ray.errors import ModelError
+from t5ray.errors import ModelError, StorageError
 from t5ray.model.loading import LoadedModel, load_model
 from t5ray.model.numeric import device_with
+from t5ray.training.checkpoint import Progress
 from t5ray.training.group import Group
 from t5ray.training.loop import fine_tune
 from t5ray.training.mailbox import Job, Mailbox, Message, RemoteMailbox
@@ -104,15 +105,20 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
             pass
         return None if answer == "closed" else bool(answer)
 
+    def judge(progress: Progress) -> None:
+        if job.plan.judge_rows:
+            mailbox.post(job.number, _judged(job.plan, data, progress.best_step, group))
+
     ticks = _Throttle(TICK_S)
     try:
-        progress = fine_tune(
+        fine_tune(
             loaded,
             data,
             job.plan,
             group=group,
             report=report,
             tick=lambda pulse: mailbox.tick(pulse) if ticks.due(pulse.step, {pulse.num_steps}) else None,
+            judge=judge,
         )
     except RunFailed as exc:
         # the others may wait for this worker in a reduction: then only a new group frees them
@@ -120,9 +126,8 @@ def _do(job: Job, loaded: LoadedModel, data: TokenisedData, group: Group, mailbo
         mailbox.post(job.number, Message(failure=str(exc), spent=spent))
         if spent:
             raise
-    else:
-        if job.plan.judge_rows and group.rank == 0 and progress.reports[-1]["final"]:
-            mailbox.post(job.number, _judged(job.plan, data, progress.best_step, group))
+    except StorageError as exc:  # where others wait for this worker, they do so until the command ends the group
+        mailbox.post(job.number, Message(failure=str(exc), away=True))
     if group.rank == 0:
         mailbox.finish(job.number)
 

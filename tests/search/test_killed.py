@@ -71,7 +71,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     same = ("trial", "state", "reason", "params", "values", "best_epoch", "best_value")
     trials = [{name: trial[name] for name in same} for trial in found["trials"]]
     stops = [record.stopped_epoch for record in ledger.trials.values()]
-    kept = sorted(path.name for path in (folder / "state/trials").iterdir())
+    kept = sorted(path.name.partition(".")[0] for path in (folder / "state/trials").iterdir())
     parts = {name: found[name] for name in ("best", "default", "confirm", "test")}
     return {"trials": trials, "rungs": rungs, "stops": stops, "kept": kept, **parts}
 

@@ -36,6 +36,36 @@ def test_a_ledger_of_before_comes_back(tmp_path: Path) -> None:
     assert Ledger.load(path) == Ledger(path, "max", target=4, grid_points=4, confirm={"winner": 1}, has_leader=True)
 
 
+def test_no_two_runs_of_other_origin_share_a_folder(tmp_path: Path) -> None:
+    """What was saved of one must not be taken for another's: of another search, other parameters, another seed."""
+    one, other = Ledger(tmp_path / "l.json", key="a" * 32), Ledger(tmp_path / "l.json", key="b" * 32)
+    slow, fast = {"learning_rate": 1e-5, "batch_size": 16}, {"learning_rate": 1e-3, "batch_size": 16}
+    records = [
+        (one, TrialRecord(3, slow)),
+        (other, TrialRecord(3, slow)),
+        (one, TrialRecord(3, fast)),
+        (one, TrialRecord(4, slow)),
+        (one, TrialRecord(3, slow, seed=43)),
+        (one, TrialRecord(3, slow, seed=44)),
+    ]
+    for ledger, record in records:
+        ledger.mark(record)
+    keys = [record.key for _, record in records]
+    assert len(set(keys)) == len(keys)
+    assert [key.partition(".")[0] for key in keys] == ["3", "3", "3", "4", "3-seed43", "3-seed44"]
+
+
+def test_a_run_that_is_given_out_again_has_the_folder_it_had(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.json", key="a" * 32)
+    ledger.trials[3] = TrialRecord(3, {"learning_rate": 1e-3, "optimizer": "adamw", "max_grad_norm": None})
+    ledger.mark(ledger.trials[3])
+    ledger.save()
+    again = Ledger.load(ledger.path)
+    before = again.trials[3].key
+    again.mark(again.trials[3])
+    assert again.trials[3].key == before == ledger.trials[3].key
+
+
 def test_the_best_trial_is_by_its_best_epoch_not_its_last(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.json", "max")
     ledger.trials = {0: trial(0, [0.1, 0.9, 0.2]), 1: trial(1, [0.5, 0.6, 0.7])}

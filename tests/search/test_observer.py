@@ -1,13 +1,15 @@
 """The books of a search: where its seconds went, and what stays open when time is up."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from mlflow import MlflowClient
 
-from t5ray.config import TrackingConfig
+from t5ray.config import RunConfig, TrackingConfig
 from t5ray.errors import ClusterError
 from t5ray.search import observer as module
 from t5ray.search.ledger import Ledger, TrialRecord
@@ -60,6 +62,19 @@ def observer(
         announce=lambda record: None,
         tell_end=tell_end,
     )
+
+
+def test_a_trial_that_begins_is_known_at_the_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker copies states there, and another machine is to go on from them."""
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace.of(RunConfig(storage=f"memory://{tmp_path.name}/runs", name="study"))
+    workspace.ledger.parent.mkdir(parents=True)
+    books = observer(Ledger(workspace.ledger), workspace.folder)
+    books.workspace = workspace
+    books.ledger.trials[0] = TrialRecord(0, {"learning_rate": 1e-3})
+    books.on_trial_start(0, [], tune_trial(0))
+    saved = json.loads(fsspec.filesystem("memory").cat(f"/{tmp_path.name}/runs/study/saved/ledger.json"))
+    assert [(trial["trial"], trial["state"]) for trial in saved["trials"]] == [(0, "RUNNING")]
 
 
 def begin(books: Observer, clock: Clock, number: int, seed: int | None = None) -> Any:
@@ -155,7 +170,7 @@ def test_no_weights_go_that_the_books_at_the_storage_still_name(
         trial.last_result = epoch(1, value, final=True)
         books.on_trial_complete(0, [], trial)
     assert [record.state for record in ledger.trials.values()] == ["COMPLETE"] * 3
-    assert done == ["books", "leave 0", "books", "drop 0", "drop 1", "leave 2"]
+    assert done == ["books", "books", "leave 0", "books", "books", "drop 0", "drop 1", "leave 2"]
 
 
 def test_of_a_process_that_died_for_good_the_last_line_is_the_cause(tmp_path: Path, clock: Clock) -> None:

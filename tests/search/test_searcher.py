@@ -92,7 +92,7 @@ def test_what_the_clock_cut_off_is_not_told_as_pruned(tmp_path: Path, is_killed:
 
 def test_the_first_trial_runs_the_defaults(tmp_path: Path) -> None:
     search = searcher(tmp_path, Ledger(tmp_path / "l.json", "max"))
-    assert search.suggest("a") == {"trial": 0, "params": DEFAULTS}
+    assert search.suggest("a") == {"trial": 0, "key": search.ledger.trials[0].key, "params": DEFAULTS}
     assert told(tmp_path)[0].params == DEFAULTS
 
 
@@ -101,7 +101,7 @@ def test_defaults_outside_the_space_are_run_but_teach_the_sampler_nothing(tmp_pa
     storage = open_storage(str(tmp_path / "journal"))
     ledger = Ledger(tmp_path / "l.json", "max")
     search = StudySearch(SPACE, ledger, storage=storage, first_points=[outside], num_trials=9, seed=0)
-    assert search.suggest("a") == {"trial": 0, "params": outside}
+    assert search.suggest("a") == {"trial": 0, "key": ledger.trials[0].key, "params": outside}
     search.on_trial_complete("a", {"epoch": 1, "value": 0.9, "best_value": 0.9, "final": True})
     assert [(t.state.name, t.params) for t in told(tmp_path)] == [("FAIL", {})]
 

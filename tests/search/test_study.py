@@ -4,9 +4,10 @@ import functools
 from pathlib import Path
 
 import pytest
+import ray.tune
 
 from t5ray.config import SearchSpace
-from t5ray.errors import ConfigError
+from t5ray.errors import ConfigError, StorageError
 from t5ray.search import study
 from t5ray.search.conclude import why_all_failed
 from t5ray.search.confirm import Confirmation
@@ -19,6 +20,7 @@ from t5ray.search.study import (
     open_ledger,
 )
 from t5ray.search.workspace import Workspace
+from tests.search.test_observer import observer
 
 SPACE = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}}})
 
@@ -115,6 +117,18 @@ def test_what_helps_goes_by_the_cause(tmp_path: Path, reason: str, mend: str) ->
     text = why_all_failed(ledger)
     assert mend in text
     assert ("learning rates" in text) == ("finite" in reason)
+
+
+def test_a_storage_that_stays_away_ends_a_search_in_the_worker_s_words(tmp_path: Path) -> None:
+    class Tuner:
+        def fit(self) -> None:
+            raise ray.tune.TuneError("Traceback (most recent call last):\n  ...\nStorageError: s3://b")
+
+    books = observer(Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    books.away = "s3://b: the storage must be reachable, but: ExpiredToken."
+    with pytest.raises(StorageError, match=r"^s3://b: the storage must be reachable, but: ExpiredToken\.$") as found:
+        study._fit(Tuner(), books.workspace, books)
+    assert found.value.exit_code == 6
 
 
 def test_trials_save_nothing_to_the_folder_that_only_the_driver_has(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_no_trial_is_handed_a_test_row(tmp_path: Path, tiny_t5: Path, monkeypatc
     found, put = planted(tmp_path, tiny_t5), list[object]()
     monkeypatch.setattr(ray, "put", put.append)
     spec = trial_spec(found, Workspace.of(found.config), str(tmp_path))
-    handed = cloudpickle.dumps((spec, [spec.plan_for(0, {}, seed=3)], put))
+    handed = cloudpickle.dumps((spec, [spec.plan_for("0-seed3", {}, seed=3)], put))
     assert len(put) == 2  # tokens, and texts to augment
     tokenizer = load_tokenizer(str(tiny_t5))
     for split, word in PLANTED.items():

@@ -10,9 +10,11 @@ import ray
 import torch
 
 from t5ray.config import RunConfig, SearchSpace
+from t5ray.errors import StorageError
 from t5ray.model.loading import load_model
+from t5ray.search import study
 from t5ray.search.journal import open_storage
-from t5ray.search.ledger import Ledger
+from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import StudySearch
 from t5ray.search.study import trial_spec
 from t5ray.search.trainable import SlotTrainable, TrialSpec
@@ -77,6 +79,21 @@ def test_the_cause_of_a_failed_trial_holds_no_password(tmp_path: Path) -> None:
     assert trainable.step() == {"done": True, "failure": "ftp://***@host/x is away"}
 
 
+def test_a_storage_that_is_away_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+    trainable = SlotTrainable.__new__(SlotTrainable)
+    trainable.plan, trainable.reported = plan_in(tmp_path), None
+    trainable.slot = ToldSlot(Message(failure="s3://b: ExpiredToken", away=True))  # type: ignore[assignment]
+    told = trainable.step()
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    ledger.trials[0] = TrialRecord(0, {})
+    books.on_trial_start(0, [], tune_trial(0))
+    with pytest.raises(StorageError, match="ExpiredToken"):  # which ends Tune's run
+        books.on_trial_result(0, [], tune_trial(0), told)
+    assert books.away == "s3://b: ExpiredToken"
+    saved = Ledger.load(ledger.path).trials[0]
+    assert (saved.state, saved.reason) == ("RUNNING", None)
+
+
 def spec_of(storage: str, words: Path, model: Path) -> TrialSpec:
     given = {"model": str(model), "task": "classify", "data": {"path": str(words)}, "name": "words"}
     config = RunConfig.model_validate({**given, "storage": storage})
@@ -90,9 +107,34 @@ def test_trials_of_a_search_at_a_uri_keep_the_states_to_go_on_from_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray, "put", lambda value: value)
-    plan = spec_of(storage, words, tiny_t5).plan_for(3, {}, seed=7)
-    assert plan.remote == (remote and f"{remote}/words/state/trials/3-seed7")
-    assert plan.remote_states == (remote is not None)
+    plan = spec_of(storage, words, tiny_t5).plan_for("3-seed7.0b77d3e4", {}, seed=7)
+    assert plan.remote == (remote and f"{remote}/words/state/trials/3-seed7.0b77d3e4")
+
+
+def test_a_trial_of_several_workers_is_begun_again_by_tune_alone(
+    tmp_path: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slot would begin it again as often, each time that Tune does."""
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    assert spec_of(str(tmp_path), words, tiny_t5).slot.restarts == 0
+    assert study._run_config(str(tmp_path), None).failure_config.max_failures == 2  # type: ignore[arg-type]
+
+
+def test_a_trial_takes_up_nothing_of_one_that_only_a_lost_driver_knew(
+    tmp_path: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger at the URI is older: the next trial has the number of the lost one, but other parameters."""
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    spec, folders = spec_of(str(tmp_path), words, tiny_t5), list[Path]()
+    for name, seed in (("lost", 0), ("resumed", 1)):  # another seed stands in for other trials that have ended
+        ledger = Ledger(tmp_path / f"{name}.json", key="a" * 32)
+        storage = open_storage(tmp_path / name)
+        search = StudySearch(SPACE, ledger, storage=storage, first_points=[], num_trials=2, seed=seed)
+        config = search.suggest("a")
+        assert isinstance(config, dict)
+        folders.append(spec.plan_for(config["key"], config["params"]).folder)
+        assert folders[-1].name == ledger.trials[0].key  # where the driver looks for its weights
+    assert folders[0] != folders[1]
 
 
 def test_out_of_gpu_memory_is_told_as_a_failure_with_its_cause(

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from mlflow import MlflowClient
 
 from t5ray.config import RunConfig, TrackingConfig
-from t5ray.errors import TrackingError
+from t5ray.errors import ClusterError, TrackingError
 from t5ray.search.ledger import Ledger
 from t5ray.search.study import open_study
 from t5ray.search.workspace import Workspace
@@ -34,7 +35,7 @@ def prepared(words: Path, tiny_t5: Path, tmp_path: Path) -> Prepared:
 
 
 def open_run(prepared: Prepared, tracker: Tracker) -> object:
-    return _begin(prepared, Place.of(prepared.config), tracker)
+    return _begin(prepared, Place.of(prepared.config), tracker).run_id
 
 
 def open_search(prepared: Prepared, tracker: Tracker) -> object:
@@ -67,6 +68,24 @@ def test_a_kill_before_the_id_of_a_run_is_noted_doubles_no_run(
     client = MlflowClient(tracking.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
     assert (run.info.run_id, run.info.run_name) == (run_id, "words")
+
+
+def test_a_run_whose_book_the_storage_refused_copies_it_there_in_its_next_session(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States without a book there could not be gone on from elsewhere."""
+    place = Place(tmp_path / "runs/words", tmp_path / "cache", f"memory://{tmp_path.name}/words")
+    bucket, tracker = fsspec.filesystem("memory"), open_tracker(TrackingConfig(uri="none"))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("ExpiredToken")
+
+    with monkeypatch.context() as away:
+        away.setattr(bucket, "put_file", refuse)
+        with pytest.raises(ClusterError, match="ExpiredToken"):
+            _begin(prepared, place, tracker)
+    _begin(prepared, place, tracker)
+    assert bucket.cat(f"/{tmp_path.name}/words/{RUN_BOOK}") == (place.folder / RUN_BOOK).read_bytes()
 
 
 def test_a_run_that_mlflow_refuses_leaves_its_name_free(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ Do = Callable[[Mailbox, Job], None]
 
 
 @contextmanager
-def slot_whose_groups(do: Do, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
+def slot_whose_groups(do: Do, monkeypatch: pytest.MonkeyPatch, restarts: int = RESTARTS) -> Iterator[Slot]:
     """A slot of two workers, which do every job like this."""
     box = Mailbox()
 
@@ -41,7 +41,7 @@ def slot_whose_groups(do: Do, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]
     monkeypatch.setattr("t5ray.training.slot.WAIT_S", 0.05)
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Group)
     monkeypatch.setattr(RemoteMailbox, "create", lambda callers: box)
-    slot = Slot(SlotSpec("model", None, 2, 1, 0.0, False, "scratch"))
+    slot = Slot(SlotSpec("model", None, 2, 1, 0.0, False, "scratch", restarts=restarts))
     try:
         yield slot
     finally:
@@ -70,18 +70,21 @@ def test_runs_that_are_out_of_memory_cost_the_next_one_no_restart(monkeypatch: p
         assert len(deaths) == RESTARTS
 
 
-def test_a_job_that_kills_every_group_ends_the_slot_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("restarts", [0, RESTARTS])
+def test_a_job_that_kills_every_group_ends_the_slot_with_the_cause(
+    monkeypatch: pytest.MonkeyPatch, restarts: int
+) -> None:
     began: list[int] = []
 
     def do(box: Mailbox, job: Job) -> None:
         began.append(job.number)
         raise RuntimeError("killed by the kernel")
 
-    with slot_whose_groups(do, monkeypatch) as slot:
+    with slot_whose_groups(do, monkeypatch, restarts) as slot:
         slot.start(PLAN)
         with pytest.raises(ClusterError, match=r"must stay alive, but ended: RuntimeError: killed by the kernel"):
             slot.next_message()
-    assert began == [1] * (1 + RESTARTS)
+    assert began == [1] * (1 + restarts)
 
 
 def test_each_job_may_cost_as_many_groups(monkeypatch: pytest.MonkeyPatch) -> None:

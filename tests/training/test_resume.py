@@ -161,7 +161,7 @@ def test_a_run_with_a_uri_goes_on_where_its_folder_is_gone(
 ) -> None:
     undisturbed, weights = run(tiny_t5, data, plan)
     remote = f"memory://{tmp_path.name}/0"
-    moved = replace(plan, folder=tmp_path / "one node", remote=remote, remote_states=True)
+    moved = replace(plan, folder=tmp_path / "one node", remote=remote)
     with pytest.raises(KeyboardInterrupt):
         run(tiny_t5, data, moved, tick=cut_off_at(20))
     steps: list[int] = []

@@ -38,7 +38,7 @@ def test_a_run_that_went_on_at_another_node_is_judged_by_the_weights_at_the_uri(
 ) -> None:
     """The best ones may be of before it moved."""
     plan = replace(plan, objective="validation_loss", mode="min")
-    there = replace(plan, remote=f"memory://{tmp_path.name}/0", remote_states=True)
+    there = replace(plan, remote=f"memory://{tmp_path.name}/0")
     report, expected = judged(tiny_t5, data, plan)
     run(tiny_t5, data, there)
     moved = replace(there, folder=tmp_path / "another node")

@@ -4,6 +4,7 @@ import gc
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,35 @@ def test_weights_that_are_gone_when_rows_are_judged_fail_the_run_and_not_the_wor
     assert last is not None
     assert f"{plan.folder}/best-8" in str(last.failure)
     assert box.is_over(1, wait_s=0)
+
+
+class Gone(BaseException):
+    """The process is gone."""
+
+
+def test_a_worker_that_is_killed_while_it_judges_rows_trains_no_more_than_the_last_epoch_again(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*given: Any) -> None:
+        raise Gone
+
+    steps: list[int] = []
+    monkeypatch.setattr(worker._Throttle, "due", lambda *given: True)
+    job = Job(1, replace(plan, judge_rows=True, shares_disk=True))
+    for judge in (killed, judge_rows):
+        monkeypatch.setattr(worker, "judge_rows", judge)
+        box, steps = Mailbox(), []
+        monkeypatch.setattr(box, "tick", lambda pulse, steps=steps: steps.append(pulse.step))
+        box.submit(job)
+        for epoch in (1, 2, 3):
+            box.decide(1, epoch, True)
+        with suppress(Gone):
+            _do(job, load_model(str(tiny_t5)), data, Group(), box)
+    assert steps == list(range(17, 25))  # 8 steps an epoch
+    last = box.next_message(1, 3, wait_s=0)
+    assert last is not None
+    assert last.rows is not None
+    assert not list(plan.folder.glob("*.pt"))
 
 
 def test_a_technique_whose_run_fails_leaves_no_trace(tiny_t5: Path, data: TokenisedData, plan: RunPlan) -> None:
