@@ -81,7 +81,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.tracking import open_tracker, ui_command
     from t5ray.training.outcome import advice
     from t5ray.training.prepare import prepare
-    from t5ray.training.room import fits_here, require_room, shared_out
+    from t5ray.training.room import fits_here, require_room, shared_out, unused_gpus
     from t5ray.training.run import describe, open_place, run_once
 
     if resume and (sent := _send_rest(settings)) is not None:
@@ -105,7 +105,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
             )
         )
         prepared = shared_out(prepared, cluster)
-        terminal.tell(require_room(prepared, cluster))
+        terminal.tell([*require_room(prepared, cluster), *unused_gpus(prepared, cluster)])
         prepared = with_back_translations(prepared, cluster, place.cache)
         try:
             with terminal.progress("training", None) as advance:

@@ -1,7 +1,7 @@
 """What a search would do, and how long it would take, in words, before anything runs."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -21,6 +21,7 @@ from t5ray.training.footprint import costliest
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared
 from t5ray.training.probe import Probe, ProbeSpec, measure
+from t5ray.training.room import unused_gpus
 from t5ray.training.run import describe as describe_run
 
 MOST_PROBES = 8
@@ -48,7 +49,7 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
         f"sampler      {space.sampler.name}, {counted(len(space.parameters), 'parameter')}: "
         f"{', '.join(space.parameters)}",
         *_short_grid(space, config.search.num_trials, num_trials),
-        *(f"note         {note}" for note in (*idle_parameters(space, training), *outside_points(space, training))),
+        *(f"note         {note}" for note in _notes(prepared, space, cluster)),
         *_memory(prepared, cluster, slots),
     ]
     for epoch, arrive in expected_rungs(space, num_trials, training.max_epochs):
@@ -87,6 +88,14 @@ def _room(prepared: Prepared, cluster: Cluster) -> str:
         needs = f"{needs} and about {_bytes(workers * prepared.worker_bytes)} of memory"
         has = f"{has} and {_bytes(cluster.memory_bytes)}"
     return f"each needs {needs} for {counted(workers, 'worker')}, the cluster has {has}"
+
+
+def _notes(prepared: Prepared, space: SearchSpace, cluster: Cluster) -> Iterator[str]:
+    """Yield what may not be meant."""
+    training = prepared.config.training
+    yield from idle_parameters(space, training)
+    yield from outside_points(space, training)
+    yield from unused_gpus(prepared, cluster)
 
 
 def _memory(prepared: Prepared, cluster: Cluster, slots: int) -> list[str]:

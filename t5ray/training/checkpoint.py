@@ -290,7 +290,7 @@ def random_state() -> dict[str, torch.Tensor | None]:
     """Return the state of this worker's generators."""
     return {
         "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_rng_state() if _uses_gpu() else None,
     }
 
 
@@ -298,8 +298,13 @@ def set_random_state(state: dict[str, torch.Tensor | None]) -> None:
     """Put this worker's generators where they were."""
     if state["cpu"] is not None:
         torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
+    if state["cuda"] is not None and _uses_gpu():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def _uses_gpu() -> bool:
+    """Say whether this process computes on a GPU; one that trains on a CPU must not open any."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -35,6 +35,13 @@ def shared_out(prepared: Prepared, cluster: Cluster, runs: int = 1) -> Prepared:
     return replace(prepared, cpus_per_worker=max(1, int(cluster.num_cpus) // (runs * resources.workers_per_trial)))
 
 
+def unused_gpus(prepared: Prepared, cluster: Cluster) -> list[str]:
+    """Return what to tell who trains on CPUs beside GPUs."""
+    if prepared.config.resources.gpus_per_worker or not cluster.num_gpus:
+        return []
+    return [f"Training is on CPUs; of {counted(cluster.num_gpus, 'GPU')} none is used without --gpus-per-worker 1."]
+
+
 def require_room(prepared: Prepared, cluster: Cluster) -> list[str]:
     """Return what to tell the user: that a joined cluster has too little room now, or more than workers are given.
 

@@ -10,7 +10,7 @@ from t5ray.cluster import Cluster
 from t5ray.config import RunConfig
 from t5ray.errors import ClusterError
 from t5ray.training.prepare import Prepared, prepare
-from t5ray.training.room import SHARED, require_room, shared_out
+from t5ray.training.room import SHARED, require_room, shared_out, unused_gpus
 
 OWN = Cluster(1, 8.0, 0.0, 0, None, started_here=True)
 JOINED = replace(OWN, started_here=False)
@@ -66,3 +66,17 @@ def test_more_workers_than_the_machine_has_cpus_are_refused(words: Path, tiny_t5
     given = shared_out(prepared(words, tiny_t5, tmp_path, {"workers_per_trial": 9}), OWN)
     with pytest.raises(ClusterError, match=r"needs 9 workers of 1 CPU .* has 8 CPUs and 0 GPUs"):
         require_room(given, OWN)
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus", "said"),
+    [
+        ({}, 2.0, ["Training is on CPUs; of 2 GPUs none is used without --gpus-per-worker 1."]),
+        ({"gpus_per_worker": 0.5}, 2.0, []),
+        ({}, 0.0, []),
+    ],
+)
+def test_who_trains_on_cpus_beside_gpus_is_told(
+    words: Path, tiny_t5: Path, tmp_path: Path, resources: dict[str, Any], gpus: float, said: list[str]
+) -> None:
+    assert unused_gpus(prepared(words, tiny_t5, tmp_path, resources), replace(OWN, num_gpus=gpus)) == said
