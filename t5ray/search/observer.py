@@ -85,7 +85,7 @@ class Observer(ray.tune.Callback):
             self.tracker.reopen_run(record.mlflow_run_id)
         self._save(record)
         with suppress(ClusterError):  # a storage that is away for a moment: the trial's end makes up
-            self.workspace.upload_state()  # before its worker copies a state there, which --resume is to know of
+            self.workspace.upload_state()  # --resume elsewhere is to know of the trial from here on
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -111,7 +111,8 @@ class StudySearch(ray.tune.search.Searcher):
 
     def _noted(self, record: TrialRecord) -> dict[str, Any]:
         """Note that a run begins, and return what its worker is told."""
-        self.ledger.mark(record)
+        if not record.reports:  # what has some goes on from the folder it has
+            self.ledger.mark(record)
         self.ledger.save()
         return {"trial": record.trial, "key": record.key, "params": record.params}
 

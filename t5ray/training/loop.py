@@ -63,7 +63,7 @@ def fine_tune(
         loaded: pristine weights; trained in place, and spent where they are sharded.
         report: called on worker 0 only; its answer holds for the group.
         judge: called on worker 0 with a run that has come to its end, when its model has gone and its last state has
-            not: what is cut off here goes on from it.
+            not: what is cut off here goes on from it, and trains the epochs after it again.
     Raises:
         RunFailed: the loss is not finite, the GPU's memory does not hold one micro-batch, or the settings do not fit
             the model.

@@ -28,7 +28,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Message:
-    """What worker 0 says of a job."""
+    """What a worker says of a job: worker 0, but for failures, which any may tell."""
 
     report: dict[str, Any] | None = None
     """An epoch's report."""

@@ -109,11 +109,11 @@ def open_place(config: RunConfig, *, resume: bool) -> Place:
 
 
 def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> Session:
-    """Open the run's books, or take them up again; at a URI they are there before anything else is saved there.
+    """Open the run's books, or take them up again.
 
     Raises:
         ConfigError: the interrupted run had other settings, data or another model.
-        ClusterError: the storage cannot be written.
+        ClusterError: the folder cannot be written.
     """
     identity, book = identity_of(prepared), place.folder / RUN_BOOK
     saved: dict[str, Any] = json.loads(book.read_text(encoding="utf-8")) if book.exists() else {}
@@ -123,9 +123,6 @@ def _begin(prepared: Prepared, place: Place, tracker: Tracker) -> Session:
         saved = _begun(prepared, place, tracker, {"identity": identity, "key": saved.get("key") or uuid.uuid4().hex})
     elif saved["mlflow_run_id"]:
         tracker.reopen_run(saved["mlflow_run_id"])
-    if place.remote is not None:  # in each session: a kill, or the storage, may have kept an earlier one from it
-        place.upload()
-        upload_file(book, f"{place.remote}/state")
     return Session(place, saved["key"], saved["mlflow_run_id"])
 
 
@@ -191,10 +188,26 @@ def run_once(
     """
     session = _begin(prepared, place, tracker)
     session.folder.mkdir(exist_ok=True)
-    reports = _trained_before(session)
-    if reports is None:
-        reports = _train(prepared, session, tracker, on_tick, on_epoch, in_process=in_process)
+    try:
+        _upload_books(session)
+        reports = _trained_before(session)
+        if reports is None:
+            reports = _train(prepared, session, tracker, on_tick, on_epoch, in_process=in_process)
+    except (KeyboardInterrupt, ClusterError):
+        tracker.end_run(session.run_id, "KILLED")
+        raise
     return _conclude(prepared, session, tracker, reports)
+
+
+def _upload_books(session: Session) -> None:
+    """Copy the books to the storage URI, where there is one, before anything else is saved there.
+
+    In each session: a kill, or the storage, may have kept an earlier one from it.
+    """
+    place = session.place
+    if place.remote is not None:
+        place.upload()
+        upload_file(place.folder / RUN_BOOK, f"{place.remote}/state")
 
 
 def _trained_before(session: Session) -> Reports | None:
@@ -234,9 +247,6 @@ def _train(
         )
         try:
             return _follow(slot, prepared, session, tracker, on_tick, on_epoch)
-        except (KeyboardInterrupt, ClusterError):
-            tracker.end_run(session.run_id, "KILLED")
-            raise
         finally:
             slot.close()
 

@@ -145,3 +145,14 @@ def test_a_resumed_search_gives_out_interrupted_trials_first_and_then_proposes_w
         second.on_trial_complete(name, result)
     assert found == expected
     assert [t.state.name for t in told(tmp_path / "cut")] == ["COMPLETE"] * 4
+
+
+def test_a_trial_that_has_reported_goes_on_in_the_folder_it_has(tmp_path: Path) -> None:
+    """Also one of a search that began before folders had names of their own."""
+    first = searcher(tmp_path, begun := Ledger(tmp_path / "l.json", "max"))
+    first.suggest("a")
+    begun.trials[0].mark, begun.trials[0].reports = "", [{"value": 0.5}]
+    begun.save()
+    given = searcher(tmp_path, Ledger.load(tmp_path / "l.json")).suggest("b")
+    assert isinstance(given, dict)
+    assert given["key"] == "0"

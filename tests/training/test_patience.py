@@ -1,5 +1,9 @@
 """A storage that is away for a moment costs a run some seconds; one that stays away cuts it off, and fails nothing."""
 
+import errno
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,12 @@ from tests.training.running import curves, run
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that were made, none of which takes any time."""
     made: list[float] = []
-    monkeypatch.setattr("t5ray.training.patience.time.sleep", made.append)
+
+    def paused(pause_s: float, why: str) -> bool:
+        made.append(pause_s)
+        return True
+
+    monkeypatch.setattr("t5ray.training.patience._paused", paused)
     return made
 
 
@@ -58,6 +67,35 @@ def test_what_is_no_fault_of_the_storage_is_not_tried_again(pauses: list[float])
     with pytest.raises(ValueError, match="a defect"):
         patiently(broken)
     assert pauses == []
+
+
+def test_what_lies_here_is_not_waited_for(pauses: list[float]) -> None:
+    def full() -> None:
+        raise ClusterError("the disk is full") from OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ClusterError, match="the disk is full") as raised:
+        patiently(full)
+    assert not isinstance(raised.value, StorageError)
+    assert pauses == []
+
+
+WAITS_AT_ITS_END = """
+import threading
+from t5ray.errors import ClusterError
+from t5ray.training.patience import patiently
+
+def away():
+    raise ClusterError("away")
+
+threading.Thread(target=patiently, args=[away]).start()
+"""
+
+
+def test_a_process_that_ends_waits_for_no_storage() -> None:
+    started = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", WAITS_AT_ITS_END], capture_output=True, text=True, timeout=60)
+    assert "StorageError: away It was tried 1 time." in ended.stderr
+    assert time.monotonic() - started < 30  # of the 63 s that it would be tried for
 
 
 def test_a_run_whose_storage_stays_away_is_told_to_go_on_later_and_does(
