@@ -30,6 +30,10 @@ MOST_BLOCKS = 2000
 INIT_DEATHS = 3
 """Workers that may die in a row before they are up; a scorer's own start does nothing that could fail each time."""
 LEAST_CPUS = 0.01
+MOST_CPUS = 2.0
+"""By which workers without GPUs are counted, where neither their number nor their size is given."""
+ENOUGH_USED = 0.75
+"""Of the CPUs that smaller workers would put to work, the share with which larger ones are enough."""
 TICK_S = 1.0
 """How often the progress is looked up."""
 VERSIONS = ("t5ray", "ray", "torch", "transformers", "pyarrow")
@@ -90,10 +94,18 @@ def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int, num_pendi
 
 
 def _workers_that_fit(cluster: Cluster, cpus: float | None, gpus: float) -> int:
-    """Return how many workers a cluster has room for: one per GPU (or share of one), or per two CPUs."""
+    """Return how many workers a cluster has room for: one per GPU (or share of one), or per two CPUs.
+
+    Nodes with fewer than two CPUs count where they matter: if workers of two CPUs leave more than a quarter idle of
+    what workers as small as such a node put to work, there is one per as many CPUs as that node has. A few small nodes
+    stay idle, as workers that fit them would be many elsewhere, each with its copy of the model.
+    """
     if cpus or gpus:
         return cluster.num_workers(cpus or LEAST_CPUS, gpus)
-    return cluster.num_workers(2, 0) or cluster.num_workers(1, 0)
+    sizes = {min(node.cpus, MOST_CPUS) for node in cluster.nodes if node.cpus >= LEAST_CPUS} or {MOST_CPUS}
+    used = {size: size * cluster.num_workers(size, 0) for size in sizes}
+    size = max(size for size in sizes if used[size] >= ENOUGH_USED * max(used.values()))
+    return cluster.num_workers(size, 0)
 
 
 def _cpus_each(cluster: Cluster, gpus: float, workers: int) -> float:

@@ -58,6 +58,17 @@ UNLIKE: dict[str, tuple[dict[str, object], tuple[Node, ...], int, Pool]] = {
     "large shares of a GPU": ({"gpus_per_worker": 0.6}, (Node(8.0, 2.0),), 99, Pool(2, 2, 4.0, 0.6)),
     "more CPUs on one node": ({}, (Node(3.0, 0.0), Node(9.0, 0.0)), 99, Pool(5, 5, 2.0, 0.0)),
     "nodes of one CPU": ({}, (Node(1.0, 0.0),) * 4, 99, Pool(4, 4, 1.0, 0.0)),
+    "a head larger than the workers": ({}, (Node(2.0, 0.0), *[Node(1.0, 0.0)] * 20), 99, Pool(22, 22, 1.0, 0.0)),
+    "half of the CPUs on the head": ({}, (Node(16.0, 0.0), *[Node(1.0, 0.0)] * 16), 99, Pool(32, 32, 1.0, 0.0)),
+    "a head smaller than the workers": ({}, (Node(1.0, 0.0), Node(64.0, 0.0)), 99, Pool(32, 32, 2.0, 0.0)),
+    "few shards for a large head": ({}, (Node(2.0, 0.0), *[Node(1.0, 0.0)] * 20), 3, Pool(3, 3, 1.0, 0.0)),
+    "nodes of half a CPU": ({}, (Node(0.5, 0.0),) * 8, 99, Pool(8, 8, 0.5, 0.0)),
+    "shares of a GPU, one beside one CPU": (
+        {"gpus_per_worker": 0.5},
+        (Node(16.0, 1.0), Node(1.0, 1.0)),
+        99,
+        Pool(4, 4, 0.5, 0.5),
+    ),
     "a head without CPUs": ({}, (Node(0.0, 0.0), Node(4.0, 0.0)), 99, Pool(2, 2, 2.0, 0.0)),
 }
 
