@@ -46,7 +46,8 @@ class PredictConfig(Settings):
     engine_dtype: Literal["float32", "int8"] = "float32"
     """Weights of ctranslate2; int8 changes outputs."""
     precision: Precision = "auto"
-    """auto: bf16 where the machine that runs the command is fast at it, else fp32; a job that goes on keeps its own."""
+    """auto: bf16 where the machine that runs the command is fast at it, else fp32: its GPU if scorers have GPUs, else
+    its CPU. A job that goes on keeps its own."""
     scores: bool = False
     """Add the probability of each prediction as `score`."""
     all_scores: bool = False
@@ -107,7 +108,8 @@ class EvaluateConfig(Settings):
     engine_dtype: Literal["float32", "int8"] = "float32"
     """Weights of ctranslate2; int8 changes outputs."""
     precision: Precision = "auto"
-    """auto: bf16 where the machine that runs the command is fast at it, else fp32; a job that goes on keeps its own."""
+    """auto: bf16 where the machine that runs the command is fast at it, else fp32: its GPU if scorers have GPUs, else
+    its CPU. A job that goes on keeps its own."""
     decode: DecodeConfig | None = None
     """Decode settings other than the bundle's."""
     bootstrap_samples: int = Field(default=1000, ge=0)

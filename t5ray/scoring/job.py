@@ -21,7 +21,7 @@ from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import forget_all, rows_under_way
 from t5ray.scoring.kinds import columns_with_parts
 from t5ray.scoring.ledger import Entry, JobSummary
-from t5ray.scoring.plan import Job, require_same_job
+from t5ray.scoring.plan import Job, require_same_job, settled
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from t5ray.tracking.uri import shown
 
@@ -78,7 +78,7 @@ def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int, num_pendi
     Raises:
         ClusterError: a Ray of our own has less than is asked for; one that was joined may still grow.
     """
-    gpus = config.gpus_per_worker or (1.0 if cluster.num_gpus else 0.0)
+    gpus = _gpus_each(config, cluster)
     asked = config.workers or max(1, _workers_that_fit(cluster, config.cpus_per_worker, gpus))
     sizes = asked if isinstance(asked, tuple) else (asked, asked)
     cpus = config.cpus_per_worker or _cpus_each(cluster, gpus, min(sizes[1], num_shards))
@@ -91,6 +91,10 @@ def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int, num_pendi
             f"{cluster.shown}. Use fewer workers, or smaller cpus_per_worker or gpus_per_worker."
         )
     return Pool(fewest, most, cpus, gpus, "" if room else f"waiting for a node with {each}: there are {cluster.shown}")
+
+
+def _gpus_each(config: PredictConfig, cluster: Cluster) -> float:
+    return config.gpus_per_worker or (1.0 if cluster.num_gpus else 0.0)
 
 
 def _workers_that_fit(cluster: Cluster, cpus: float | None, gpus: float) -> int:
@@ -129,6 +133,7 @@ def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
         ConfigError: another command is at work on the output, or made another job of it since this one was planned.
     """
     with job.spec.ledger.held():
+        job = settled(job, _gpus_each(job.config, cluster))
         require_same_job(job)
         return _run_alone(job, cluster, advance)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import ray.data
+import torch
 
 from t5ray.cluster import Cluster, Node, connect
 from t5ray.config import DecodeConfig, PredictConfig
-from t5ray.errors import ClusterError, DataError, ModelError
+from t5ray.errors import ClusterError, ConfigError, DataError, ModelError
 from t5ray.model.card import fingerprint
 from t5ray.scoring.inputs import Shard
 from t5ray.scoring.job import Pace, Pool, _opening_record, _outcomes, pool_for, run
@@ -226,6 +227,45 @@ def test_an_input_that_changes_after_its_last_shard_was_read_is_noticed(
         run(job, small(), quiet)
     assert (read_job(tmp_path / "out") or {})["state"] == "running"
     assert len(job.spec.ledger.finished()) == 2
+
+
+def precision_of_a_run(tiny_t5: Path, folder: Path, cluster: Cluster, **asked: object) -> str:
+    """Run a job whose one scorer dies at once; return the precision that scorers, fingerprint and record agree on."""
+    folder.mkdir(exist_ok=True)
+    rows = str(write_rows(folder / "rows.jsonl", 3))
+    given = {"model": str(tiny_t5), "input": rows, "output": str(folder / "out"), "task": "classify"}
+    seen = set[str]()
+
+    def outcomes(spec: ScorerSpec, shards: Iterable[Shard], pool: Pool) -> Iterator[Outcome]:
+        seen.add(spec.engine.precision)
+        raise ClusterError("it died")
+
+    job = prepare(settings(**given, **asked))
+    assert isinstance(job, Job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("t5ray.scoring.job._outcomes", outcomes)
+        with pytest.raises(ClusterError, match="it died"):
+            run(job, cluster, quiet)
+    record = read_job(folder / "out") or {}
+    assert seen == {record["fingerprint"]["precision"]} == {record["config"]["precision"]}
+    return seen.pop()
+
+
+def test_automatic_precision_is_what_the_device_of_scorers_is_fast_at_not_the_drivers(
+    tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t5ray.model.hardware.GPU_DEVICES", (str(tmp_path),))  # the driver sees a GPU
+    monkeypatch.setattr("t5ray.model.hardware.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("t5ray.model.numeric.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("t5ray.model.numeric.has_fast_bf16", lambda device_type: device_type == "cuda")
+    joined = replace(small(), started_here=False)
+    assert precision_of_a_run(tiny_t5, tmp_path / "cpus", joined) == "fp32"
+    assert precision_of_a_run(tiny_t5, tmp_path / "gpus", small(num_gpus=1.0)) == "bf16"
+    assert precision_of_a_run(tiny_t5, tmp_path / "later", joined, gpus_per_worker=1) == "bf16"
+    assert precision_of_a_run(tiny_t5, tmp_path / "asked", joined, precision="bf16") == "bf16"
+    assert precision_of_a_run(tiny_t5, tmp_path / "cpus", small(num_gpus=1.0)) == "fp32"  # as it began
+    with pytest.raises(ConfigError, match=r"precision \('fp32' there, 'bf16' here\)"):
+        precision_of_a_run(tiny_t5, tmp_path / "cpus", joined, precision="bf16")
 
 
 def test_no_password_is_written_into_the_job(tiny_t5: Path, tmp_path: Path) -> None:
