@@ -180,12 +180,19 @@ def check_storage(settings: "RunConfig") -> Finding:
 
 
 def check_bf16(settings: "RunConfig") -> Finding:
-    """Say which precision `auto` means here; neither is a fault."""
-    from t5ray.model.numeric import default_device, has_fast_bf16
+    """Say which precision `auto` means here, for training and for scoring; neither is a fault.
 
-    device = default_device()
-    fast = has_fast_bf16(device.type)
-    return Finding(True, f"{device.type}: " + ("fast, precision auto means bf16" if fast else "slow, auto means fp32"))
+    Training has the GPUs it is given, scoring those that there are.
+    """
+    from t5ray.model.numeric import default_device, device_with, has_fast_bf16
+
+    def found(device: str) -> str:
+        return f"{device}: " + ("fast, precision auto means bf16" if has_fast_bf16(device) else "slow, auto means fp32")
+
+    training, scoring = device_with(settings.resources.gpus_per_worker).type, default_device().type
+    if training == scoring:
+        return Finding(True, found(training))
+    return Finding(True, f"training, with gpus_per_worker 0, on {found(training)}; scoring on {found(scoring)}")
 
 
 def check_data(settings: "RunConfig") -> Finding:

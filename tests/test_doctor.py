@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from t5ray import cluster, doctor
 from t5ray.config import RunConfig
@@ -95,6 +96,19 @@ def test_the_first_failure_gives_the_exit_code(
 ) -> None:
     assert main(["--model", str(folder / "none"), "--tracking-uri", "mlruns"]) == 4
     assert "2 of 10 checks failed." in capsys.readouterr().out
+
+
+def test_bf16_is_told_where_training_and_scoring_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t5ray.model.numeric.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("t5ray.model.numeric.has_fast_bf16", lambda device_type: device_type == "cuda")
+    on_gpu = RunConfig.model_validate({"resources": {"gpus_per_worker": 1}})
+    assert doctor.check_bf16(RunConfig()).text == (
+        "training, with gpus_per_worker 0, on cpu: slow, auto means fp32; "
+        "scoring on cuda: fast, precision auto means bf16"
+    )
+    assert doctor.check_bf16(on_gpu).text == "cuda: fast, precision auto means bf16"
+    monkeypatch.setattr("t5ray.model.numeric.default_device", lambda: torch.device("cpu"))
+    assert doctor.check_bf16(RunConfig()).text == "cpu: slow, auto means fp32"
 
 
 def checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str) -> str:

@@ -32,9 +32,11 @@ class PredictConfig(Settings):
     format: Literal["parquet", "jsonl", "csv"] = "parquet"
     """Format of the parts."""
     workers: WorkerPool | None = None
-    """Scorers at a time: a number, or `fewest,most` of a pool that grows and shrinks. None: one per GPU or two CPUs."""
+    """Scorers at a time: a number, or `fewest,most` of a pool that grows and shrinks. None: one per GPU or two CPUs, or
+    per fewer where most nodes have fewer."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
-    """CPUs of one scorer, fractions allowed. None: an equal share of what the cluster has at the start."""
+    """CPUs of one scorer, fractions allowed. None: the most with which as many scorers fit as there are to be; all have
+    the same, so a node with few CPUs beside its GPU limits all."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs of one scorer; a fraction shares a GPU. 0: one where the cluster has GPUs, else none."""
     batch_tokens: int = Field(default=16_384, ge=1)
@@ -44,7 +46,8 @@ class PredictConfig(Settings):
     engine_dtype: Literal["float32", "int8"] = "float32"
     """Weights of ctranslate2; int8 changes outputs."""
     precision: Precision = "auto"
-    """auto: bf16 where the machine that runs the command is fast at it, else fp32; a job that goes on keeps its own."""
+    """auto: bf16 where the machine that runs the command is fast at it, else fp32: its GPU if scorers have GPUs, else
+    its CPU. A job that goes on keeps its own."""
     scores: bool = False
     """Add the probability of each prediction as `score`."""
     all_scores: bool = False
@@ -91,9 +94,11 @@ class EvaluateConfig(Settings):
     skip_bad_rows: bool = False
     """Leave out rows that cannot be judged, counted and listed, instead of stopping at them."""
     workers: WorkerPool | None = None
-    """Scorers at a time: a number, or `fewest,most` of a pool that grows and shrinks. None: one per GPU or two CPUs."""
+    """Scorers at a time: a number, or `fewest,most` of a pool that grows and shrinks. None: one per GPU or two CPUs, or
+    per fewer where most nodes have fewer."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
-    """CPUs of one scorer, fractions allowed. None: an equal share of what the cluster has at the start."""
+    """CPUs of one scorer, fractions allowed. None: the most with which as many scorers fit as there are to be; all have
+    the same, so a node with few CPUs beside its GPU limits all."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs of one scorer; a fraction shares a GPU. 0: one where the cluster has GPUs, else none."""
     batch_tokens: int = Field(default=16_384, ge=1)
@@ -103,7 +108,8 @@ class EvaluateConfig(Settings):
     engine_dtype: Literal["float32", "int8"] = "float32"
     """Weights of ctranslate2; int8 changes outputs."""
     precision: Precision = "auto"
-    """auto: bf16 where the machine that runs the command is fast at it, else fp32; a job that goes on keeps its own."""
+    """auto: bf16 where the machine that runs the command is fast at it, else fp32: its GPU if scorers have GPUs, else
+    its CPU. A job that goes on keeps its own."""
     decode: DecodeConfig | None = None
     """Decode settings other than the bundle's."""
     bootstrap_samples: int = Field(default=1000, ge=0)

@@ -94,12 +94,17 @@ def check_gpus(found: Survey) -> Finding:
 
 
 def check_bf16(found: Survey) -> Finding:
-    """`precision=auto` must mean the same on every node that may train: those with GPUs, where there are any."""
-    training = [report for report in found.nodes if report.gpus] or list(found.nodes)
+    """`precision=auto` must mean the same on every node that may train.
+
+    Those are nodes with GPUs where training is given any, and else nodes with CPUs for it.
+    """
+    gpus = found.gpus_per_worker
+    training = [report for report in found.nodes if (report.gpus if gpus else report.ray_cpus)] or list(found.nodes)
     fast = {report.node: report.has_fast_bf16 for report in training}
     if len(set(fast.values())) < 2:
         meaning = "bf16" if all(fast.values()) else "fp32"
-        return Finding(True, f"precision auto means {meaning} on every node that may train")
+        where = "GPUs" if gpus else "CPUs, with gpus_per_worker 0,"
+        return Finding(True, f"precision auto means {meaning} on the {where} of every node that may train")
     wrong = {node: f"precision auto means {'bf16' if is_fast else 'fp32'}" for node, is_fast in fast.items()}
     return _finding("", wrong, "Say which: --set training.precision=fp32, or bf16; else trials compute differently.")
 

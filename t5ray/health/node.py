@@ -44,6 +44,8 @@ class Questions:
     """To be reached from the node; None: need not be."""
     data: str | None = None
     model: str | None = None
+    gpus: float = 0.0
+    """Of a training worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class NodeReport:
     gpus: tuple[str, ...]
     """Names of the GPUs that torch sees."""
     has_fast_bf16: bool
+    """Where training computes: on a GPU that its workers are given, else on the CPU."""
     shared_memory_bytes: int | None
     """Size of /dev/shm; None where there is none."""
     disk_bytes: int
@@ -78,6 +81,8 @@ class NodeReport:
     model: str = ""
     clock: Clock | None = None
     """Of the driver's measuring; None where the node did not say its time."""
+    ray_cpus: float = 0.0
+    """CPUs that Ray gives out there."""
     ray_gpus: float = 0.0
     """GPUs that Ray gives out there."""
     object_store_bytes: int = 0
@@ -86,7 +91,7 @@ class NodeReport:
 
 def examine(questions: Questions) -> NodeReport:
     """Answer every question; takes seconds, as torch, transformers and mlflow are imported."""
-    gpus, has_fast_bf16 = _accelerators()
+    gpus, has_fast_bf16 = _accelerators(questions.gpus)
     disk = shutil.disk_usage(questions.session_folder)
     return NodeReport(
         node=questions.node,
@@ -125,16 +130,16 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _accelerators() -> tuple[tuple[str, ...], bool]:
-    """Return the GPUs that torch sees, and whether bf16 has hardware here."""
+def _accelerators(gpus: float) -> tuple[tuple[str, ...], bool]:
+    """Return the GPUs that torch sees, and whether bf16 has hardware where who has so many GPUs computes."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # a Ray that is told to hides GPUs from who asked for none
         del os.environ["CUDA_VISIBLE_DEVICES"]
     import torch
 
-    from t5ray.model.numeric import default_device, has_fast_bf16
+    from t5ray.model.numeric import device_with, has_fast_bf16
 
     names = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return names, has_fast_bf16(default_device().type)
+    return names, has_fast_bf16(device_with(gpus).type)
 
 
 def _problem(look: Callable[[], None]) -> str:

@@ -44,6 +44,8 @@ class Survey:
     """URI that the nodes had to reach; empty: they had none to."""
     data: str | None
     model: str | None
+    gpus_per_worker: float = 0.0
+    """Of training."""
 
 
 class _Examiner:
@@ -66,10 +68,11 @@ def survey(settings: RunConfig) -> Survey:
     nonce = uuid.uuid4().hex
     tracking = settings.tracking if must_reach(settings.tracking) else None
     data, model = _data_of(settings.data.path), _model_of(settings.model)
+    gpus = settings.resources.gpus_per_worker
     with scratch_in(settings.storage) as folder:
         _leave(folder, FROM_DRIVER, nonce)
         asked = [
-            Questions(_shown(node), node_id, _session(node), folder, nonce, tracking, data, model)
+            Questions(_shown(node), node_id, _session(node), folder, nonce, tracking, data, model, gpus)
             for node_id, node in nodes.items()
         ]
         reports, silent = _ask(asked)
@@ -82,6 +85,7 @@ def survey(settings: RunConfig) -> Survey:
         tracking=tracking.uri if tracking else "",
         data=data,
         model=model,
+        gpus_per_worker=gpus,
     )
 
 
@@ -96,7 +100,8 @@ def _session(node: Mapping[str, Any]) -> str:
 
 def _with_resources(report: NodeReport, resources: Mapping[str, float]) -> NodeReport:
     memory = int(resources.get("object_store_memory", 0))
-    return replace(report, ray_gpus=resources.get("GPU", 0.0), object_store_bytes=memory)
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    return replace(report, ray_cpus=cpus, ray_gpus=gpus, object_store_bytes=memory)
 
 
 def must_reach(tracking: TrackingConfig) -> bool:

@@ -16,10 +16,13 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def auto_precision() -> str:
-    """Return what precision `auto` means on this machine: `bf16` where its GPU, or else its CPU, is fast at it."""
-    if any(Path(device).exists() for device in GPU_DEVICES):
-        from t5ray.model.numeric import default_device, resolve_precision
+def auto_precision(gpus: float) -> str:
+    """Return what precision `auto` means here with so many GPUs: `bf16` where what then computes is fast at it.
 
-        return resolve_precision("auto", default_device())
+    With GPUs, on a machine that has none, its CPU is asked.
+    """
+    if gpus and any(Path(device).exists() for device in GPU_DEVICES):
+        from t5ray.model.numeric import device_with, resolve_precision
+
+        return resolve_precision("auto", device_with(gpus))
     return "bf16" if cpu_has_bf16() else "fp32"

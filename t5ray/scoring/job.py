@@ -21,7 +21,7 @@ from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import forget_all, rows_under_way
 from t5ray.scoring.kinds import columns_with_parts
 from t5ray.scoring.ledger import Entry, JobSummary
-from t5ray.scoring.plan import Job, require_same_job
+from t5ray.scoring.plan import Job, require_same_job, settled
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from t5ray.tracking.uri import shown
 
@@ -30,6 +30,10 @@ MOST_BLOCKS = 2000
 INIT_DEATHS = 3
 """Workers that may die in a row before they are up; a scorer's own start does nothing that could fail each time."""
 LEAST_CPUS = 0.01
+MOST_CPUS = 2.0
+"""By which workers without GPUs are counted, where neither their number nor their size is given."""
+ENOUGH_USED = 0.75
+"""Of the CPUs that smaller workers would put to work, the share with which larger ones are enough."""
 TICK_S = 1.0
 """How often the progress is looked up."""
 VERSIONS = ("t5ray", "ray", "torch", "transformers", "pyarrow")
@@ -74,7 +78,7 @@ def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int, num_pendi
     Raises:
         ClusterError: a Ray of our own has less than is asked for; one that was joined may still grow.
     """
-    gpus = config.gpus_per_worker or (1.0 if cluster.num_gpus else 0.0)
+    gpus = _gpus_each(config, cluster)
     asked = config.workers or max(1, _workers_that_fit(cluster, config.cpus_per_worker, gpus))
     sizes = asked if isinstance(asked, tuple) else (asked, asked)
     cpus = config.cpus_per_worker or _cpus_each(cluster, gpus, min(sizes[1], num_shards))
@@ -89,11 +93,23 @@ def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int, num_pendi
     return Pool(fewest, most, cpus, gpus, "" if room else f"waiting for a node with {each}: there are {cluster.shown}")
 
 
+def _gpus_each(config: PredictConfig, cluster: Cluster) -> float:
+    return config.gpus_per_worker or (1.0 if cluster.num_gpus else 0.0)
+
+
 def _workers_that_fit(cluster: Cluster, cpus: float | None, gpus: float) -> int:
-    """Return how many workers a cluster has room for: one per GPU (or share of one), or per two CPUs."""
+    """Return how many workers a cluster has room for: one per GPU (or share of one), or per two CPUs.
+
+    Nodes with fewer than two CPUs count where they matter: if workers of two CPUs leave more than a quarter idle of
+    what workers as small as such a node put to work, there is one per as many CPUs as that node has. A few small nodes
+    stay idle, as workers that fit them would be many elsewhere, each with its copy of the model.
+    """
     if cpus or gpus:
         return cluster.num_workers(cpus or LEAST_CPUS, gpus)
-    return cluster.num_workers(2, 0) or cluster.num_workers(1, 0)
+    sizes = {min(node.cpus, MOST_CPUS) for node in cluster.nodes if node.cpus >= LEAST_CPUS} or {MOST_CPUS}
+    used = {size: size * cluster.num_workers(size, 0) for size in sizes}
+    size = max(size for size in sizes if used[size] >= ENOUGH_USED * max(used.values()))
+    return cluster.num_workers(size, 0)
 
 
 def _cpus_each(cluster: Cluster, gpus: float, workers: int) -> float:
@@ -117,6 +133,7 @@ def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
         ConfigError: another command is at work on the output, or made another job of it since this one was planned.
     """
     with job.spec.ledger.held():
+        job = settled(job, _gpus_each(job.config, cluster))
         require_same_job(job)
         return _run_alone(job, cluster, advance)
 

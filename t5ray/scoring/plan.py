@@ -1,12 +1,13 @@
 """Settings -> a job: everything that can be wrong is found here, before Ray starts.
 
-A job is known by its fingerprint: model, task, decode settings, precision, input by content, format. The same
-fingerprint in the same folder goes on; another one is refused, and told apart by name.
+A job is known by its fingerprint: model, task, decode settings, precision, input by content, format. What precision
+`auto` is, of a new job, is settled when it starts and the cluster is known. The same fingerprint in the same folder
+goes on; another one is refused, and told apart by name.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     extras = _extras(config, model)
     _check_engine(config, model)
     earlier = read_job(output)
-    config = _settled(config, earlier)
+    config = _as_before(config, earlier)
     wanted = job_fingerprint(config, model)
     if earlier is None:
         _require_free(output)
@@ -101,15 +102,28 @@ def require_same_job(job: Job) -> None:
     refuse_other_job(read_job(job.spec.output), job.fingerprint, job.config)
 
 
-def _settled(config: PredictConfig, earlier: Mapping[str, Any] | None) -> PredictConfig:
+def settled(job: Job, gpus: float) -> Job:
     """Say which precision `auto` is: an earlier run's in the same folder, else what this machine is fast at.
 
     Were it left to the workers, unlike machines would give rows of unlike precision.
+
+    Args:
+        gpus: of each scorer; with none it is the CPU that is to be fast.
     """
-    if config.precision != "auto" or config.engine != "torch":
-        return config
+    config = _as_before(job.config, read_job(job.spec.output))
+    if config.precision == "auto" and config.engine == "torch":
+        config = config.model_copy(update={"precision": auto_precision(gpus)})
+    engine = replace(job.spec.engine, precision=config.precision)
+    fingerprint = {**job.fingerprint, "precision": config.precision}
+    return replace(job, config=config, spec=replace(job.spec, engine=engine), fingerprint=fingerprint)
+
+
+def _as_before(config: PredictConfig, earlier: Mapping[str, Any] | None) -> PredictConfig:
+    """Let precision `auto` be what an earlier run in the same folder settled it to."""
     found = earlier["fingerprint"].get("precision") if earlier else None
-    return config.model_copy(update={"precision": found or auto_precision()})
+    if config.precision != "auto" or config.engine != "torch" or not found:
+        return config
+    return config.model_copy(update={"precision": found})
 
 
 def _read_input(config: PredictConfig, output: Path) -> tuple[Input, tuple[str, ...]]:

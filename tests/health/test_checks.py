@@ -20,6 +20,7 @@ GOOD = NodeReport(
     disk_bytes=150 * 2**30,
     disk_free_bytes=100 * 2**30,
     clock=Clock(0.004, 0.002),
+    ray_cpus=8.0,
     ray_gpus=1.0,
     object_store_bytes=9 * 2**30,
 )
@@ -36,6 +37,7 @@ def survey_of(*nodes: NodeReport, **changes: Any) -> Survey:
         tracking=changes.pop("tracking", "http://me:secret@10.0.0.10:5000"),
         data="/shared/rows.jsonl",
         model="google/flan-t5-base",
+        gpus_per_worker=changes.pop("gpus_per_worker", 1.0),
     )
 
 
@@ -57,7 +59,7 @@ def test_a_cluster_without_fault_passes_and_says_what_it_has() -> None:
         "tracking": "http://***@10.0.0.10:5000 answers every node",
         "clocks": "at most 0.004 s off the driver's (± 0.002 s)",
         "gpus": "10.0.0.10 (000000): no GPU; 10.0.0.11 (a1b2c3), 10.0.0.12 (d4e5f6): NVIDIA L4",
-        "bf16": "precision auto means bf16 on every node that may train",
+        "bf16": "precision auto means bf16 on the GPUs of every node that may train",
         "objects": "9.0 GiB or more on every node",
         "disk": "100.0 GiB or more free for Ray's files on every node",
         "data": "/shared/rows.jsonl opens on every node",
@@ -109,11 +111,14 @@ def test_a_clock_that_was_read_badly_is_not_blamed() -> None:
     assert failures(survey_of(replace(GOOD, clock=Clock(1.5, 0.8)))) == {}
 
 
-def test_cpus_count_for_bf16_only_where_no_node_has_a_gpu() -> None:
-    slow = replace(GOOD, gpus=(), ray_gpus=0.0, has_fast_bf16=False)
-    fast = replace(WORKER, gpus=(), ray_gpus=0.0)
+def test_cpus_count_for_bf16_only_where_training_has_no_gpu() -> None:
+    slow, fast = HEAD, replace(WORKER, gpus=(), ray_gpus=0.0)
     assert list(failures(survey_of(slow, fast))) == ["bf16"]
     assert failures(survey_of(slow, GOOD)) == {}
+    assert list(failures(survey_of(slow, GOOD, gpus_per_worker=0.0))) == ["bf16"]
+    assert failures(survey_of(replace(slow, ray_cpus=0.0), GOOD, gpus_per_worker=0.0)) == {}
+    said = CHECKS["bf16"](survey_of(slow, gpus_per_worker=0.0)).text
+    assert said == "precision auto means fp32 on the CPUs, with gpus_per_worker 0, of every node that may train"
 
 
 def test_many_nodes_with_one_fault_are_told_in_one_line() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from t5ray.cluster import remove_dir, upload_dir
@@ -32,6 +33,13 @@ def test_a_good_node_has_no_problem_and_answers_the_driver(questions: Questions,
     assert report.software == software()
     assert report.disk_bytes == shutil.disk_usage(tmp_path).total
     assert (report.node, report.node_id) == ("here", "id0")
+
+
+def test_bf16_is_what_the_device_of_training_has(questions: Questions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t5ray.model.numeric.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("t5ray.model.numeric.has_fast_bf16", lambda device_type: device_type == "cuda")
+    found = [examine(replace(questions, gpus=gpus)).has_fast_bf16 for gpus in (0.0, 0.5)]
+    assert found == [False, True]
 
 
 def test_software_is_what_is_installed() -> None:

@@ -95,5 +95,5 @@ def test_doctor_asks_every_node(
     assert "2 nodes answered" in shown["nodes"]
     assert "Ray gives out 1 GPU, but torch sees 0" in shown["gpus"]
     assert "holds 0.1 GiB" in shown["objects"]
-    assert "2 of 20 checks failed." in out
+    assert "2 of 21 checks failed." in out
     assert not (tmp_path / "runs").exists()

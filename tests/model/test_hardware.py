@@ -33,7 +33,8 @@ def test_on_a_cpu_it_is_bf16_where_there_is_hardware_for_it(
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
-    assert (auto_precision(), resolve_precision("auto", CPU)) == (meaning, meaning)
+    assert (auto_precision(0), resolve_precision("auto", CPU)) == (meaning, meaning)
+    assert auto_precision(1) == meaning  # there is no GPU here to ask
     assert [resolve_precision(asked, CPU) for asked in ("fp32", "bf16", "bf16_pure")] == ["fp32", "bf16", "bf16_pure"]
 
 
@@ -44,4 +45,16 @@ def test_on_a_gpu_it_is_bf16_from_ampere_on(
     monkeypatch.setattr(hardware, "GPU_DEVICES", (str(tmp_path),))  # something is there
     monkeypatch.setattr("t5ray.model.numeric.default_device", lambda: GPU)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert (auto_precision(), resolve_precision("auto", GPU)) == (meaning, meaning)
+    assert (auto_precision(0.5), resolve_precision("auto", GPU)) == (meaning, meaning)
+
+
+@pytest.mark.parametrize(("flags", "meaning"), [("fpu", "fp32"), ("amx_bf16", "bf16")])
+def test_beside_a_gpu_it_is_the_cpus_for_who_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, meaning: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(hardware, "GPU_DEVICES", (str(tmp_path),))
+    monkeypatch.setattr("t5ray.model.numeric.default_device", lambda: GPU)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0) if meaning == "fp32" else (7, 5))
+    assert auto_precision(0) == meaning

@@ -4,7 +4,7 @@ from typing import Any
 
 from t5ray.config import PredictConfig
 from t5ray.scoring.ledger import Entry
-from t5ray.scoring.plan import Job, prepare
+from t5ray.scoring.plan import Job, prepare, settled
 
 
 def planned(config: PredictConfig) -> Job:
@@ -15,7 +15,7 @@ def planned(config: PredictConfig) -> Job:
 
 def begin(config: PredictConfig, **record: Any) -> Job:
     """Leave a job behind as a run would that was killed after its first part."""
-    job = planned(config)
+    job = settled(planned(config), 0.0)
     ledger = job.spec.ledger
     ledger.open()
     stamps = [[file.source.name, file.stamp] for file in job.spec.input.files]

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import ray.data
+import torch
 
 from t5ray.cluster import Cluster, Node, connect
 from t5ray.config import DecodeConfig, PredictConfig
-from t5ray.errors import ClusterError, DataError, ModelError
+from t5ray.errors import ClusterError, ConfigError, DataError, ModelError
 from t5ray.model.card import fingerprint
 from t5ray.scoring.inputs import Shard
 from t5ray.scoring.job import Pace, Pool, _opening_record, _outcomes, pool_for, run
@@ -58,6 +59,17 @@ UNLIKE: dict[str, tuple[dict[str, object], tuple[Node, ...], int, Pool]] = {
     "large shares of a GPU": ({"gpus_per_worker": 0.6}, (Node(8.0, 2.0),), 99, Pool(2, 2, 4.0, 0.6)),
     "more CPUs on one node": ({}, (Node(3.0, 0.0), Node(9.0, 0.0)), 99, Pool(5, 5, 2.0, 0.0)),
     "nodes of one CPU": ({}, (Node(1.0, 0.0),) * 4, 99, Pool(4, 4, 1.0, 0.0)),
+    "a head larger than the workers": ({}, (Node(2.0, 0.0), *[Node(1.0, 0.0)] * 20), 99, Pool(22, 22, 1.0, 0.0)),
+    "half of the CPUs on the head": ({}, (Node(16.0, 0.0), *[Node(1.0, 0.0)] * 16), 99, Pool(32, 32, 1.0, 0.0)),
+    "a head smaller than the workers": ({}, (Node(1.0, 0.0), Node(64.0, 0.0)), 99, Pool(32, 32, 2.0, 0.0)),
+    "few shards for a large head": ({}, (Node(2.0, 0.0), *[Node(1.0, 0.0)] * 20), 3, Pool(3, 3, 1.0, 0.0)),
+    "nodes of half a CPU": ({}, (Node(0.5, 0.0),) * 8, 99, Pool(8, 8, 0.5, 0.0)),
+    "shares of a GPU, one beside one CPU": (
+        {"gpus_per_worker": 0.5},
+        (Node(16.0, 1.0), Node(1.0, 1.0)),
+        99,
+        Pool(4, 4, 0.5, 0.5),
+    ),
     "a head without CPUs": ({}, (Node(0.0, 0.0), Node(4.0, 0.0)), 99, Pool(2, 2, 2.0, 0.0)),
 }
 
@@ -215,6 +227,45 @@ def test_an_input_that_changes_after_its_last_shard_was_read_is_noticed(
         run(job, small(), quiet)
     assert (read_job(tmp_path / "out") or {})["state"] == "running"
     assert len(job.spec.ledger.finished()) == 2
+
+
+def precision_of_a_run(tiny_t5: Path, folder: Path, cluster: Cluster, **asked: object) -> str:
+    """Run a job whose one scorer dies at once; return the precision that scorers, fingerprint and record agree on."""
+    folder.mkdir(exist_ok=True)
+    rows = str(write_rows(folder / "rows.jsonl", 3))
+    given = {"model": str(tiny_t5), "input": rows, "output": str(folder / "out"), "task": "classify"}
+    seen = set[str]()
+
+    def outcomes(spec: ScorerSpec, shards: Iterable[Shard], pool: Pool) -> Iterator[Outcome]:
+        seen.add(spec.engine.precision)
+        raise ClusterError("it died")
+
+    job = prepare(settings(**given, **asked))
+    assert isinstance(job, Job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("t5ray.scoring.job._outcomes", outcomes)
+        with pytest.raises(ClusterError, match="it died"):
+            run(job, cluster, quiet)
+    record = read_job(folder / "out") or {}
+    assert seen == {record["fingerprint"]["precision"]} == {record["config"]["precision"]}
+    return seen.pop()
+
+
+def test_automatic_precision_is_what_the_device_of_scorers_is_fast_at_not_the_drivers(
+    tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t5ray.model.hardware.GPU_DEVICES", (str(tmp_path),))  # the driver sees a GPU
+    monkeypatch.setattr("t5ray.model.hardware.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("t5ray.model.numeric.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("t5ray.model.numeric.has_fast_bf16", lambda device_type: device_type == "cuda")
+    joined = replace(small(), started_here=False)
+    assert precision_of_a_run(tiny_t5, tmp_path / "cpus", joined) == "fp32"
+    assert precision_of_a_run(tiny_t5, tmp_path / "gpus", small(num_gpus=1.0)) == "bf16"
+    assert precision_of_a_run(tiny_t5, tmp_path / "later", joined, gpus_per_worker=1) == "bf16"
+    assert precision_of_a_run(tiny_t5, tmp_path / "asked", joined, precision="bf16") == "bf16"
+    assert precision_of_a_run(tiny_t5, tmp_path / "cpus", small(num_gpus=1.0)) == "fp32"  # as it began
+    with pytest.raises(ConfigError, match=r"precision \('fp32' there, 'bf16' here\)"):
+        precision_of_a_run(tiny_t5, tmp_path / "cpus", joined, precision="bf16")
 
 
 def test_no_password_is_written_into_the_job(tiny_t5: Path, tmp_path: Path) -> None:

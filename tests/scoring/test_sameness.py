@@ -13,7 +13,7 @@ from t5ray.cluster import Cluster
 from t5ray.config import DecodeConfig, PredictConfig
 from t5ray.errors import ConfigError, ModelError
 from t5ray.scoring.job import run
-from t5ray.scoring.plan import prepare
+from t5ray.scoring.plan import prepare, settled
 from tests.scoring.plans import begin, changed, planned
 
 
@@ -87,12 +87,13 @@ def test_automatic_precision_is_settled_once_for_all_workers_and_all_runs(
     settings: PredictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = changed(settings, precision="auto")
-    monkeypatch.setattr("t5ray.scoring.plan.auto_precision", lambda: "bf16")
+    monkeypatch.setattr("t5ray.scoring.plan.auto_precision", lambda gpus: "bf16")
     job = begin(auto)
     assert (job.fingerprint["precision"], job.spec.engine.precision, job.config.precision) == ("bf16",) * 3
-    monkeypatch.setattr("t5ray.scoring.plan.auto_precision", lambda: "fp32")  # as on another machine
+    monkeypatch.setattr("t5ray.scoring.plan.auto_precision", lambda gpus: "fp32")  # as on another machine
     again = planned(auto)
     assert (again.spec.engine.precision, len(again.pending)) == ("bf16", 2)
+    assert settled(again, 0.0) == again
     with pytest.raises(ConfigError, match=r"precision \('bf16' there, 'fp32' here\)"):
         prepare(settings)
 
