@@ -9,7 +9,7 @@ import pytest
 import t5ray
 
 PACKAGE = Path(t5ray.__file__).parent
-ROOMS = sorted(path.parent for path in PACKAGE.rglob("*/__init__.py") if path.parent.name != "training")
+ROOMS = sorted(path.parent for path in PACKAGE.rglob("*/__init__.py"))
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(PACKAGE)))

@@ -27,6 +27,8 @@ from t5ray.model.numeric import default_device, scales_head
 from t5ray.model.predictor import Prediction, Tally
 
 EngineDtype = Literal["float32", "int8"]
+RULES = 1
+"""To be raised where `_convert`, or what `load_model` settles for it, comes to make another model of the same files."""
 
 
 class CTranslateEngine:
@@ -156,13 +158,13 @@ def is_installed() -> bool:
 def converted(source: str, dtype: EngineDtype, cache: Path) -> Path:
     """Return the folder of a converted model; it is made where it is not there, and appears whole or not at all.
 
-    Its name holds the digest of the weights, so that a changed model is converted anew.
+    Its name holds the digest of the model's files and the number of the rules: where either changes, it is made anew.
 
     Raises:
         ModelError: the model cannot be loaded, or the cache cannot be written.
     """
     version = importlib.metadata.version("ctranslate2")
-    target = cache / f"{fingerprint(source, commit_of(source))[:16]}-{dtype}-{version}"
+    target = cache / f"{fingerprint(source, commit_of(source))[:16]}-{dtype}-{version}-{RULES}"
     if target.is_dir():
         return target
     try:

@@ -117,23 +117,25 @@ def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedMode
     Weights come from safetensors only, and code from transformers only: nothing of the checkpoint is executed.
 
     Raises:
-        ModelError: nothing is there, it is no T5, its files are broken, or weights or special tokens are missing.
+        ModelError: nothing is there, it is no T5, its files are broken, weights or special tokens are missing, or its
+            tokenizer is another model's.
     """
     load_config(source)
     tokenizer = load_tokenizer(source)
     _check_weight_files(Path(source))
-    model = _whole_model(source, dtype=dtype)
+    model = _whole_model(source, tokenizer, dtype=dtype)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ModelError(f"{source}: the model must have a row for each token, but has {rows} for {len(tokenizer)}.")
     return LoadedModel(model.eval(), tokenizer, source)
 
 
-def _whole_model(source: str, **how: object) -> Any:
+def _whole_model(source: str, tokenizer: PreTrainedTokenizerBase, **how: object) -> Any:
     """Load a model all of whose weights are in its files: transformers gives random numbers to those that are not.
 
     Raises:
-        ModelError: the files are broken, weights are missing or have another shape, or it lacks a special token.
+        ModelError: the files are broken, weights are missing or have another shape, or a special token is missing or
+            not the tokenizer's.
     """
     try:
         model, found = AutoModelForSeq2SeqLM.from_pretrained(
@@ -157,11 +159,15 @@ def _whole_model(source: str, **how: object) -> Any:
             "Name a whole T5: an encoder alone, or what a copy cut off, is none."
         )
     _settle_special_tokens(source, model)
+    _require_own_tokenizer(source, model.config, tokenizer)
     return model
 
 
 def _settle_special_tokens(source: str, model: PreTrainedModel) -> None:
-    """Have a model's config hold what `generate` goes by: generation_config.json, and config.json where that is silent.
+    """Have a model's config hold what generation_config.json says, or config.json where that is silent.
+
+    Predict falls back so token by token. `generate` goes by config.json only where there is no generation_config.json:
+    one that names no end makes it decode without, and one that names no start makes it fail.
 
     Raises:
         ModelError: a token is stated nowhere, or there are several.
@@ -176,6 +182,24 @@ def _settle_special_tokens(source: str, model: PreTrainedModel) -> None:
                 "Write it there: T5's own are 0 to start and to pad, and 1 to end."
             )
         setattr(model.config, name, token)
+
+
+def _require_own_tokenizer(source: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model that ends or pads texts with other tokens than its tokenizer.
+
+    Decoding goes by the model's, but targets, closed labels, CTranslate2 and whoever reads texts go by the tokenizer's.
+
+    Raises:
+        ModelError: names both.
+    """
+    for name in ("eos_token_id", "pad_token_id"):
+        ours, theirs = getattr(config, name), getattr(tokenizer, name)
+        if ours != theirs:
+            raise ModelError(
+                f"{source}: {name} must be the same in model and tokenizer, but is {ours} in generation_config.json or "
+                f"config.json, and {theirs} ({tokenizer.convert_ids_to_tokens(theirs)}) in the tokenizer. Put the "
+                f"tokenizer there that the model was trained with, or, if this is it, write {theirs} into both files."
+            )
 
 
 def _untied(source: str) -> set[str]:
@@ -230,7 +254,8 @@ def check_weights(folder: Path) -> None:
     """Open every weight file of a directory, which reads its header and finds it whole; no tensor is read.
 
     Raises:
-        ModelError: there is none, one is missing, cut off or broken, or they lack weights.
+        ModelError: there is none, one is missing, cut off or broken, they lack weights, or a special token is missing
+            or not the tokenizer's.
     """
     _check_weight_files(folder)
     single, index = (folder / name for name in WEIGHT_FILES)
@@ -243,7 +268,7 @@ def check_weights(folder: Path) -> None:
                 pass
         except (OSError, SafetensorError) as exc:
             raise ModelError(_unloadable(str(folder), f"weights {name}", exc)) from exc
-    _whole_model(str(folder), device_map="meta")
+    _whole_model(str(folder), load_tokenizer(str(folder)), device_map="meta")
 
 
 def is_bare(source: str) -> bool:

@@ -1,5 +1,6 @@
 """CTranslate2 as an engine. Expected texts and probabilities are transformers' own."""
 
+import importlib.metadata
 import json
 import math
 import shutil
@@ -11,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import DecodeConfig, TaskConfig
 from t5ray.errors import ModelError
-from t5ray.model.card import BundleCard
+from t5ray.model.card import BundleCard, fingerprint
 from tests.tiny import make_tiny_t5
 
 pytest.importorskip("ctranslate2")
@@ -88,6 +89,17 @@ def test_a_model_is_converted_once_per_weights_and_dtype(
     assert converted(str(other), "float32", cache) != first
     assert made == ["float32", "int8", "float32"]
     assert len(list(cache.iterdir())) == 3
+
+
+def test_what_was_converted_by_other_rules_is_converted_anew(
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    first = converted(str(gated), "float32", cache)
+    version = importlib.metadata.version("ctranslate2")
+    assert first.name != f"{fingerprint(gated)[:16]}-float32-{version}"  # as it was before rules were counted
+    monkeypatch.setattr(ctranslate, "RULES", ctranslate.RULES + 1)
+    assert converted(str(gated), "float32", cache) != first
 
 
 def test_a_conversion_that_fails_leaves_nothing(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
