@@ -17,7 +17,7 @@ from t5ray.sessions import RUN_BOOK
 from t5ray.tracking import Tracker, open_tracker
 from t5ray.training.place import Place
 from t5ray.training.prepare import Prepared, prepare
-from t5ray.training.run import _begin
+from t5ray.training.run import _begin, run_once
 
 Open = Callable[[Prepared, Tracker], object]
 
@@ -80,11 +80,19 @@ def test_a_run_whose_book_the_storage_refused_copies_it_there_in_its_next_sessio
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError("ExpiredToken")
 
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    ended: list[str] = []
+    monkeypatch.setattr(tracker, "end_run", lambda run_id, status: ended.append(status))
+    monkeypatch.setattr("t5ray.training.run._train", interrupt)
     with monkeypatch.context() as away:
         away.setattr(bucket, "put_file", refuse)
         with pytest.raises(ClusterError, match="ExpiredToken"):
-            _begin(prepared, place, tracker)
-    _begin(prepared, place, tracker)
+            run_once(prepared, place, tracker, lambda pulse: None, lambda report: None)
+    with pytest.raises(KeyboardInterrupt):
+        run_once(prepared, place, tracker, lambda pulse: None, lambda report: None)
+    assert ended == ["KILLED", "KILLED"]
     assert bucket.cat(f"/{tmp_path.name}/words/{RUN_BOOK}") == (place.folder / RUN_BOOK).read_bytes()
 
 
