@@ -127,11 +127,12 @@ def require_confirmed_winner(folder: Path) -> None:
     assert confirm["winner"] == best["trial"]
     assert found["best"] | {"epoch": 0} == {"trial": best["trial"], "value": best["values"][1], "epoch": 0, "seed": 2}
     assert all(c["interval"][0] <= c["mean"] <= c["interval"][1] for c in confirm["candidates"])
-    assert [path.name for path in (folder / "state/trials").iterdir()] == [f"{best['trial']}-seed2"]
+    (kept,) = (folder / "state/trials").iterdir()
+    assert kept.name.partition(".")[0] == f"{best['trial']}-seed2"
     card = json.loads((folder / "best/t5ray.json").read_text())
     assert card["training"] == card["training"] | found["trials"][best["trial"]]["params"] | {"seed": 2}
     assert card["metrics"]["accuracy"] == best["values"][1]
-    rows = json.loads((folder / f"state/confirm/{best['trial']}-seed2.json").read_text())
+    rows = json.loads((folder / f"state/confirm/{kept.name}.json").read_text())
     assert len(rows["predictions"]) == confirm["rows"]
 
 
