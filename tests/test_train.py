@@ -239,11 +239,17 @@ class InterruptedSlot:
     def close(self) -> None: ...
 
 
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> MemoryTracker:
+    """Have commands track their runs in a tracker that is looked into."""
+    tracker = MemoryTracker()
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    return tracker
+
+
 def test_an_interrupted_run_stays_one_run_in_mlflow(
     small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = MemoryTracker()
-    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    tracker = in_memory(monkeypatch)
     monkeypatch.setattr("t5ray.training.run.Slot", InterruptedSlot)
     given = arguments(tmp_path, tiny_t5)
     assert main(given) == 130
@@ -269,8 +275,7 @@ def test_a_run_whose_storage_stays_away_is_not_over(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tracker = MemoryTracker()
-    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    tracker = in_memory(monkeypatch)
     monkeypatch.setattr("t5ray.training.run.Slot", AwaySlot)
     assert main(arguments(tmp_path, tiny_t5)) == 6
     assert "s3://b: the storage must be reachable, but: ExpiredToken." in " ".join(capsys.readouterr().err.split())
@@ -337,8 +342,7 @@ def test_an_epoch_is_one_point_of_its_curves_wherever_the_command_was_killed(
 def test_the_best_so_far_is_a_curve_and_test_metrics_are_not(
     small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = MemoryTracker()
-    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    tracker = in_memory(monkeypatch)
     monkeypatch.setattr("t5ray.training.run.Slot", ShortSlot)
     monkeypatch.setattr("t5ray.training.run.publish_best", lambda *_: None)
     monkeypatch.setattr("t5ray.training.run.judge_on_test", lambda *_: {"accuracy": 0.25})
