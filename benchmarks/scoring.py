@@ -147,7 +147,7 @@ def _work(args: argparse.Namespace) -> None:
     texts = [inputs[number] for number in order]
     run = _contender(args.worker, args.model, labels)
     run(texts[-8:])
-    speed = machine_flops(default_device())["fp32"]
+    speed = machine_flops(default_device(), "fp32")
     print("ready", flush=True)
     for _ in sys.stdin:
         started, cpu = time.perf_counter(), time.process_time()

@@ -99,7 +99,7 @@ def _speeds(args: argparse.Namespace) -> dict[str, float]:
     from t5ray.model.numeric import default_device
 
     torch.set_num_threads(args.threads)
-    return machine_flops(default_device())
+    return {precision: machine_flops(default_device(), precision) for precision in ("fp32", "bf16")}
 
 
 def _machine(args: argparse.Namespace) -> dict[str, float]:
