@@ -6,6 +6,7 @@ slices of the vocabulary, whose maxima are taken while they are still in cache.
 
 import torch
 
+from t5ray.model.decoding.linear import Linear
 from t5ray.model.decoding.weights import T5Weights
 from t5ray.model.decoding.words import SLICE, Room, Words
 
@@ -20,7 +21,7 @@ class Vocabulary:
         is_sliced = model.device.type == "cpu" and self.size > SLICE
         self._words = Words(model.head) if is_sliced and model.dtype == torch.bfloat16 else None
         parts = torch.split(model.head, SLICE) if is_sliced and self._words is None else ()
-        self._slices = [part.t().contiguous() for part in parts]
+        self._slices = [Linear(part) for part in parts]
         self._room = Room()
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
@@ -33,7 +34,7 @@ class Vocabulary:
             return (states @ self._head.t()).float()
         out = self._place(states)
         for number, weight in enumerate(self._slices):
-            torch.mm(states, weight, out=out[:, number * SLICE : number * SLICE + weight.shape[1]])
+            weight.into(out[:, number * SLICE : number * SLICE + weight.num_outputs], states)
         return out
 
     def logits_of(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -54,8 +55,8 @@ class Vocabulary:
         out = self._place(states)
         sums = out.new_empty(len(states), len(self._slices))
         for number, weight in enumerate(self._slices):
-            part = out[:, number * SLICE : number * SLICE + weight.shape[1]]
-            torch.mm(states, weight, out=part)
+            part = out[:, number * SLICE : number * SLICE + weight.num_outputs]
+            weight.into(part, states)
             torch.logsumexp(part, dim=-1, out=sums[:, number])
         return out, torch.logsumexp(sums, dim=-1, keepdim=True)
 
@@ -80,8 +81,8 @@ class Vocabulary:
         out, rows = self._place(states), torch.arange(len(states))
         highest = out.new_empty(len(states), len(self._slices))
         for number, weight in enumerate(self._slices):
-            part = out[:, number * SLICE : number * SLICE + weight.shape[1]]
-            torch.mm(states, weight, out=part)
+            part = out[:, number * SLICE : number * SLICE + weight.num_outputs]
+            weight.into(part, states)
             torch.amax(part, dim=-1, out=highest[:, number])
         start = highest.argmax(dim=-1) * SLICE
         window = start[:, None] + torch.arange(SLICE)

@@ -46,9 +46,35 @@ def test_activations_and_factors_follow_a_product_in_blocks(name: str) -> None:
     torch.testing.assert_close(Linear(gate).scaled(x, factors).double(), exact, rtol=2**-8, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 64, 300])
+@pytest.mark.parametrize("name", [None, "gelu_new"])
+def test_a_large_matrix_in_fp32_gives_the_products_of_the_plain_one(
+    rows: int, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(rows)
+    weight, x = torch.randn(1100, 512) / 20, torch.randn(rows, 512)
+    states, wide = torch.randn(rows, 1100), torch.zeros(rows, 1300)
+    exact = x.double() @ weight.double().t()
+    layer, plain = Linear(weight, activation=name), Linear(weight)
+    require_close(layer(x), exact if name is None else ACT2FN[name](exact))
+    require_close(plain.add_to(states.clone(), x), states.double() + exact)
+    require_close(plain.scaled(x, states.clone()), states.double() * exact)
+    plain.into(wide[:, 100:1200], x)
+    require_close(wide[:, 100:1200], exact)
+    assert not wide[:, :100].any()
+    assert not wide[:, 1200:].any()
+    monkeypatch.setattr(linear, "takes_blocks", lambda _: False)
+    require_close(Linear(weight, activation=name)(x), layer(x).double())
+
+
+def require_close(found: torch.Tensor, exact: torch.Tensor) -> None:
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_other_types_stay_plain(dtype: torch.dtype) -> None:
+def test_small_matrices_and_other_types_stay_plain(dtype: torch.dtype) -> None:
     weight, x, states = (torch.randn(shape, dtype=dtype) for shape in ((7, 5), (3, 5), (3, 7)))
+    assert not takes_blocks(weight)
     layer = Linear(weight)
     torch.testing.assert_close(layer(x), x @ weight.t())
     torch.testing.assert_close(layer.add_to(states.clone(), x), states + x @ weight.t())
