@@ -17,7 +17,7 @@ from t5ray.predict import main
 from t5ray.scoring.plan import Job, prepare
 from t5ray.scoring.scorer import Scorer
 
-SLOW = 400
+SLOW = 300
 """Rows that keep a worker busy for some seconds at ten rows a shard."""
 
 

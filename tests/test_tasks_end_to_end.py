@@ -175,6 +175,7 @@ def test_classify_reviews(local_ray: None, tiny_t5: Path) -> None:
         assert min(losses, key=lambda label: losses[label]) == row["prediction"]
 
 
+@pytest.mark.long
 def test_summarize_news(local_ray: None, tiny_t5: Path) -> None:
     news = TEXTS / "summaries.jsonl"
     bundle = train_bundle(news, "summarize", tiny_t5, *NO_TRACKING)
@@ -193,6 +194,7 @@ def test_summarize_news(local_ray: None, tiny_t5: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_answer_questions_of_several_answers(local_ray: None, tiny_t5: Path) -> None:
     questions = TEXTS / "questions.jsonl"
     bundle = train_bundle(questions, "answer", tiny_t5, *NO_TRACKING)
@@ -229,6 +231,7 @@ def squad_f1(prediction: str, reference: str) -> float:
     return 2 * common / (len(guessed) + len(wanted)) if common else 0.0
 
 
+@pytest.mark.long
 def test_translate_to_german(local_ray: None, tiny_t5: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sentences = TEXTS / "sentences.tsv"
     rows = read_csv(sentences, "\t")

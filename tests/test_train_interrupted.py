@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-EPOCHS = 40
+EPOCHS = 15
 END_S = 15
 """How long an interrupted command may take to end."""
 

@@ -179,7 +179,7 @@ def test_a_time_budget_closes_the_books_of_running_trials_and_what_it_left_out_i
     local_ray: None, folder: Path, words: Path, tiny_t5: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = {"max-epochs": 100_000, "num-trials": 3, "max-concurrent": 1, "confirm-seeds": 1}
-    begin = arguments(words, tiny_t5, **flags, **{"time-budget": "20s"})
+    begin = arguments(words, tiny_t5, **flags, **{"time-budget": "12s"})
     again = [*arguments(words, tiny_t5, **flags, **{"time-budget": "100s"}), "--resume"]
     assert tune(begin) == 0 or tune(again) == 0  # a machine that is busy may need more for an epoch
     said = " ".join(capsys.readouterr().out.split())
@@ -212,6 +212,7 @@ def test_a_time_budget_that_is_up_before_an_epoch_costs_no_trial(
     assert sorted(run.info.status for run in runs) == ["FINISHED"] * 3
 
 
+@pytest.mark.long
 def test_two_workers_per_trial(local_ray: None, folder: Path, words: Path, tiny_t5: Path) -> None:
     flags = {"workers-per-trial": 2, "num-trials": 2, "max-epochs": 2, "tracking-uri": "none"}
     assert tune(arguments(words, tiny_t5, **flags)) == 0
@@ -222,7 +223,7 @@ def test_two_workers_per_trial(local_ray: None, folder: Path, words: Path, tiny_
 
 @pytest.mark.parametrize("how", ["SIGINT", pytest.param("SIGKILL", marks=pytest.mark.long)])
 def test_an_interrupted_search_goes_on_where_it_was(folder: Path, words: Path, tiny_t5: Path, how: str) -> None:
-    given = arguments(words, tiny_t5, **{"num-trials": 3, "max-epochs": 25, "max-concurrent": 1})
+    given = arguments(words, tiny_t5, **{"num-trials": 3, "max-epochs": 12, "max-concurrent": 1})
     command = [sys.executable, "-m", "t5ray.tune", *given]
     process = subprocess.Popen(command, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     family = _family_after_first_report(process, folder / "runs/words/state/ledger.json")

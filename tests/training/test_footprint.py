@@ -26,7 +26,11 @@ CONFIG = T5Config(
 
 @pytest.mark.parametrize(
     ("settings", "rows", "length", "target"),
-    [({}, 8, 384, 4), ({}, 8, 16, 384), ({"gradient_checkpointing": True}, 32, 96, 4)],
+    [
+        ({}, 8, 384, 4),
+        pytest.param({}, 8, 16, 384, marks=pytest.mark.long),
+        pytest.param({"gradient_checkpointing": True}, 32, 96, 4, marks=pytest.mark.long),
+    ],
 )
 def test_a_worker_takes_about_what_is_foretold(
     tmp_path: Path, settings: dict[str, object], rows: int, length: int, target: int
