@@ -171,6 +171,10 @@ def _start(address: str, options: dict[str, Any]) -> Any:
             said_if_slow() if address == "local" else nullcontext(),
         ):
             return ray.init(address=address, **options)
+    except SystemExit as exc:
+        if exc.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt from exc  # Ray's handler of SIGTERM, which is set while Ray starts
     except Exception as exc:  # a bare one where a process of Ray dies while it starts
         reason = one_line(exc)
         if address == "local":

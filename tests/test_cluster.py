@@ -71,6 +71,22 @@ def listening() -> set[str]:
     return found
 
 
+@pytest.mark.parametrize(("code", "told"), [(signal.SIGTERM, KeyboardInterrupt), (3, SystemExit)])
+def test_sigterm_while_ray_starts_interrupts_the_command(
+    code: int, told: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def end(**_: object) -> None:
+        raise SystemExit(code)  # as Ray's own handler does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", end)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(told), connect("local"):
+        pass
+
+
 @pytest.mark.integration
 def test_a_ray_of_its_own_lives_as_long_as_the_context(capfd: pytest.CaptureFixture[str]) -> None:
     import ray

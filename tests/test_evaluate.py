@@ -97,6 +97,17 @@ def test_task_and_columns_come_from_the_job_that_predicted(tmp_path: Path) -> No
     assert judge(folder, tmp_path / "again") == 3
 
 
+def test_a_part_that_is_missing_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "t", "label": "a", "prediction": "a", "error": None}] * 3
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    job = {"state": "done", "rows_out": 3, "fingerprint": {}, "config": {"model": "m"}}
+    (folder / "_job.json").write_text(json.dumps(job))
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+    (folder / "_job.json").write_text(json.dumps({**job, "rows_out": 7}))
+    assert judge(folder, tmp_path / "again", "--task", "classify") == 3
+    assert "the parts must hold the 7 rows that the job wrote, but hold 3" in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_cannot_be_judged_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_predictions(tmp_path / "scored", [{"text": "x", "prediction": "a"}], "jsonl")
     assert judge(folder, tmp_path / "out") == 2

@@ -155,11 +155,12 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     sources, findings, _ = ((), [], []) if job else find_sources(where)
     problems = Problems(where, config.skip_bad_rows)
     columns = {**job.get("columns", job.get("fingerprint", {}).get("columns", {})), **config.columns}
-    records, references, predictions, errors, seen = [], [], [], [], set[str]()
+    records, references, predictions, errors, seen, num_rows = [], [], [], [], set[str](), 0
     in_cells = job.get("columns_with_parts", ()) if job.get("config", {}).get("format") == "csv" else ()
     for place, cells in read_parts(where) if job else _rows_of(sources):
         row = {**cells, **{name: _with_parts(cells[name]) for name in in_cells if name in cells}}
         seen.update(row)
+        num_rows += 1
         if PREDICTION not in row:
             raise DataError(f"{where}: every row must have the column `{PREDICTION}`, but {place} has not.")
         try:
@@ -172,6 +173,11 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
         predictions.append(found)
         errors.append(row.get(ERROR) or None)
         records.append({name: value for name, value in row.items() if name not in (PREDICTION, ERROR)})
+    if num_rows != job.get("rows_out", num_rows):
+        raise DataError(
+            f"{where}: the parts must hold the {counted(job['rows_out'], 'row')} that the job wrote, but hold "
+            f"{num_rows}. Copy all of them, or run the command of predict again."
+        )
     _require_references(where, task, columns, config.columns, seen)
     problems.stop()
     if not records:
