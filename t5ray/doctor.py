@@ -152,7 +152,7 @@ def check_memory(settings: "RunConfig") -> Finding:
 
 def check_disk(settings: "RunConfig") -> Finding:
     """Checkpoints need room."""
-    from t5ray.cluster import free_bytes
+    from t5ray.storage import free_bytes
 
     free = free_bytes(settings.storage)
     if free is None:
@@ -163,8 +163,8 @@ def check_disk(settings: "RunConfig") -> Finding:
 
 def check_storage(settings: "RunConfig") -> Finding:
     """A file must come back from the storage as it was written."""
-    from t5ray.cluster import download_dir, upload_dir
     from t5ray.health.scratch import scratch_in
+    from t5ray.storage import download_dir, upload_dir
 
     token = uuid.uuid4().hex
     try:
@@ -211,10 +211,10 @@ def check_data(settings: "RunConfig") -> Finding:
 
 def check_model(settings: "RunConfig") -> Finding:
     """The model must be a T5 whose config and tokenizer load and whose weights, in a folder, are all there."""
-    from t5ray.cluster import is_uri
     from t5ray.demo import model_files
     from t5ray.model.loading import check_weights, load_config, load_tokenizer
     from t5ray.scoring.fetching import fetch_uri
+    from t5ray.storage import is_uri
 
     source = settings.model or str(model_files())
     here = str(fetch_uri(source)) if is_uri(source) else source

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from t5ray.cluster import is_uri, local_path
 from t5ray.config import DecodeConfig, RunConfig, SearchSpace, load_space
 from t5ray.errors import ConfigError
 from t5ray.redaction import hide_secrets
+from t5ray.storage import is_uri, local_path
 from t5ray.text.objectives import choose_objective
 from t5ray.text.tasks import resolve_task
 

@@ -153,7 +153,7 @@ def _problem(look: Callable[[], None]) -> str:
 
 def _meet_driver(questions: Questions) -> None:
     """Find what the driver wrote, and only then write: elsewhere than in the driver's storage nothing is to be left."""
-    from t5ray.cluster import download_file, is_there, upload_file
+    from t5ray.storage import download_file, is_there, upload_file
 
     theirs = f"{questions.storage_folder}/{FROM_DRIVER}"
     if not is_there(theirs):
@@ -195,9 +195,9 @@ def _open_data(path: str | None) -> None:
 def _open_model(source: str | None) -> None:
     """Read a model's config and tokenizer and, where it is a folder, the headers of its weights."""
     if source is not None:
-        from t5ray.cluster import is_uri
         from t5ray.model.loading import check_weights, load_config, load_tokenizer
         from t5ray.scoring.fetching import fetch_uri
+        from t5ray.storage import is_uri
 
         here = str(fetch_uri(source)) if is_uri(source) else source
         load_config(here)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from t5ray.cluster import is_uri, local_path, remove_dir
+from t5ray.storage import is_uri, local_path, remove_dir
 
 
 @contextmanager

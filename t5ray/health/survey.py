@@ -14,12 +14,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from t5ray.cluster import download_file, is_uri, local_path, upload_file
 from t5ray.config import RunConfig, TrackingConfig
 from t5ray.errors import ClusterError, one_line
 from t5ray.health.node import FROM_DRIVER, Clock, NodeReport, Questions, examine, software
 from t5ray.health.scratch import scratch_in
 from t5ray.redaction import hide_secrets
+from t5ray.storage import download_file, is_uri, local_path, upload_file
 from t5ray.tracking.uri import NO_TRACKING, is_local, is_loopback
 
 ANSWER_WITHIN_S = 120.0

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from t5ray.cluster import is_uri, local_path
 from t5ray.config import EvaluateConfig, PredictConfig, dump_yaml
 from t5ray.errors import ConfigError
 from t5ray.report import render_evaluation
@@ -30,6 +29,7 @@ from t5ray.scoring.ledger import write_atomically, writing
 from t5ray.scoring.opening import ScoringModel, open_model
 from t5ray.scoring.plan import FinishedJob, Job, output_folder, prepare
 from t5ray.scoring.writing import ERROR, PREDICTION, SCORES, json_text
+from t5ray.storage import is_uri, local_path
 from t5ray.text.calibration import calibration_of
 from t5ray.text.metrics import Judgement, judge
 from t5ray.text.squad import squad_exact_match

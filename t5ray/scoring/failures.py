@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 
-from t5ray.cluster import local_path
 from t5ray.errors import T5RayError
 from t5ray.scoring.ledger import Ledger, read_job
 from t5ray.scoring.writing import Extras, decode_results
+from t5ray.storage import local_path
 
 SHOWN = 300
 """Characters of an error, at most: it may quote a whole row."""

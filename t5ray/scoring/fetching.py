@@ -16,12 +16,12 @@ from typing import Any
 
 import fsspec
 
-from t5ray.cluster import download_dir
 from t5ray.data.sources import version_of
 from t5ray.disk import cache_folder, publish_dir
 from t5ray.errors import ModelError, one_line
 from t5ray.model.card import fingerprint
 from t5ray.redaction import hide_secrets
+from t5ray.storage import download_dir
 from t5ray.tracking import resolve_model
 
 CACHE = "models"

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from t5ray.cluster import is_uri, local_path
 from t5ray.config import DataConfig, EvaluateConfig, TaskConfig
 from t5ray.counting import counted
 from t5ray.data.formats import BadRow, read_source
@@ -28,6 +27,7 @@ from t5ray.scoring.ledger import read_job
 from t5ray.scoring.opening import ScoringModel
 from t5ray.scoring.scorer import render_row
 from t5ray.scoring.writing import ERROR, PREDICTION
+from t5ray.storage import is_uri, local_path
 from t5ray.text.calibration import Calibration
 from t5ray.text.tasks import TEXTUAL, render_references, resolve_task, settle_columns
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from t5ray.cluster import is_uri, local_path
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
 from t5ray.config.explain import explain
 from t5ray.errors import ConfigError
 from t5ray.model.card import REGISTRY_SCHEMES, fingerprint, read_card, require_model
 from t5ray.scoring.fetching import fetch_registered, fetch_uri
+from t5ray.storage import is_uri, local_path
 from t5ray.text.tasks import resolve_task
 
 

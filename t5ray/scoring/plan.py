@@ -13,7 +13,6 @@ from typing import Any
 
 from fsspec.utils import glob_translate
 
-from t5ray.cluster import is_uri, local_path
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
 from t5ray.data.rows import missing_column
 from t5ray.errors import ConfigError, DataError, did_you_mean
@@ -27,6 +26,7 @@ from t5ray.scoring.sameness import is_done, job_fingerprint, refuse_other_job
 from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import ScorerSpec
 from t5ray.scoring.writing import Extras, result_columns
+from t5ray.storage import is_uri, local_path
 from t5ray.text.tasks import settle_columns
 
 

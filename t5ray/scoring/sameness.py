@@ -6,12 +6,12 @@ Comes in: settings, and what `_job.json` says of an earlier run. Goes out: a fin
 from collections.abc import Mapping
 from typing import Any
 
-from t5ray.cluster import local_path
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig
 from t5ray.errors import ConfigError
 from t5ray.scoring.hub_copy import is_hub
 from t5ray.scoring.inputs import list_sources, stamp_of
 from t5ray.scoring.opening import ScoringModel
+from t5ray.storage import local_path
 
 
 def job_fingerprint(config: PredictConfig, model: ScoringModel) -> dict[str, Any]:

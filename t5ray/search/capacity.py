@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from t5ray.cluster import Cluster, free_bytes
+from t5ray.cluster import Cluster
 from t5ray.config import ResourcesConfig, TrainingConfig
 from t5ray.counting import counted
 from t5ray.errors import ClusterError
 from t5ray.model.loading import num_parameters
 from t5ray.search.confirm import num_expected
 from t5ray.search.ledger import Ledger
+from t5ray.storage import free_bytes
 from t5ray.training.checkpoint import weights_in_state
 from t5ray.training.footprint import FP32_BYTES
 from t5ray.training.prepare import Prepared

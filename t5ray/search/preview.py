@@ -7,7 +7,7 @@ from statistics import fmean
 
 import ray
 
-from t5ray.cluster import Cluster, free_bytes
+from t5ray.cluster import Cluster
 from t5ray.config import SearchSpace
 from t5ray.counting import counted
 from t5ray.data.batches import num_steps
@@ -17,6 +17,7 @@ from t5ray.search.confirm import BEST_OF, num_expected
 from t5ray.search.contradictions import idle_parameters, outside_points
 from t5ray.search.ledger import Ledger
 from t5ray.search.scheduler import bracket_shares, rung_epochs
+from t5ray.storage import free_bytes
 from t5ray.training.footprint import costliest
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared

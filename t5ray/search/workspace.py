@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from t5ray.cluster import download_dir, is_there, names_in, remove_dir, replace_dir, upload_dir, upload_file
 from t5ray.errors import ClusterError
+from t5ray.storage import download_dir, is_there, names_in, remove_dir, replace_dir, upload_dir, upload_file
 from t5ray.training.best import BestWeights, best_name
 from t5ray.training.checkpoint import SPARE, drop_last
 from t5ray.training.place import OUTBOX, Place

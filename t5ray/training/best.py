@@ -17,10 +17,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from t5ray.cluster import DOWNLOAD, download_dir, is_there, names_in, remove_dir, upload_dir
 from t5ray.errors import ClusterError
 from t5ray.model.bundle import discard, save_weights
 from t5ray.model.loading import LoadedModel
+from t5ray.storage import DOWNLOAD, download_dir, is_there, names_in, remove_dir, upload_dir
 from t5ray.training.patience import patiently
 
 NAME = re.compile(r"best-(\d+)")

@@ -29,12 +29,12 @@ from typing import Any, Self
 
 import torch
 
-from t5ray.cluster import DOWNLOAD, download_file, is_there, remove_dir, upload_file
 from t5ray.config import TrainingConfig
 from t5ray.disk import sync
 from t5ray.errors import ClusterError
 from t5ray.locking import turn
 from t5ray.model.bundle import clear_leftovers
+from t5ray.storage import DOWNLOAD, download_file, is_there, remove_dir, upload_file
 from t5ray.training.group import Group
 from t5ray.training.patience import patiently
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from t5ray.cluster import upload_file
 from t5ray.data.batches import epoch_steps, num_steps
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import LoadedModel
 from t5ray.model.numeric import resolve_precision
 from t5ray.model.optim import learning_rate_at, set_learning_rate
+from t5ray.storage import upload_file
 from t5ray.training.best import BestWeights
 from t5ray.training.checkpoint import (
     LAST,

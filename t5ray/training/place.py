@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from t5ray.cluster import is_there, is_uri, upload_dir, upload_file
 from t5ray.config import RunConfig
 from t5ray.errors import ClusterError
 from t5ray.locking import lock
 from t5ray.sessions import folder_of
+from t5ray.storage import is_there, is_uri, upload_dir, upload_file
 
 OUTBOX = "mlflow_outbox.jsonl"
 

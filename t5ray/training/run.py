@@ -22,13 +22,13 @@ from typing import Any
 
 import ray
 
-from t5ray.cluster import download_file, is_there, remove_dir, replace_dir, upload_file
 from t5ray.config import RunConfig, dump_yaml
 from t5ray.counting import counted
 from t5ray.data.batches import num_steps
 from t5ray.errors import ClusterError, ConfigError, StorageError, T5RayError, TrackingError
 from t5ray.model.card import write_json, write_text
 from t5ray.sessions import RUN_BOOK, SEARCH_FILES, others, require_same
+from t5ray.storage import download_file, is_there, remove_dir, replace_dir, upload_file
 from t5ray.tracking import Tracker
 from t5ray.training.augmentation import describe as describe_augmentation
 from t5ray.training.best import best_name

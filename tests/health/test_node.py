@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t5ray.cluster import remove_dir, upload_dir
 from t5ray.config import TrackingConfig
 from t5ray.health.node import FROM_DRIVER, Questions, code_digest, examine, software
+from t5ray.storage import remove_dir, upload_dir
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 
 from t5ray.config import DecodeConfig
 from t5ray.errors import ModelError
+from t5ray.model.decoding import linear, vocabulary
 from t5ray.model.engine import Engine, prepare_inputs
 from t5ray.model.predictor import decode_tokens
 from t5ray.scoring.halving import Halving
@@ -40,6 +41,19 @@ def test_predictions_equal_transformers_generate_one_by_one(
     for text, prediction in zip(TEXTS, predictions, strict=True):
         output = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=12, num_beams=beams)
         assert prediction.text == tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_predictions_are_the_same_with_every_matrix_in_blocks(
+    tiny_t5: Path, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = DecodeConfig(max_new_tokens=12, num_beams=beams)
+    expected = Engine(str(tiny_t5), decode=decode, precision="fp32").predict(TEXTS, scores=True)
+    monkeypatch.setattr(linear, "LEAST_NUMBERS", 0)  # those of a tiny model are plain otherwise
+    monkeypatch.setattr(vocabulary, "SLICE", 16)  # so that its head has slices
+    found = Engine(str(tiny_t5), decode=decode, precision="fp32").predict(TEXTS, scores=True)
+    assert [each.text for each in found] == [each.text for each in expected]
+    assert [each.score for each in found] == [pytest.approx(each.score, rel=1e-4) for each in expected]
 
 
 def test_score_is_the_product_of_token_probabilities(tiny_t5: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_registered_model_is_looked_up_at_the_tracking_uri(settings: PredictCo
 def test_a_model_at_a_uri_is_read_from_a_copy_here(
     settings: PredictConfig, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from t5ray.cluster import upload_dir
+    from t5ray.storage import upload_dir
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     upload_dir(tiny_t5, "memory://plan/best")

@@ -28,9 +28,7 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", port, "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self._folder}/{self._database}"]
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = (
-            "false"  # starting workers for jobs takes a third of the time
-        )
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a third of the start is for workers of jobs
         self._process = subprocess.Popen(
             command,
             cwd=self._folder,

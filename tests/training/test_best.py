@@ -14,9 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from t5ray.cluster import upload_file
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
+from t5ray.storage import upload_file
 from t5ray.training import checkpoint, loop
 from t5ray.training.best import BestWeights, best_name
 from t5ray.training.checkpoint import BEFORE_LAST, LAST, StateWriter, drop_last

@@ -1,8 +1,8 @@
 """A linear layer's matrix, laid out once for the products of scoring, and what follows them at once.
 
 On a CPU oneDNN multiplies in blocks, and a matrix may be kept in blocks from the start. In bf16 a plain one is laid out
-in blocks anew for each product, which counts where the other factor has the few rows of a decoder's step. In fp32 a
-step reads each large matrix from memory once, and blocks are read in order.
+in blocks anew for each product, which counts where the other factor has the few rows of a decoder's step. In fp32
+MKL multiplies plain ones well; large matrices, which a step reads from memory, are faster in blocks on some CPUs.
 torch.compile does so for CPUs, by the same operations of torch; where they are missing, matrices stay plain. In bf16
 those operations also activate or multiply a product before it is rounded, and before it leaves the cache.
 """
@@ -19,7 +19,7 @@ FUSED = {"gelu_new": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu"
 X86 = ("x86_64", "AMD64")
 """Machines on which products in fp32 were tried both ways."""
 LEAST_NUMBERS = 2**19
-"""Of a matrix in fp32: a call of oneDNN's takes 25 microseconds more, and a smaller matrix is in a cache anyway."""
+"""Of a matrix in fp32: a call of oneDNN's takes some microseconds more, which smaller products do not make up."""
 ROWS = 64
 """Rows that the blocks are chosen for; products with more rows are as fast as with a plain matrix."""
 
@@ -38,7 +38,7 @@ class Linear:
         """
         self.dtype, self.num_weights, self.num_outputs = weight.dtype, weight.numel(), len(weight)
         self._in_blocks = takes_blocks(weight)
-        self._fuses = self._in_blocks and weight.dtype == torch.bfloat16  # in fp32 torch's own are faster
+        self._fuses = self._in_blocks and weight.dtype == torch.bfloat16  # in fp32 its GELU is slower than torch's
         self._matrix = in_blocks(weight) if self._in_blocks else weight.t().contiguous()
         fused = FUSED.get(activation or "") if self._fuses else None
         self._fused = fused or ("none", "")
