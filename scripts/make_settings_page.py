@@ -75,7 +75,8 @@ CHAPTERS = (
     Chapter("train and tune", "", RunConfig, (tune, train), cli.SETTING_OF),
     Chapter(
         "predict",
-        "Any of `decode.…` above may be given here as well; the others are as the bundle says.",
+        "Any of `decode.…` above may be given here as well; the others are as the bundle says, or a plain model's "
+        "`generation_config.json`.",
         PredictConfig,
         (predict,),
     ),

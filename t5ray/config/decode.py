@@ -1,13 +1,16 @@
 """Settings of generation, stored in every bundle."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from t5ray.config.base import Settings
 
 DEFAULT_NEW_TOKENS = 128
-"""Output cap of a plain model, whose own default of 20 tokens cuts most answers."""
+"""Output cap of a plain model that states none: transformers' default of 20 tokens cuts most answers."""
+SAMPLING = ("temperature", "top_k", "top_p")
+"""What only matters with `do_sample`."""
 
 
 class DecodeConfig(Settings):
@@ -56,7 +59,19 @@ class DecodeConfig(Settings):
             )
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens must be at most max_new_tokens {self.max_new_tokens}")
-        for name in ("temperature", "top_k", "top_p"):
+        for name in SAMPLING:
             if not self.do_sample and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} needs do_sample: true, but it is false")
         return self
+
+
+def overridden(own: Mapping[str, Any], asked: DecodeConfig | None) -> DecodeConfig:
+    """Put the settings that are asked for upon a model's own, whose rules of sampling go where it does not sample.
+
+    Raises:
+        ValidationError: they do not go together.
+    """
+    given = asked.model_dump(exclude_unset=True, exclude_none=True) if asked else {}
+    merged = {**own, **given}
+    left_out = () if merged.get("do_sample") else set(SAMPLING) - given.keys()
+    return DecodeConfig.model_validate({name: value for name, value in merged.items() if name not in left_out})

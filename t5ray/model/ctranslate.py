@@ -51,7 +51,7 @@ class CTranslateEngine:
         """Load a bundle or plain model, and convert it where no earlier process did.
 
         Args:
-            decode: overrides the bundle's decode settings; without an output cap it takes the bundle's.
+            decode: in place of the model's own decode settings; without an output cap it takes the model's.
             labels: must be empty.
             dtype: of the weights; int8 changes outputs.
             batch_tokens: padded input tokens forwarded at once, at most (one input may exceed it alone).
@@ -61,10 +61,10 @@ class CTranslateEngine:
             ModelError: the model cannot be loaded or converted, or settings ask for what CTranslate2 cannot do.
         """
         card = read_card(source)
-        self.decode = decode_in_force(decode, card)
+        self.tokenizer = load_tokenizer(source)
+        self.decode = decode_in_force(source, decode, card)
         if reason := unfit(self.decode, labels):
             raise ModelError(f"{source}: {reason}")
-        self.tokenizer = load_tokenizer(source)
         self.max_input_tokens = card.max_input_tokens if card else None
         self.tally = Tally()
         self._batch_tokens = batch_tokens

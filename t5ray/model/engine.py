@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from t5ray.config import DecodeConfig
-from t5ray.config.decode import DEFAULT_NEW_TOKENS
+from t5ray.config.decode import overridden
+from t5ray.config.explain import explain
+from t5ray.errors import ModelError
 from t5ray.model.card import BundleCard, read_card
 from t5ray.model.loading import load_model
 from t5ray.model.numeric import default_device, resolve_precision
+from t5ray.model.own_decode import plain_decode
 from t5ray.model.predictor import Prediction, Predictor, Tally
 
 __all__ = ["Engine", "Prediction", "Prepared", "prepare_inputs", "tokenise"]
@@ -53,7 +57,7 @@ class Engine:
         """Load a bundle or plain model.
 
         Args:
-            decode: overrides the bundle's decode settings; without an output cap it takes the bundle's.
+            decode: in place of the model's own decode settings; without an output cap it takes the model's.
             labels: the closed set that predictions are taken from. None: the bundle's own where its task has one.
             batch_tokens: padded input tokens forwarded at once, at most (one input may exceed it alone).
             device: None: a GPU that this process sees, or the CPU.
@@ -65,7 +69,7 @@ class Engine:
         self.device = device or default_device()
         self.precision = resolve_precision(precision, self.device)
         self.tokenizer = loaded.tokenizer
-        self.decode = decode_in_force(decode, self.card)
+        self.decode = decode_in_force(source, decode, self.card)
         self.max_input_tokens = self.card.max_input_tokens if self.card else None
         closed = tuple(self.decode.answers or (self._own_labels() if labels is None else labels))
         self._predictor = Predictor(
@@ -117,12 +121,22 @@ class Engine:
         return self.card.task.labels if self.card and self.card.task.closed_labels else ()
 
 
-def decode_in_force(decode: DecodeConfig | None, card: BundleCard | None) -> DecodeConfig:
-    """Return what is asked for, else the bundle's own, in any case with an output cap."""
-    own = card.decode if card else DecodeConfig(max_new_tokens=DEFAULT_NEW_TOKENS)
-    if decode is None or decode.max_new_tokens is not None:
-        return decode or own
-    return decode.model_copy(update={"max_new_tokens": own.max_new_tokens})
+def decode_in_force(source: str, decode: DecodeConfig | None, card: BundleCard | None) -> DecodeConfig:
+    """Return what is asked for, else the model's own, in any case with an output cap.
+
+    Raises:
+        ModelError: the settings do not go together, or a plain model's file asks for what is not known here.
+    """
+    if decode is not None and decode.max_new_tokens is not None:
+        return decode
+    try:
+        own = card.decode if card else plain_decode(source)
+        if decode is None:
+            return own
+        return overridden({"max_new_tokens": own.max_new_tokens}, decode)
+    except ValidationError as exc:
+        problems = explain(DecodeConfig, exc, lambda loc: ".".join(("decode", *map(str, loc))))
+        raise ModelError(f"{source}: {' '.join(problems)}") from exc
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, inputs: Sequence[str]) -> list[list[int]]:

@@ -11,9 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
+from t5ray.config.decode import DEFAULT_NEW_TOKENS, overridden
 from t5ray.config.explain import explain
 from t5ray.errors import ConfigError
-from t5ray.model.card import REGISTRY_SCHEMES, fingerprint, read_card, require_model
+from t5ray.model.card import REGISTRY_SCHEMES, BundleCard, fingerprint, read_card, require_model
+from t5ray.model.own_decode import plain_decode
 from t5ray.scoring.fetching import fetch_registered, fetch_uri
 from t5ray.storage import is_uri, local_path
 from t5ray.text.tasks import resolve_task
@@ -29,7 +31,7 @@ class ScoringModel:
     """Digest of the model: equal ones predict equally."""
     task: TaskConfig
     decode: dict[str, Any]
-    """Decode settings in force; empty: the model's own."""
+    """Decode settings in force, those included that are the model's own."""
     split_seed: int
     """Seed that cut the data in training: with it, `test` are the rows that training did not see."""
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -63,18 +65,19 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     """
     source, origin = _locate(config)
     commit, card = _commit(source), read_card(source)
-    decode = _decode(config, card.decode if card else None)
     known = task or _task(config, card.task if card else None)
-    if decode and decode.answers:
+    closed = known.labels if known.closed_labels else ()
+    decode = _decode(config, source, card, generates=not closed)
+    if decode.answers:
         _require_apart(decode.answers, source)
-    labels = (decode.answers if decode else ()) or (known.labels if known.closed_labels else ())
+    labels = decode.answers or closed
     return ScoringModel(
         source=source,
         fingerprint=fingerprint(source, commit),
         task=known,
         labels=labels,
         temperature=card.temperature_of(labels) if card else 1.0,
-        decode=decode.model_dump(mode="json") if decode else {},
+        decode=decode.model_dump(mode="json"),
         split_seed=card.seeds.get("split", 0) if card else 0,
         columns=card.columns if card else {},
         origin=origin,
@@ -109,22 +112,24 @@ def _commit(source: str) -> str:
     return commit_of(source)
 
 
-def _decode(config: PredictConfig, own: DecodeConfig | None) -> DecodeConfig | None:
-    """Put the settings that are asked for upon those of the bundle.
+def _decode(config: PredictConfig, source: str, card: BundleCard | None, *, generates: bool) -> DecodeConfig:
+    """Put the settings that are asked for upon the model's own. What a plain model generates by is no matter to labels.
 
     Raises:
         ConfigError: they do not go together.
+        ModelError: a plain model's file cannot be read, or asks for what decoding here does not know.
     """
     asked = config.decode
-    if asked is None or own is None:
-        return asked or own
     try:
-        return DecodeConfig.model_validate({**own.model_dump(), **asked.model_dump(exclude_unset=True)})
+        if card:
+            return overridden(card.decode.model_dump(), asked)
+        if generates and not (asked and asked.answers):
+            return plain_decode(source, asked)
+        return overridden({"max_new_tokens": DEFAULT_NEW_TOKENS}, asked)
     except ValidationError as exc:
         problems = explain(DecodeConfig, exc, lambda loc: ".".join(("decode", *map(str, loc))))
-        hint = (
-            f"The settings that are not given are those of {config.model}. Give them as well: --set decode.NAME=VALUE."
-        )
+        own = f"those of {config.model}" if card else f"those of {config.model}, or the defaults"
+        hint = f"The settings that are not given are {own}. Give them as well: --set decode.NAME=VALUE."
         raise ConfigError([f"{problem} {hint}" for problem in problems]) from exc
 
 

@@ -1,11 +1,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from t5ray.config import DecodeConfig, PredictConfig, TaskConfig
-from t5ray.errors import ConfigError, TrackingError
+from t5ray.errors import ConfigError, ModelError, TrackingError
 from t5ray.model.card import BundleCard
 from t5ray.scoring.opening import open_model
 from t5ray.scoring.plan import prepare
@@ -80,3 +81,57 @@ def test_a_model_at_a_uri_is_read_from_a_copy_here(
     assert Path(model.source).is_relative_to(tmp_path / "cache")
     assert model.fingerprint == open_model(settings).fingerprint
     assert open_model(changed(settings, model=f"file://{tiny_t5}")).source == str(tiny_t5)
+
+
+def stating(model: Path, folder: Path, **values: Any) -> Path:
+    """Copy a plain model whose generation_config.json states these values as well."""
+    file = shutil.copytree(model, folder) / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    return folder
+
+
+def test_a_plain_models_own_decode_settings_belong_to_the_job(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path
+) -> None:
+    own = stating(tiny_t5, tmp_path / "own", num_beams=4, no_repeat_ngram_size=2, max_length=30)
+    config = changed(settings, model=str(own))
+    wanted = DecodeConfig(num_beams=4, no_repeat_ngram_size=2, max_new_tokens=29)
+    assert planned(config).fingerprint["decode"] == wanted.model_dump(mode="json")
+    job = planned(changed(config, decode=DecodeConfig.model_validate({"num_beams": 2})))
+    assert job.spec.engine.decode == wanted.model_copy(update={"num_beams": 2})
+    assert planned(settings).spec.engine.decode == DecodeConfig(max_new_tokens=128)
+
+
+def test_how_a_plain_model_generates_is_no_matter_where_it_does_not(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path
+) -> None:
+    own = stating(tiny_t5, tmp_path / "own", num_beams=4, suppress_tokens=[5])
+    config = changed(settings, model=str(own))
+    with pytest.raises(ModelError, match=r"does not know, but it has suppress_tokens \[5\]"):
+        open_model(config)
+    task = tmp_path / "topics.yaml"
+    task.write_text('{name: t, inputs: "{text}", targets: "{label}", metrics: [accuracy], labels: [up, down]}')
+    for closed in (changed(config, task=str(task)), changed(config, decode={"answers": ["up", "down"]})):
+        assert open_model(closed).decode["num_beams"] == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "problem"),
+    [
+        ({}, {"min_new_tokens": 129}, "min_new_tokens must be at most max_new_tokens 128"),
+        ({"max_length": 9}, {"min_new_tokens": 9}, "min_new_tokens must be at most max_new_tokens 8"),
+        (
+            {"num_beams": 4},
+            {"do_sample": True},
+            "do_sample needs num_beams 1, but got 4; sampled beams are not offered",
+        ),
+        ({"num_beams": 0}, {}, r"num_beams: input should be greater than or equal to 1, but got 0"),
+    ],
+)
+def test_decode_settings_that_clash_with_a_plain_models_are_refused(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path, own: dict[str, Any], asked: dict[str, Any], problem: str
+) -> None:
+    model = stating(tiny_t5, tmp_path / "own", **own)
+    hint = f"The settings that are not given are those of {model}, or the defaults. Give them as well: --set decode"
+    with pytest.raises(ConfigError, match=rf"decode.*{problem}. {hint}"):
+        open_model(changed(settings, model=str(model), decode=DecodeConfig.model_validate(asked)))

@@ -25,7 +25,7 @@ from tests.scoring.plans import begin, changed, planned
         ({"on_long": "error"}, r"on_long \('truncate' there, 'error' here\)"),
         ({"shard_rows": 2}, r"shard_rows \(1 there, 2 here\)"),
         ({"task": "summarize"}, r"task\.inputs \('classify: \{text\}' there, 'summarize: \{text\}' here\)"),
-        ({"decode": {"num_beams": 4}}, r"decode\.num_beams \(None there, 4 here\)"),
+        ({"decode": {"num_beams": 4}}, r"decode\.num_beams \(1 there, 4 here\)"),
         ({"precision": "bf16"}, r"precision \('fp32' there, 'bf16' here\)"),
         ({"columns": {"text": "label"}}, r"columns\.text \(None there, 'label' here\)"),
     ],
@@ -62,7 +62,7 @@ CARD = {
     ("there", "here", "told"),
     [
         (None, None, ""),
-        (None, {"max_new_tokens": 7}, r"; decode\.max_new_tokens \(None there, 7 here\)"),
+        (None, {"max_new_tokens": 7}, r"; decode\.max_new_tokens \(128 there, 7 here\)"),
         ({"num_beams": 4}, None, r"; decode\.num_beams \(4 there, 2 here\)"),
     ],
 )
@@ -79,7 +79,7 @@ def test_what_comes_with_another_model_is_not_told_beside_it(
 
 def test_only_the_decode_settings_that_were_given_are_told(settings: PredictConfig) -> None:
     begin(settings)
-    with pytest.raises(ConfigError, match=r"differs in decode\.num_beams \(None there, 4 here\)\. Choose another"):
+    with pytest.raises(ConfigError, match=r"differs in decode\.num_beams \(1 there, 4 here\)\. Choose another"):
         prepare(changed(settings, decode=DecodeConfig(num_beams=4)))
 
 
