@@ -69,7 +69,9 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     closed = known.labels if known.closed_labels else ()
     decode = _decode(config, source, card, generates=not closed)
     if decode.answers:
-        _require_apart(decode.answers, source)
+        _require_apart(decode.answers, "decode.answers", source)
+    elif not card:
+        _require_apart(closed, f"{config.task}: labels", source)
     labels = decode.answers or closed
     return ScoringModel(
         source=source,
@@ -86,12 +88,14 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     )
 
 
-def _require_apart(answers: Sequence[str], source: str) -> None:
+def _require_apart(answers: Sequence[str], place: str, source: str) -> None:
     """Refuse answers that are the same tokens to the model: only one of them could ever be given.
 
     Raises:
         ConfigError: names them.
     """
+    if not answers:
+        return
     from t5ray.model.loading import load_tokenizer  # only here: no driver needs transformers otherwise
 
     known: dict[tuple[int, ...], str] = {}
@@ -99,8 +103,8 @@ def _require_apart(answers: Sequence[str], source: str) -> None:
         other = known.setdefault(tuple(tokens), answer)
         if other != answer:
             raise ConfigError(
-                f"decode.answers: the model's tokenizer must tell answers apart, but {other!r} and {answer!r} are the "
-                "same tokens to it. Leave one of them out, or take a model that was trained on such text."
+                f"{place}: the model's tokenizer must tell answers apart, but {other!r} and {answer!r} are the same "
+                "tokens to it. Leave one of them out, or take a model that was trained on such text."
             )
 
 

@@ -135,3 +135,20 @@ def test_decode_settings_that_clash_with_a_plain_models_are_refused(
     hint = f"The settings that are not given are those of {model}, or the defaults. Give them as well: --set decode"
     with pytest.raises(ConfigError, match=rf"decode.*{problem}. {hint}"):
         open_model(changed(settings, model=str(model), decode=DecodeConfig.model_validate(asked)))
+
+
+@pytest.mark.parametrize("labels", [["größe", "grüße", "ok"], ["日本", "中国"]])
+def test_labels_that_are_the_same_to_a_plain_model_are_refused(
+    settings: PredictConfig, tmp_path: Path, labels: list[str]
+) -> None:
+    task = tmp_path / "topics.yaml"
+    words = {"name": "t", "inputs": "{text}", "targets": "{label}", "metrics": ["accuracy"], "labels": labels}
+    task.write_text(json.dumps(words))
+    one, other = labels[:2]
+    message = (
+        rf"topics\.yaml: labels: .* must tell answers apart, but '{one}' and '{other}' are the same tokens to it\. "
+    )
+    with pytest.raises(ConfigError, match=message):
+        open_model(changed(settings, task=str(task)))
+    task.write_text(json.dumps({**words, "labels": labels[1:]}))
+    assert open_model(changed(settings, task=str(task))).labels == tuple(sorted(labels[1:]))
