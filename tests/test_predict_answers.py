@@ -1,6 +1,7 @@
 """What predict and evaluate write of a model's answers, from flag to file; Ray's pool is left out."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -101,6 +102,23 @@ def test_answers_that_are_the_same_to_the_model_are_refused(
     predict(tiny_t5, tmp_path, "--set", "decode.answers=[up, 你好, 谢谢]", code=2)
     shown = " ".join(capsys.readouterr().err.split())
     assert "must tell answers apart, but '你好' and '谢谢' are the same tokens to it" in shown
+
+
+@pytest.mark.parametrize("engine", ["torch", "ctranslate2"])
+def test_inputs_longer_than_a_plain_model_was_trained_on_are_errors_where_asked_for(
+    tiny_t5: Path, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(engine)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = shutil.copytree(tiny_t5, tmp_path / "model")
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 17}))
+    cap = ("--engine", engine, "--set", "decode.max_new_tokens=3", "--format", "jsonl")
+    out = predict(model, tmp_path, "--on-long", "error", *cap, code=8)
+    rows = [json.loads(line) for line in (out / "part-00000.jsonl").read_text().splitlines()]
+    long = "the input must have at most 17 tokens, but has {}"  # a token a letter of "classify: …", and an end
+    assert [row["error"] for row in rows] == [None, None, None, long.format(10 + len("42 is it") + 1)]
+    predict(model, tmp_path, *cap, "--output", str(tmp_path / "whole"))
 
 
 def test_several_texts_stand_beside_the_first(tiny_t5: Path, tmp_path: Path) -> None:

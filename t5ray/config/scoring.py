@@ -55,7 +55,8 @@ class PredictConfig(Settings):
     retry_errors: bool = False
     """Score again only the rows whose `error` is not null."""
     on_long: Literal["truncate", "error"] = "truncate"
-    """What to do with inputs longer than the bundle's length."""
+    """What to do with inputs longer than the bundle's length. A plain model takes them whole, or, with `error`, none
+    that are longer than its tokenizer's `model_max_length` or its `n_positions`, whichever is more."""
     shard_rows: int = Field(default=4096, ge=1)
     """Rows of one shard: the unit of work, of commit and of restart."""
     decode: DecodeConfig | None = None

@@ -22,7 +22,7 @@ from t5ray.errors import ModelError
 from t5ray.model.batching import LEAST_CALL_ROWS, MOST_ROWS, batches_by_tokens
 from t5ray.model.card import fingerprint, read_card
 from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs, tokenise
-from t5ray.model.loading import LoadedModel, commit_of, load_model, load_tokenizer
+from t5ray.model.loading import LoadedModel, commit_of, load_config, load_model, load_tokenizer, model_max_tokens
 from t5ray.model.numeric import default_device, scales_head
 from t5ray.model.predictor import Prediction, Tally
 
@@ -65,7 +65,8 @@ class CTranslateEngine:
         self.decode = decode_in_force(source, decode, card)
         if reason := unfit(self.decode, labels):
             raise ModelError(f"{source}: {reason}")
-        self.max_input_tokens = card.max_input_tokens if card else None
+        self.cut_to = card.max_input_tokens if card else None
+        self.max_input_tokens = self.cut_to or model_max_tokens(load_config(source), self.tokenizer)
         self.tally = Tally()
         self._batch_tokens = batch_tokens
         folder = converted(source, dtype, cache or cache_folder("ctranslate2"))
@@ -85,7 +86,7 @@ class CTranslateEngine:
 
     def prepare(self, inputs: Sequence[str]) -> Prepared:
         """Tokenise inputs, as `Engine.prepare`."""
-        return prepare_inputs(self.tokenizer, inputs, self.max_input_tokens)
+        return prepare_inputs(self.tokenizer, inputs, self.cut_to)
 
     def score(self, prepared: Prepared, *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         """Predict from inputs that are tokenised already, as `Engine.score`."""

@@ -16,7 +16,7 @@ from t5ray.config.decode import overridden
 from t5ray.config.explain import explain
 from t5ray.errors import ModelError
 from t5ray.model.card import BundleCard, read_card
-from t5ray.model.loading import load_model
+from t5ray.model.loading import load_model, model_max_tokens
 from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.model.own_decode import plain_decode
 from t5ray.model.predictor import Prediction, Predictor, Tally
@@ -70,7 +70,10 @@ class Engine:
         self.precision = resolve_precision(precision, self.device)
         self.tokenizer = loaded.tokenizer
         self.decode = decode_in_force(source, decode, self.card)
-        self.max_input_tokens = self.card.max_input_tokens if self.card else None
+        self.cut_to = self.card.max_input_tokens if self.card else None
+        """Longer inputs are cut to so many tokens. None: none is, as a plain model's is not by `generate`."""
+        self.max_input_tokens = self.cut_to or model_max_tokens(loaded.model.config, loaded.tokenizer)
+        """Longest input that the model was trained on, in tokens with EOS. None: nobody knows."""
         closed = tuple(self.decode.answers or (self._own_labels() if labels is None else labels))
         self._predictor = Predictor(
             loaded.model.to(self.device),
@@ -101,7 +104,7 @@ class Engine:
         """Predict from each input, in input order. Equal inputs are scored once.
 
         Args:
-            inputs: rendered inputs, prefix included; longer ones than `max_input_tokens` are cut before their EOS.
+            inputs: rendered inputs, prefix included; longer ones than `cut_to` are cut before their EOS.
             scores: also give each prediction's probability.
             all_scores: also give the probability of every label.
         Raises:
@@ -111,7 +114,7 @@ class Engine:
 
     def prepare(self, inputs: Sequence[str]) -> Prepared:
         """Tokenise inputs. A thread may do so while another scores."""
-        return prepare_inputs(self.tokenizer, inputs, self.max_input_tokens)
+        return prepare_inputs(self.tokenizer, inputs, self.cut_to)
 
     def score(self, prepared: Prepared, *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         """Predict as `predict` does, from inputs that are tokenised already."""

@@ -72,6 +72,8 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
         _require_apart(decode.answers, "decode.answers", source)
     elif not card:
         _require_apart(closed, f"{config.task}: labels", source)
+    if config.on_long == "error" and not card:
+        _require_length(config, source)
     labels = decode.answers or closed
     return ScoringModel(
         source=source,
@@ -106,6 +108,21 @@ def _require_apart(answers: Sequence[str], place: str, source: str) -> None:
                 f"{place}: the model's tokenizer must tell answers apart, but {other!r} and {answer!r} are the same "
                 "tokens to it. Leave one of them out, or take a model that was trained on such text."
             )
+
+
+def _require_length(config: PredictConfig, source: str) -> None:
+    """Refuse that inputs longer than a plain model's length are errors where it has none.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    from t5ray.model.loading import load_config, load_tokenizer, model_max_tokens  # only here, likewise
+
+    if model_max_tokens(load_config(source), load_tokenizer(source)) is None:
+        raise ConfigError(
+            f"on_long: error needs the length of the longest input that the model takes, but {config.model} is no "
+            "bundle and says none. Write model_max_length into its tokenizer_config.json, or leave --on-long out."
+        )
 
 
 def _commit(source: str) -> str:

@@ -94,8 +94,21 @@ def test_equal_inputs_are_tokenised_and_scored_once(tiny_t5: Path) -> None:
 
 def test_a_prediction_says_whether_its_input_was_cut(tiny_t5: Path) -> None:
     engine = Engine(str(tiny_t5), decode=DecodeConfig(max_new_tokens=2))
-    engine.max_input_tokens = 4
+    engine.cut_to = 4
     assert [one.input_cut for one in engine.predict(["ab", "abcdef", "abc", "abcdef"])] == [False, True, False, True]
+
+
+def test_a_plain_model_takes_inputs_whole_that_are_longer_than_it_was_trained_on(tmp_path: Path) -> None:
+    folder = make_tiny_t5(tmp_path / "model")
+    tokenizer = character_tokenizer()
+    tokenizer.model_max_length = 5
+    tokenizer.save_pretrained(folder)
+    engine = Engine(str(folder), decode=DecodeConfig(max_new_tokens=6))
+    (found,) = engine.predict(["abcdefgh"])
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    output = model.generate(**tokenizer("abcdefgh", return_tensors="pt"), max_new_tokens=6)
+    assert (found.text, found.input_cut) == (tokenizer.decode(output[0], skip_special_tokens=True), False)
+    assert engine.max_input_tokens == 5
 
 
 def test_equal_inputs_are_scored_once(tiny_t5: Path) -> None:

@@ -152,3 +152,23 @@ def test_labels_that_are_the_same_to_a_plain_model_are_refused(
         open_model(changed(settings, task=str(task)))
     task.write_text(json.dumps({**words, "labels": labels[1:]}))
     assert open_model(changed(settings, task=str(task))).labels == tuple(sorted(labels[1:]))
+
+
+def test_long_inputs_are_errors_only_to_a_model_that_says_what_is_long(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path
+) -> None:
+    strict = changed(settings, on_long="error")
+    open_model(strict)
+    endless = shutil.copytree(tiny_t5, tmp_path / "endless")
+    file = endless / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": 10**30}))
+    open_model(changed(settings, model=str(endless)))
+    with pytest.raises(
+        ConfigError,
+        match=f"on_long: error needs the length of the longest input that the model takes, but {endless} is no bundle "
+        "and says none. Write model_max_length into its tokenizer_config.json, or leave --on-long out",
+    ):
+        open_model(changed(strict, model=str(endless)))
+    config = endless / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "n_positions": 512}))
+    open_model(changed(strict, model=str(endless)))
