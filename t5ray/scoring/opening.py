@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
 from t5ray.config.decode import DEFAULT_NEW_TOKENS, overridden
 from t5ray.config.explain import explain
+from t5ray.counting import counted
 from t5ray.errors import ConfigError
 from t5ray.model.card import REGISTRY_SCHEMES, BundleCard, fingerprint, read_card, require_model
 from t5ray.model.own_decode import plain_decode
@@ -59,7 +60,8 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     Args:
         task: one whose input column holds the encoder's text to the letter, in place of the model's own.
     Raises:
-        ConfigError: neither the model nor the settings say what the task is, or both do.
+        ConfigError: neither the model nor the settings say what the task is, or both do; or what is asked for does not
+            fit the model.
         ModelError: the model is missing or broken.
         ClusterError, TrackingError: what holds it cannot be reached.
     """
@@ -75,6 +77,12 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     if config.on_long == "error" and not card:
         _require_length(config, source)
     labels = decode.answers or closed
+    if labels and config.decode and config.decode.num_return_sequences > 1:
+        raise ConfigError(
+            f"decode.num_return_sequences: needs a model that generates, but {known.name} with {config.model} takes "
+            f"each prediction from {counted(len(labels), 'text')}. Leave it out; --all-scores gives the probability of "
+            "each of them."
+        )
     return ScoringModel(
         source=source,
         fingerprint=fingerprint(source, commit),

@@ -172,3 +172,29 @@ def test_long_inputs_are_errors_only_to_a_model_that_says_what_is_long(
     config = endless / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "n_positions": 512}))
     open_model(changed(strict, model=str(endless)))
+
+
+@pytest.mark.parametrize("closed_by", ["task", "bundle", "answers", "the bundle's answers"])
+def test_several_texts_a_row_are_refused_where_none_is_generated(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path, closed_by: str
+) -> None:
+    labels = ["up", "down", "left"]
+    words = {"name": "way", "inputs": "{text}", "targets": "{label}", "metrics": ["accuracy"]}
+    decode: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 3}
+    config = settings
+    if closed_by == "answers":
+        decode["answers"] = labels
+    elif closed_by == "task":
+        (tmp_path / "way.yaml").write_text(json.dumps({**words, "labels": labels}))
+        config = changed(config, task=str(tmp_path / "way.yaml"))
+    else:
+        bundle = shutil.copytree(tiny_t5, tmp_path / "bundle")
+        own, task = ({}, {**words, "labels": labels}) if closed_by == "bundle" else ({"answers": labels}, words)
+        card = {"task": task, "decode": {"max_new_tokens": 5, **own}, "max_input_tokens": 25}
+        (bundle / "t5ray.json").write_text(json.dumps(card))
+        config = changed(config, task=None, model=str(bundle))
+    message = r"decode\.num_return_sequences: needs a model that generates, but \w+ with .* from 3 texts\. Leave it out"
+    with pytest.raises(ConfigError, match=message):
+        open_model(changed(config, decode=DecodeConfig.model_validate(decode)))
+    del decode["num_return_sequences"]
+    assert sorted(open_model(changed(config, decode=DecodeConfig.model_validate(decode))).labels) == sorted(labels)
