@@ -54,7 +54,7 @@ class Prediction:
     hit_cap: bool
     """True where the output was cut at the token cap, before its end."""
     texts: tuple[str, ...] = ()
-    """All texts where several are asked for, best first; empty otherwise."""
+    """All texts where several are asked for: of beams the best first, of samples as drawn; empty otherwise."""
     label_scores: Mapping[str, float] | None = None
     """Label -> probability, in the order of the labels; None unless asked for."""
     input_cut: bool = False
