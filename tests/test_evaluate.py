@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from t5ray.evaluate import main
+from t5ray.scoring.ledger import working_alone
 from tests.test_predict import make_bundle
 
 WORKED = [("yes", "yes")] * 41 + [("yes", "no")] * 9 + [("no", "yes")] * 6 + [("no", "no")] * 44
@@ -224,6 +227,24 @@ def test_an_evaluation_of_something_else_is_not_replaced_in_silence(
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["predictions"] == str(second)
 
 
+def test_an_evaluation_leaves_the_output_of_one_that_still_runs_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": "t", "label": "a", "prediction": "a", "error": None}]
+    folder, out = write_predictions(tmp_path / "scored", rows, "jsonl"), tmp_path / "out"
+    part = out / "_work" / "0123456789ab" / "scored" / "part-00000.jsonl"
+    part.parent.mkdir(parents=True)
+    part.write_text("of the other one")
+    with working_alone(out):
+        assert judge(folder, out, "--task", "classify") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    holder = f"process {os.getpid()} on {platform.node()}"
+    assert f"one command at a time may work on an output, but another one does ({holder})" in said
+    assert (part.read_text(), (out / "metrics.json").exists()) == ("of the other one", False)
+    assert judge(folder, out, "--task", "classify") == 0
+    assert ((out / "_work").exists(), (out / "metrics.json").exists()) == (False, True)
+
+
 def test_an_output_that_would_replace_what_is_judged_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +291,7 @@ def test_a_model_is_judged_on_the_split_that_training_did_not_see(tmp_path: Path
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["metrics"]["exact_match"] == sum(row["prediction"] == row["loud"] for row in judged) / 10
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "_lock",
         "config.yaml",
         "metrics.json",
         "predictions.jsonl",

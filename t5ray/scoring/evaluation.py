@@ -8,6 +8,8 @@ Comes in: a model and data, or the output of predict with the references in the 
                            of the rows that has one of these names is called NAME_in_data
     report.html            one file, opens offline
     confusion_matrix.csv   for a task with closed labels; lines are true labels, columns predicted ones
+    _work/                 the scoring job, until the evaluation is done
+    _lock                  held by the command that works on the folder
 """
 
 import csv
