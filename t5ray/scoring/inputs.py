@@ -162,7 +162,7 @@ def remembered(rows: Input) -> dict[str, Any]:
         }
         for file in rows.files
     ]
-    return {"shard_rows": rows.shard_rows, "schema": base64.b64encode(rows.schema.serialize()).decode(), "files": files}
+    return {"shard_rows": rows.shard_rows, "schema": schema_text(rows.schema), "files": files}
 
 
 def recall(record: Mapping[str, Any], sources: Sequence[Source]) -> Input | None:
@@ -185,5 +185,14 @@ def recall(record: Mapping[str, Any], sources: Sequence[Source]) -> Input | None
         )
         for source, file in zip(sources, record["files"], strict=True)
     ]
-    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))
-    return Input(tuple(files), schema, record["shard_rows"])
+    return Input(tuple(files), schema_of(record["schema"]), record["shard_rows"])
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """Return columns and types as text that JSON can hold, for `schema_of`."""
+    return base64.b64encode(schema.serialize()).decode()
+
+
+def schema_of(text: str) -> pa.Schema:
+    """Return the columns and types that `schema_text` was given."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
