@@ -102,7 +102,7 @@ def _require_unicode(name: str, file: str) -> None:
 
 def _kind(value: object) -> str:
     if isinstance(value, list):
-        inner = {_kind(item) for item in value if item is not None}
+        inner = {"list" if isinstance(item, list) else _kind(item) for item in value if item is not None}
         return "list " + " ".join(sorted(inner))
     if isinstance(value, bool):
         return "bool"
