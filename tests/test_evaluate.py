@@ -245,6 +245,13 @@ def test_an_evaluation_leaves_the_output_of_one_that_still_runs_alone(
     assert ((out / "_work").exists(), (out / "metrics.json").exists()) == (False, True)
 
 
+def test_a_path_that_is_no_utf8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl")
+    Path(data).write_text('{"text": "t", "label": "a"}\n')
+    assert main(["--model", "m", "--data", data, "--output", str(tmp_path / "out")]) == 3
+    assert f"data: a path that is given must be UTF-8, but {tmp_path}/caf\\xe9.jsonl is not" in capsys.readouterr().err
+
+
 def test_an_output_that_would_replace_what_is_judged_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

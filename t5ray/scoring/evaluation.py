@@ -29,7 +29,7 @@ from t5ray.report import render_evaluation
 from t5ray.scoring.labelled import Labelled, Scored, read_parts
 from t5ray.scoring.ledger import write_atomically, writing
 from t5ray.scoring.opening import ScoringModel, open_model
-from t5ray.scoring.plan import FinishedJob, Job, output_folder, prepare
+from t5ray.scoring.plan import FinishedJob, Job, output_folder, prepare, require_utf8
 from t5ray.scoring.writing import ERROR, PREDICTION, SCORES, json_text
 from t5ray.storage import is_uri, local_path
 from t5ray.text.calibration import calibration_of
@@ -55,11 +55,13 @@ class Evaluation:
 
 
 def check_output(config: EvaluateConfig) -> None:
-    """Refuse an output that is a URI, or would replace what is judged.
+    """Refuse an output that is a URI, or would replace what is judged, and paths that are no UTF-8.
 
     Raises:
         ConfigError: it does.
+        DataError: a path is no UTF-8.
     """
+    require_utf8(config)
     output = output_folder(config.output).resolve()
     for name, path in (("predictions", config.predictions), ("data", config.data)):
         if path is None or is_uri(path):

@@ -95,6 +95,21 @@ def test_a_folder_in_which_a_job_was_killed_at_its_beginning_is_taken(settings: 
     assert isinstance(prepare(settings), Job)
 
 
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_a_path_that_is_no_utf8_is_refused_before_anything_runs(settings: PredictConfig, name: str) -> None:
+    path = os.fsdecode(os.fsencode(Path(settings.input).parent) + b"/caf\xe9.jsonl")
+    Path(path).write_text('{"text": "a"}\n')
+    with pytest.raises(DataError, match=rf"^{name}: a path that is given must be UTF-8, but .*/caf\\xe9\.jsonl is not"):
+        prepare(changed(settings, **{name: path}))
+    assert not Path(settings.output).exists()
+
+
+def test_a_file_in_a_folder_may_have_a_name_that_is_no_utf8(settings: PredictConfig, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "rows") + b"/caf\xe9.jsonl")).write_text('{"text": "a"}\n')
+    assert planned(changed(settings, input=str(tmp_path / "rows"))).spec.input.files[0].source.name == "caf\\xe9.jsonl"
+
+
 def test_an_output_that_is_a_file_is_refused(settings: PredictConfig) -> None:
     Path(settings.output).write_text("a file")
     with pytest.raises(ConfigError, match="out: --output must be a folder, but is a file"):
