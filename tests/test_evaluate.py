@@ -252,6 +252,23 @@ def test_a_path_that_is_no_utf8_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert f"data: a path that is given must be UTF-8, but {tmp_path}/caf\\xe9.jsonl is not" in capsys.readouterr().err
 
 
+def test_files_of_an_earlier_evaluation_do_not_stay_beside_those_of_another_task(tmp_path: Path) -> None:
+    row = {"text": "t", "label": "a", "context": "c", "question": "q", "answer": "a", "prediction": "a", "error": None}
+    folder, out = write_predictions(tmp_path / "scored", [row], "jsonl"), tmp_path / "out"
+    assert judge(folder, out, "--task", "classify") == 0
+    (out / "notes.txt").write_text("mine")
+    assert (out / "confusion_matrix.csv").exists()
+    assert judge(folder, out, "--task", "answer") == 0
+    assert {path.name for path in out.iterdir()} == {
+        "_lock",
+        "config.yaml",
+        "metrics.json",
+        "notes.txt",
+        "predictions.jsonl",
+        "report.html",
+    }
+
+
 def test_an_output_that_would_replace_what_is_judged_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

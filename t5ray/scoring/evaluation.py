@@ -184,6 +184,9 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():
             write_atomically(folder / name, text.encode("utf-8", "replace"))
+        for name in FILES:
+            if name not in contents:  # of an earlier evaluation, of another task
+                (folder / name).unlink(missing_ok=True)
     return Evaluation(judgement, len(rows.records), num_errors, tuple(folder / name for name in contents))
 
 
