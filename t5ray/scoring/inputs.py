@@ -55,7 +55,8 @@ class InputFile:
     """First line(s) of a CSV, which every range needs to be read; else empty."""
     sha256: str
     stamp: str
-    """Changes whenever the file system sees a change: size, and time or version."""
+    """What tells a change without reading: size, and time or version. Another file of equal size and time is not told
+    from it: numbers of inodes differ from mount to mount on some shares, and time stamps of them change with rights."""
 
     def require_unchanged(self) -> None:
         """Refuse a file that is not the one that was scanned.
@@ -128,7 +129,7 @@ def list_sources(path: str) -> Found:
 
 
 def stamp_of(source: Source) -> str:
-    """Return size and version of a file: what changes when it changes, without reading it.
+    """Return size and version of a file: what tells a change without reading it.
 
     Raises:
         DataError: the file is gone.

@@ -179,6 +179,15 @@ class Ledger:
         ended = self.entry_file(index).stat().st_mtime
         return (*entry.earlier, (ended - entry.seconds, ended))
 
+    def seconds_of_runs(self, record: Mapping[str, Any]) -> float:
+        """Return what earlier runs took, by their record; of one that was killed since, up to its last finished part.
+
+        A run writes the record when it begins, and once more when it ends by any means but a kill.
+        """
+        began = (self.folder / JOB_FILE).stat().st_mtime
+        ends = (path.stat().st_mtime for path in self.entry_file(0).parent.glob("part-*.json"))
+        return float(record["seconds"]) + max(0.0, max(ends, default=began) - began)
+
     def read_entry(self, index: int) -> Entry | None:
         """Return the counts of a finished shard; None where it is not finished."""
         path = self.entry_file(index)

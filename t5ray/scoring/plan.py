@@ -92,7 +92,8 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     if config.retry_errors:
         finished = {index: entry for index, entry in finished.items() if not entry.errors}
     pending = tuple(shard for shard in rows.shards if shard.index not in finished)
-    return Job(config, spec, wanted, finished, pending, float(earlier["seconds"]) if earlier else 0.0, notes)
+    seconds = spec.ledger.seconds_of_runs(earlier) if earlier else 0.0
+    return Job(config, spec, wanted, finished, pending, seconds, notes)
 
 
 def require_same_job(job: Job) -> None:

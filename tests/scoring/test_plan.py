@@ -23,8 +23,18 @@ def test_a_stopped_job_goes_on_after_its_finished_parts(settings: PredictConfig)
     job = planned(settings)
     assert [shard.index for shard in job.pending] == [1, 2]
     assert job.finished == {0: Entry(rows=1, errors=1)}
-    assert job.seconds_before == 1.5
     assert [shard.index for shard in planned(changed(settings, retry_errors=True)).pending] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("record_at", "seconds"), [(1000, 1.5 + 60), (1100, 1.5)])
+def test_a_killed_run_took_what_passed_until_its_last_part(
+    settings: PredictConfig, record_at: int, seconds: float
+) -> None:
+    begin(settings)
+    out = Path(settings.output)
+    for path, at in ((out / "_job.json", record_at), (out / "_ledger" / "part-00000.json", 1060)):
+        os.utime(path, (at, at))
+    assert planned(settings).seconds_before == seconds
 
 
 def test_a_finished_job_is_done_unless_its_errors_are_retried(settings: PredictConfig) -> None:
