@@ -60,6 +60,8 @@ def _evaluate(settings: "EvaluateConfig") -> int:
     """Read, score, judge, log."""
     from t5ray.scoring.evaluation import check_output, conclude, drop_work, notes_on_output, open_evaluated_model
     from t5ray.scoring.labelled import read_labelled, read_predictions
+    from t5ray.scoring.ledger import working_alone
+    from t5ray.storage import local_path
     from t5ray.tracking import open_tracker
 
     check_output(settings)
@@ -68,12 +70,13 @@ def _evaluate(settings: "EvaluateConfig") -> int:
     terminal.tell([*rows.notes, *notes_on_output(settings, rows)])
     tracker = open_tracker(settings.tracking)
     try:
-        if model is not None:
-            scored = _score(settings, model, rows)
-        assert scored is not None
-        evaluation = conclude(settings, rows, scored)
-        drop_work(settings)
-        _log(tracker, rows, evaluation)
+        with working_alone(local_path(settings.output)):
+            if model is not None:
+                scored = _score(settings, model, rows)
+            assert scored is not None
+            evaluation = conclude(settings, rows, scored)
+            drop_work(settings)
+            _log(tracker, rows, evaluation)
     except KeyboardInterrupt:
         terminal.say(f"\nInterrupted: what was scored is kept. Go on with: {cli.again('evaluate')}")
         return cli.INTERRUPTED

@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from t5ray.evaluate import main
+from t5ray.scoring.ledger import working_alone
 from tests.test_predict import make_bundle
 
 WORKED = [("yes", "yes")] * 41 + [("yes", "no")] * 9 + [("no", "yes")] * 6 + [("no", "no")] * 44
@@ -224,6 +227,48 @@ def test_an_evaluation_of_something_else_is_not_replaced_in_silence(
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["predictions"] == str(second)
 
 
+def test_an_evaluation_leaves_the_output_of_one_that_still_runs_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": "t", "label": "a", "prediction": "a", "error": None}]
+    folder, out = write_predictions(tmp_path / "scored", rows, "jsonl"), tmp_path / "out"
+    part = out / "_work" / "0123456789ab" / "scored" / "part-00000.jsonl"
+    part.parent.mkdir(parents=True)
+    part.write_text("of the other one")
+    with working_alone(out):
+        assert judge(folder, out, "--task", "classify") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    holder = f"process {os.getpid()} on {platform.node()}"
+    assert f"one command at a time may work on an output, but another one does ({holder})" in said
+    assert (part.read_text(), (out / "metrics.json").exists()) == ("of the other one", False)
+    assert judge(folder, out, "--task", "classify") == 0
+    assert ((out / "_work").exists(), (out / "metrics.json").exists()) == (False, True)
+
+
+def test_a_path_that_is_no_utf8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl")
+    Path(data).write_text('{"text": "t", "label": "a"}\n')
+    assert main(["--model", "m", "--data", data, "--output", str(tmp_path / "out")]) == 3
+    assert f"data: a path that is given must be UTF-8, but {tmp_path}/caf\\xe9.jsonl is not" in capsys.readouterr().err
+
+
+def test_files_of_an_earlier_evaluation_do_not_stay_beside_those_of_another_task(tmp_path: Path) -> None:
+    row = {"text": "t", "label": "a", "context": "c", "question": "q", "answer": "a", "prediction": "a", "error": None}
+    folder, out = write_predictions(tmp_path / "scored", [row], "jsonl"), tmp_path / "out"
+    assert judge(folder, out, "--task", "classify") == 0
+    (out / "notes.txt").write_text("mine")
+    assert (out / "confusion_matrix.csv").exists()
+    assert judge(folder, out, "--task", "answer") == 0
+    assert {path.name for path in out.iterdir()} == {
+        "_lock",
+        "config.yaml",
+        "metrics.json",
+        "notes.txt",
+        "predictions.jsonl",
+        "report.html",
+    }
+
+
 def test_an_output_that_would_replace_what_is_judged_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +315,7 @@ def test_a_model_is_judged_on_the_split_that_training_did_not_see(tmp_path: Path
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["metrics"]["exact_match"] == sum(row["prediction"] == row["loud"] for row in judged) / 10
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "_lock",
         "config.yaml",
         "metrics.json",
         "predictions.jsonl",

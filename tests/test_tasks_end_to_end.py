@@ -94,7 +94,7 @@ def judge(*flags: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def files_of_evaluation() -> set[str]:
     found = {path.name for path in Path("judged").iterdir()}
     assert found >= {"config.yaml", "metrics.json", "predictions.jsonl", "report.html"}
-    return found - {"config.yaml", "metrics.json", "predictions.jsonl", "report.html"}
+    return found - {"config.yaml", "metrics.json", "predictions.jsonl", "report.html", "_lock"}
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 Parquet promises that texts are UTF-8 and holds dates that Python's calendar has not, and nobody checks a file when it
 is written. Such a cell makes a bad row, not a bad file. Where a column mixes kinds, which Parquet cannot, a scoring job
-writes JSON text and marks the column, which is read as the values it holds.
+writes JSON text, or floats of which the whole ones were integers, and marks the column, which is read as the values it
+was made of.
 """
 
 import json
@@ -13,6 +14,8 @@ import pyarrow as pa
 
 JSON_TEXT = {"json": "true"}
 """Metadata of a string field that holds JSON text."""
+INTEGERS = {"integers": "true"}
+"""Metadata of a field of floats, or lists of them, whose whole numbers were integers."""
 UNREADABLE = (ValueError, OverflowError, pa.ArrowException)
 """What Arrow raises at a cell that Python has no value for."""
 
@@ -26,6 +29,7 @@ def values_of(table: pa.Table | pa.RecordBatch) -> tuple[list[dict[str, Any]], d
     Example:
         text: ["a", bytes ff] -> [{"text": "a"}, {"text": "\\xff"}] and {1: "`text` must be UTF-8 text, but ..."}
         a column marked as JSON text: ['["a"]', '1'] -> [{"text": ["a"]}, {"text": 1}]
+        a column marked as having integers: [4.0, 4.5] -> [{"text": 4}, {"text": 4.5}]
     """
     for place, field in enumerate(table.schema):
         if (kind := _with_times_as_text(field).type) != field.type:
@@ -34,12 +38,26 @@ def values_of(table: pa.Table | pa.RecordBatch) -> tuple[list[dict[str, Any]], d
     for name in (field.name for field in table.schema if holds_json(field)):
         for row in rows:
             row[name] = _parsed(row[name])
+    for name in (field.name for field in table.schema if has_integers(field)):
+        for row in rows:
+            row[name] = _with_integers(row[name])
     return rows, problems
 
 
 def holds_json(field: pa.Field) -> bool:
     """Say whether a column is marked as JSON text."""
     return bool((field.metadata or {}).get(b"json") == b"true")
+
+
+def has_integers(field: pa.Field) -> bool:
+    """Say whether a column is marked as floats of which the whole ones were integers."""
+    return bool((field.metadata or {}).get(b"integers") == b"true")
+
+
+def _with_integers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _with_times_as_text(field: pa.Field) -> pa.Field:

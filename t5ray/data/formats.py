@@ -17,6 +17,9 @@ from typing import IO, Any
 from t5ray.data.sources import Source
 from t5ray.errors import DataError, one_line
 
+MOST_NESTED = 256
+"""Lists and objects inside each other in a row, at most: all that handles rows can, wherever it is called."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -153,7 +156,23 @@ def _json_row(line: bytes, place: str) -> Row | BadRow:
         return BadRow(place, reason, line)
     except (ValueError, RecursionError) as exc:  # a number of thousands of digits; thousands of brackets
         return BadRow(place, f"a line must be one JSON object, but does not parse: {exc}", line)
+    if line.count(b"[") + line.count(b"{") > MOST_NESTED and _is_too_deep(value):
+        return _too_deep(place, line)
     return Row(place, value) if isinstance(value, dict) else _no_object(value, place, line)
+
+
+def _is_too_deep(value: object) -> bool:
+    inside = [value]
+    for _ in range(MOST_NESTED + 1):
+        parts = [part for part in inside if isinstance(part, list | dict)]
+        inside = [item for part in parts for item in (part.values() if isinstance(part, dict) else part)]
+        if not parts:
+            return False
+    return True
+
+
+def _too_deep(place: str, raw: bytes) -> BadRow:
+    return BadRow(place, f"lists and objects must be inside each other at most {MOST_NESTED} deep, but are deeper", raw)
 
 
 def _no_object(value: object, place: str, raw: bytes) -> BadRow:
@@ -173,7 +192,10 @@ def _read_json(file: IO[bytes], name: str) -> RowStream:
         return
     for number, value in enumerate(_parse_json(data, name), start=1):
         place = f"{name} row {number}"
-        yield Row(place, value) if isinstance(value, dict) else _no_object(value, place, json.dumps(value).encode())
+        if _is_too_deep(value):
+            yield _too_deep(place, b"")
+        else:
+            yield Row(place, value) if isinstance(value, dict) else _no_object(value, place, json.dumps(value).encode())
 
 
 def _parse_json(data: bytes, name: str) -> list[Any]:

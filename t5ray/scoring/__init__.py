@@ -5,6 +5,7 @@
     hub_copy.py   a dataset of the hub -> Parquet files beside the output
     kinds.py      what types the columns of a text input have
     reading.py    the rows of one shard                    writing.py   the bytes of one part, and back
+    restoring.py  columns of a part -> the values that the input held
     ledger.py     what is finished: atomic parts, one entry each, `_job.json`
     journal.py    what a worker is at: progress, and what killed it
     engines.py    what a scorer needs of an engine          halving.py   one that fails on some texts

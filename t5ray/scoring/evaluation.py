@@ -8,6 +8,8 @@ Comes in: a model and data, or the output of predict with the references in the 
                            of the rows that has one of these names is called NAME_in_data
     report.html            one file, opens offline
     confusion_matrix.csv   for a task with closed labels; lines are true labels, columns predicted ones
+    _work/                 the scoring job, until the evaluation is done
+    _lock                  held by the command that works on the folder
 """
 
 import csv
@@ -27,7 +29,7 @@ from t5ray.report import render_evaluation
 from t5ray.scoring.labelled import Labelled, Scored, read_parts
 from t5ray.scoring.ledger import write_atomically, writing
 from t5ray.scoring.opening import ScoringModel, open_model
-from t5ray.scoring.plan import FinishedJob, Job, output_folder, prepare
+from t5ray.scoring.plan import FinishedJob, Job, output_folder, prepare, require_utf8
 from t5ray.scoring.writing import ERROR, PREDICTION, SCORES, json_text
 from t5ray.storage import is_uri, local_path
 from t5ray.text.calibration import calibration_of
@@ -53,11 +55,13 @@ class Evaluation:
 
 
 def check_output(config: EvaluateConfig) -> None:
-    """Refuse an output that is a URI, or would replace what is judged.
+    """Refuse an output that is a URI, or would replace what is judged, and paths that are no UTF-8.
 
     Raises:
         ConfigError: it does.
+        DataError: a path is no UTF-8.
     """
+    require_utf8(config)
     output = output_folder(config.output).resolve()
     for name, path in (("predictions", config.predictions), ("data", config.data)):
         if path is None or is_uri(path):
@@ -180,6 +184,9 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():
             write_atomically(folder / name, text.encode("utf-8", "replace"))
+        for name in FILES:
+            if name not in contents:  # of an earlier evaluation, of another task
+                (folder / name).unlink(missing_ok=True)
     return Evaluation(judgement, len(rows.records), num_errors, tuple(folder / name for name in contents))
 
 

@@ -55,7 +55,8 @@ class InputFile:
     """First line(s) of a CSV, which every range needs to be read; else empty."""
     sha256: str
     stamp: str
-    """Changes whenever the file system sees a change: size, and time or version."""
+    """What tells a change without reading: size, and time or version. Another file of equal size and time is not told
+    from it: numbers of inodes differ from mount to mount on some shares, and time stamps of them change with rights."""
 
     def require_unchanged(self) -> None:
         """Refuse a file that is not the one that was scanned.
@@ -128,7 +129,7 @@ def list_sources(path: str) -> Found:
 
 
 def stamp_of(source: Source) -> str:
-    """Return size and version of a file: what changes when it changes, without reading it.
+    """Return size and version of a file: what tells a change without reading it.
 
     Raises:
         DataError: the file is gone.
@@ -162,7 +163,7 @@ def remembered(rows: Input) -> dict[str, Any]:
         }
         for file in rows.files
     ]
-    return {"shard_rows": rows.shard_rows, "schema": base64.b64encode(rows.schema.serialize()).decode(), "files": files}
+    return {"shard_rows": rows.shard_rows, "schema": schema_text(rows.schema), "files": files}
 
 
 def recall(record: Mapping[str, Any], sources: Sequence[Source]) -> Input | None:
@@ -185,5 +186,14 @@ def recall(record: Mapping[str, Any], sources: Sequence[Source]) -> Input | None
         )
         for source, file in zip(sources, record["files"], strict=True)
     ]
-    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["schema"])))
-    return Input(tuple(files), schema, record["shard_rows"])
+    return Input(tuple(files), schema_of(record["schema"]), record["shard_rows"])
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """Return columns and types as text that JSON can hold, for `schema_of`."""
+    return base64.b64encode(schema.serialize()).decode()
+
+
+def schema_of(text: str) -> pa.Schema:
+    """Return the columns and types that `schema_text` was given."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

@@ -17,9 +17,8 @@ from t5ray.config import PredictConfig
 from t5ray.counting import counted
 from t5ray.errors import ClusterError, DataError
 from t5ray.scoring.hub_copy import drop_copy
-from t5ray.scoring.inputs import Input, Shard
+from t5ray.scoring.inputs import Input, Shard, schema_text
 from t5ray.scoring.journal import forget_all, rows_under_way
-from t5ray.scoring.kinds import columns_with_parts
 from t5ray.scoring.ledger import Entry, JobSummary
 from t5ray.scoring.plan import Job, require_same_job, settled
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
@@ -286,7 +285,7 @@ def _opening_record(job: Job) -> dict[str, Any]:
         "seconds": job.seconds_before,
         "fingerprint": job.fingerprint,
         "columns": dict(spec.columns),
-        "columns_with_parts": columns_with_parts(spec.input.schema),
+        "schema": schema_text(spec.input.schema.remove_metadata()),
         "has_references": all(spec.columns.get(name, name) in names for name in spec.task.target_columns),
         "stamps": [[file.source.name, file.stamp] for file in job.spec.input.files],
         "config": {**job.config.public().model_dump(mode="json"), "tracking_uri": shown(job.config.tracking_uri)},

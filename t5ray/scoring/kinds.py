@@ -1,7 +1,9 @@
 """What types the columns of a text input have, learnt value by value.
 
-JSON has no column types and Parquet needs them. Numbers, strings, booleans and flat lists of one of these keep their
-type. A column that mixes them or nests deeper is kept as JSON text, so that no value changes.
+JSON has no column types and Parquet needs them. A column of integers, floats, strings or booleans, or of flat lists of
+one of these, has that type. One of integers and of floats with a fraction has floats, and a mark that the whole ones
+were integers. Any other mix, objects, lists of lists and integers beyond 64 bits are kept as JSON text, and marked. So
+no value changes, but for halves of surrogate pairs, and NaN and the infinities within JSON text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from t5ray.data.cells import JSON_TEXT, holds_json
+from t5ray.data.cells import INTEGERS, JSON_TEXT
 from t5ray.errors import DataError
 
 EXACT_INT = 2**53
 """Whole numbers up to here survive as float64."""
+NUMBERS = frozenset({"int", "float"})
 SCALARS: dict[frozenset[str], pa.DataType] = {
     frozenset({"str"}): pa.string(),
     frozenset({"bool"}): pa.bool_(),
@@ -21,9 +24,12 @@ SCALARS: dict[frozenset[str], pa.DataType] = {
     frozenset({"int", "long"}): pa.int64(),
     frozenset({"long"}): pa.int64(),
     frozenset({"float"}): pa.float64(),
-    frozenset({"int", "float"}): pa.float64(),
+    frozenset({"whole"}): pa.float64(),
+    frozenset({"float", "whole"}): pa.float64(),
+    NUMBERS: pa.float64(),
 }
-"""Kinds seen in a column -> its type. `long`: whole numbers that float64 cannot hold; any other mix is JSON text."""
+"""Kinds seen in a column -> its type; any other mix is JSON text. `long`: integers that float64 cannot hold. `whole`:
+floats that an integer equals, which only JSON text tells from integers."""
 
 
 class Kinds:
@@ -71,11 +77,6 @@ class Kinds:
         return pa.schema([_field(name, kinds) for name, kinds in self._seen.items()])
 
 
-def columns_with_parts(schema: pa.Schema) -> list[str]:
-    """Return the columns that may hold lists or objects, which are JSON in the cells of a CSV."""
-    return [field.name for field in schema if pa.types.is_nested(field.type) or holds_json(field)]
-
-
 def require_distinct(names: Sequence[str], file: str) -> None:
     """Refuse columns that nobody can tell apart.
 
@@ -101,23 +102,24 @@ def _require_unicode(name: str, file: str) -> None:
 
 def _kind(value: object) -> str:
     if isinstance(value, list):
-        inner = {_kind(item) for item in value if item is not None}
+        inner = {"list" if isinstance(item, list) else _kind(item) for item in value if item is not None}
         return "list " + " ".join(sorted(inner))
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
         return "int" if abs(value) <= EXACT_INT else "long" if -(2**63) <= value < 2**63 else "huge"
+    if isinstance(value, float):
+        return "whole" if value.is_integer() else "float"
     return type(value).__name__
 
 
 def _field(name: str, kinds: set[str]) -> pa.Field:
     if not kinds:
         return pa.field(name, pa.string())
-    scalar = SCALARS.get(frozenset(kinds))
-    if scalar is not None:
-        return pa.field(name, scalar)
-    if all(kind.startswith("list ") for kind in kinds):
-        items = SCALARS.get(frozenset(word for kind in kinds for word in kind.split()[1:]) or frozenset({"str"}))
-        if items is not None:
-            return pa.field(name, pa.list_(items))
-    return pa.field(name, pa.string(), metadata=JSON_TEXT)
+    found, are_lists = frozenset(kinds), all(kind.startswith("list ") for kind in kinds)
+    if are_lists:
+        found = frozenset(word for kind in kinds for word in kind.split()[1:]) or frozenset({"str"})
+    scalar = SCALARS.get(found)
+    if scalar is None:
+        return pa.field(name, pa.string(), metadata=JSON_TEXT)
+    return pa.field(name, pa.list_(scalar) if are_lists else scalar, metadata=INTEGERS if found == NUMBERS else None)

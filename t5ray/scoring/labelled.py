@@ -4,7 +4,6 @@ Comes in: settings. Goes out: `Labelled`, and what was predicted where that is k
 """
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +22,10 @@ from t5ray.data.splits import EvaluationRows, fingerprint, read_examples
 from t5ray.errors import ConfigError, DataError
 from t5ray.model.card import SEEN
 from t5ray.redaction import hide_secrets
+from t5ray.scoring.inputs import schema_of
 from t5ray.scoring.ledger import read_job
 from t5ray.scoring.opening import ScoringModel
+from t5ray.scoring.restoring import restorers
 from t5ray.scoring.scorer import render_row
 from t5ray.scoring.writing import ERROR, PREDICTION
 from t5ray.storage import is_uri, local_path
@@ -156,9 +157,9 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     problems = Problems(where, config.skip_bad_rows)
     columns = {**job.get("columns", job.get("fingerprint", {}).get("columns", {})), **config.columns}
     records, references, predictions, errors, seen, num_rows = [], [], [], [], set[str](), 0
-    in_cells = job.get("columns_with_parts", ()) if job.get("config", {}).get("format") == "csv" else ()
+    ways = restorers(schema_of(job["schema"]), job["config"]["format"]) if "schema" in job else {}
     for place, cells in read_parts(where) if job else _rows_of(sources):
-        row = {**cells, **{name: _with_parts(cells[name]) for name in in_cells if name in cells}}
+        row = {**cells, **{name: way(cells[name]) for name, way in ways.items() if name in cells}}
         seen.update(row)
         num_rows += 1
         if PREDICTION not in row:
@@ -207,15 +208,6 @@ def _require_references(
     ]
     if missing:
         raise DataError("\n".join(missing))
-
-
-def _with_parts(cell: Any) -> Any:
-    """Return the list or object that a CSV cell spells; another value of its column stands there as text."""
-    try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
-    return value if isinstance(value, list | dict) else cell
 
 
 def _prediction(row: Mapping[str, Any]) -> str | None:

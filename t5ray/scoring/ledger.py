@@ -4,7 +4,7 @@
     OUTPUT/_ledger/part-00000.json       its counts; written after the part, so a part with an entry is final
     OUTPUT/_ledger/input.json            where the input's shards begin, so that going on needs no second scan
     OUTPUT/_job.json                     fingerprint, state running or done, and at the end the counts of all
-    OUTPUT/_lock                         held by the command that works on the folder
+    OUTPUT/_lock                         held by the command that works on the folder, which it names
 
 The rule of restart: a shard without an entry is pending. A part without an entry is written again, with the same bytes.
 """
@@ -12,6 +12,7 @@ The rule of restart: a shard without an entry is pending. A part without an entr
 import contextlib
 import json
 import os
+import platform
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -127,20 +128,13 @@ class Ledger:
     def held(self) -> Iterator[None]:
         """Keep other drivers off the folder, and sweep it.
 
-        The kernel frees the lock with the process, however it ends. File systems without locks go unguarded.
-
         Raises:
             ConfigError: another command works on the folder.
             DataError: the folder cannot be written.
         """
         self.open()
-        with contextlib.ExitStack() as kept:
+        with working_alone(self.folder):
             with writing(self.folder):
-                if not lock(kept.enter_context((self.folder / LOCK_FILE).open("wb"))):
-                    raise ConfigError(
-                        f"{self.folder}: one command at a time may work on an output, but another one does. "
-                        "Wait for it, or stop it."
-                    )
                 self.sweep()
             yield
 
@@ -185,6 +179,15 @@ class Ledger:
         ended = self.entry_file(index).stat().st_mtime
         return (*entry.earlier, (ended - entry.seconds, ended))
 
+    def seconds_of_runs(self, record: Mapping[str, Any]) -> float:
+        """Return what earlier runs took, by their record; of one that was killed since, up to its last finished part.
+
+        A run writes the record when it begins, and once more when it ends by any means but a kill.
+        """
+        began = (self.folder / JOB_FILE).stat().st_mtime
+        ends = (path.stat().st_mtime for path in self.entry_file(0).parent.glob("part-*.json"))
+        return float(record["seconds"]) + max(0.0, max(ends, default=began) - began)
+
     def read_entry(self, index: int) -> Entry | None:
         """Return the counts of a finished shard; None where it is not finished."""
         path = self.entry_file(index)
@@ -214,6 +217,32 @@ class Ledger:
         """Replace `_job.json`."""
         with writing(self.folder):
             write_atomically(self.folder / JOB_FILE, json.dumps(job, indent=1, ensure_ascii=False).encode())
+
+
+@contextmanager
+def working_alone(folder: Path) -> Iterator[None]:
+    """Keep every other command off an output folder, which is made where it does not exist.
+
+    The kernel frees the lock with the process, however it ends. File systems without locks go unguarded.
+
+    Raises:
+        ConfigError: another command works on the folder.
+        DataError: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as kept:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = kept.enter_context((folder / LOCK_FILE).open("a+", encoding="utf-8"))
+            if not lock(file):
+                file.seek(0)
+                raise ConfigError(
+                    f"{folder}: one command at a time may work on an output, but another one does "
+                    f"({file.read() or 'it does not say which'}). Wait for it, or stop it."
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        yield
 
 
 def read_job(folder: Path) -> dict[str, Any] | None:

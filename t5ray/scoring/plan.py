@@ -13,8 +13,9 @@ from typing import Any
 
 from fsspec.utils import glob_translate
 
-from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig, TaskConfig
+from t5ray.config import LANGUAGES, DecodeConfig, EvaluateConfig, PredictConfig, TaskConfig
 from t5ray.data.rows import missing_column
+from t5ray.data.sources import printable
 from t5ray.errors import ConfigError, DataError, did_you_mean
 from t5ray.model.hardware import auto_precision
 from t5ray.scoring.engines import EngineSpec
@@ -61,9 +62,10 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
         model: what `open_model` gave for these settings, with another task maybe. None: it is opened here.
     Raises:
         ConfigError: settings do not fit the model or input, or the folder holds another job.
-        DataError: the input is unusable as a whole, or the output cannot be written.
+        DataError: the input is unusable as a whole or has no name that can be kept, or the output cannot be written.
         ModelError: the model is missing or broken.
     """
+    require_utf8(config)
     output = output_folder(config.output).absolute()
     _refuse_output_in_input(config, output)
     model = model or open_model(config)
@@ -90,7 +92,8 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     if config.retry_errors:
         finished = {index: entry for index, entry in finished.items() if not entry.errors}
     pending = tuple(shard for shard in rows.shards if shard.index not in finished)
-    return Job(config, spec, wanted, finished, pending, float(earlier["seconds"]) if earlier else 0.0, notes)
+    seconds = spec.ledger.seconds_of_runs(earlier) if earlier else 0.0
+    return Job(config, spec, wanted, finished, pending, seconds, notes)
 
 
 def require_same_job(job: Job) -> None:
@@ -136,6 +139,20 @@ def _read_input(config: PredictConfig, output: Path) -> tuple[Input, tuple[str, 
     if known is not None and known["shard_rows"] == config.shard_rows and (rows := recall(known, sources)):
         return rows, tuple(notes)
     return scan(path, config.shard_rows, sources), tuple(notes)
+
+
+def require_utf8(config: PredictConfig | EvaluateConfig) -> None:
+    """Refuse paths that are no UTF-8: neither Ray, which keeps the command line, nor `_job.json` could hold them.
+
+    Raises:
+        DataError: one is none.
+    """
+    for name, value in config:
+        if isinstance(value, str) and (shown := printable(value)) != value:
+            raise DataError(
+                f"{name}: a path that is given must be UTF-8, but {shown} is not. Rename it; a file may also keep its "
+                "name if its folder is given."
+            )
 
 
 def output_folder(output: str) -> Path:

@@ -8,7 +8,7 @@
     csv       text; lists and objects as JSON     text; lists, objects: JSON    the same cells
 
 In CSV null is an empty cell and the empty text is `""`; of a CSV input, whose readers mostly tell no such difference,
-empty cells stay empty.
+empty cells stay empty. In a column that mixes kinds, a text that spells another value there (`true`, `[1]`) is JSON.
 
 A row that cannot be read has no columns of its own: its `error` repeats what the file holds there.
 
@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 
 from t5ray.data.cells import holds_json
 from t5ray.scoring.reading import ShardRows
+from t5ray.scoring.restoring import from_mixed_cell
 
 PREDICTION, PREDICTIONS, SCORE, SCORES, ERROR = "prediction", "predictions", "score", "scores", "error"
 
@@ -225,10 +226,17 @@ def _iso_duration(value: datetime.timedelta) -> str:
 def _csv(rows: ShardRows, results: Results, schema: pa.Schema) -> bytes:
     empty = "" if rows.has_no_nulls else '""'
     lines = [",".join(_cell(name, empty) for name in (*schema.names, *results.columns))]
+    mixed = [field.name for field in schema if holds_json(field)]
     for record, added in zip(rows.records, _added(results), strict=True):
-        cells = [_cell(record.get(name), empty) for name in schema.names]
+        values = {**record, **{name: _spelt(record.get(name)) for name in mixed}}
+        cells = [_cell(values.get(name), empty) for name in schema.names]
         lines.append(",".join([*cells, *(_cell(value, '""') for value in added.values())]))
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+
+def _spelt(value: Any) -> Any:
+    """Return the value of a column that mixes kinds so that its cell is read as that value."""
+    return json_text(value) if isinstance(value, str) and from_mixed_cell(value) is not value else value
 
 
 def _cell(value: Any, empty: str) -> str:

@@ -149,6 +149,18 @@ def test_jsonl_problems_have_their_line_and_reading_goes_on(tmp_path: Path) -> N
     assert [row.raw for row in rows if isinstance(row, BadRow)] == lines[1:-1]
 
 
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"k": ', "}")])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_value_that_nests_too_deep_makes_a_bad_row(tmp_path: Path, name: str, start: str, end: str) -> None:
+    values = [f"{start * depth}1{end * depth}" for depth in (255, 256, 500, 700)]  # in a row, which is one more
+    lines = [f'{{"v": {value}}}' for value in [*values, '"' + "[" * 300 + '"', "[" + "[], " * 300 + "1]"]]
+    content = "[" + ", ".join(lines) + "]" if name.endswith("json") else "\n".join(lines)
+    rows = _read(_write(tmp_path, name, content.encode()))
+    assert [isinstance(row, BadRow) for row in rows] == [False, True, True, True, False, False]
+    assert isinstance(rows[1], BadRow)
+    assert rows[1].reason == "lists and objects must be inside each other at most 256 deep, but are deeper"
+
+
 def test_json_list(tmp_path: Path) -> None:
     path = _write(tmp_path, "a.json", b' [{"a": 1},\n 2, {"a": 3}]')
     assert _read(path) == [

@@ -1,7 +1,10 @@
 """References in the output of predict, whichever format it has: lists are lists, and text stays text."""
 
 import csv
+import datetime
+import decimal
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from t5ray.cluster import Cluster
-from t5ray.config import EvaluateConfig, PredictConfig
+from t5ray.config import DataConfig, EvaluateConfig, PredictConfig
+from t5ray.data.rows import Problems, read_rows
+from t5ray.errors import DataError
 from t5ray.scoring.inputs import Shard
 from t5ray.scoring.job import Pool, run
 from t5ray.scoring.labelled import read_predictions
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
+from t5ray.text.tasks import BUILT_IN
 from tests.scoring.doubles import ShoutingEngine
 from tests.scoring.plans import planned
 
@@ -47,6 +53,12 @@ def references(predictions: Path) -> list[tuple[str, ...]]:
     return [tuple(texts) for texts in labelled.references]
 
 
+def references_in(data: Path) -> list[tuple[str, ...]]:
+    """Return what a model is judged by on the data themselves."""
+    rows = read_rows(DataConfig(path=str(data)), BUILT_IN["answer"], Problems(str(data), may_skip=False))
+    return [example.references for example in rows.examples]
+
+
 def rows_with(answers: Iterable[Any]) -> list[dict[str, Any]]:
     return [{"context": "c", "question": "q", "answer": answer} for answer in answers]
 
@@ -74,6 +86,76 @@ def test_references_of_parquet_lists_are_those_that_were_given(tiny_t5: Path, tm
 
 
 @pytest.mark.parametrize("part_format", FORMATS)
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([True, False], ["True", "False"]),
+        ([4, 4.5, 10**15], ["4", "4.5", "1000000000000000"]),
+        ([4, 4.0, 4.5], ["4", "4.0", "4.5"]),
+        ([4.0, 4.5, 1e300, -0.0], ["4.0", "4.5", "1e+300", "-0.0"]),
+        ([2**60 + 1, 0.5], ["1152921504606846977", "0.5"]),
+        ([True, "true", 1, "Rome"], ["True", "true", "1", "Rome"]),
+        ([True, '"Rome"', "12", "null"], ["True", '"Rome"', "12", "null"]),
+        (["[1]", ["[1]"], "1e3"], ["[1]", "[1]", "1e3"]),
+        ([[4], [4.5]], ["4", "4.5"]),
+        ([[True], [False]], ["True", "False"]),
+    ],
+)
+def test_references_of_json_lines_are_rendered_as_in_the_input(
+    tiny_t5: Path, tmp_path: Path, answers: list[Any], expected: list[str], part_format: str
+) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl", answers)
+    assert references_in(rows) == [(text,) for text in expected]
+    assert references(score(tiny_t5, rows, tmp_path / "out", part_format)) == [(text,) for text in expected]
+
+
+NOON = datetime.datetime(2020, 1, 1, 12)
+
+
+@pytest.mark.parametrize("part_format", FORMATS)
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([NOON], pa.timestamp("us")), "2020-01-01 12:00:00"),
+        (pa.array([NOON], pa.timestamp("s", "America/Sao_Paulo")), "2020-01-01 09:00:00-03:00"),
+        (pa.array([1], pa.timestamp("ns")), "1970-01-01 00:00:00.000000001"),
+        (pa.array([NOON.date()], pa.date32()), "2020-01-01"),
+        (pa.array([NOON.time()], pa.time64("us")), "12:00:00"),
+        (pa.array([1], pa.time64("ns")), "00:00:00.000000001"),
+        (pa.array([decimal.Decimal("1.10")], pa.decimal128(6, 2)), "1.10"),
+        (pa.array([True]), "True"),
+        (pa.array([math.inf]), "inf"),
+        (pa.array([0.1], pa.float32()), "0.10000000149011612"),
+        (pa.array(["Rome"]).dictionary_encode(), "Rome"),
+        (pa.array([[NOON]], pa.list_(pa.timestamp("us"))), "2020-01-01 12:00:00"),
+        (pa.array([[NOON]], pa.list_(pa.timestamp("us"), 1)), "2020-01-01 12:00:00"),
+    ],
+)
+def test_references_of_parquet_are_rendered_as_in_the_input(
+    tiny_t5: Path, tmp_path: Path, column: pa.Array, expected: str, part_format: str
+) -> None:
+    pq.write_table(pa.table({"context": ["c"], "question": ["q"], "answer": column}), tmp_path / "rows.parquet")
+    assert references_in(tmp_path / "rows.parquet") == [(expected,)]
+    assert references(score(tiny_t5, tmp_path / "rows.parquet", tmp_path / "out", part_format)) == [(expected,)]
+
+
+@pytest.mark.parametrize("part_format", FORMATS)
+def test_other_columns_are_shown_as_in_the_input_and_a_missing_reference_is_missing(
+    tiny_t5: Path, tmp_path: Path, part_format: str
+) -> None:
+    values = {"at": [NOON, None], "part": [{"at": NOON, "n": 1}, None], "n": [1, None], "answer": [4.5, math.nan]}
+    pq.write_table(pa.table({"context": ["c"] * 2, "question": ["q"] * 2, **values}), tmp_path / "rows.parquet")
+    scored = score(tiny_t5, tmp_path / "rows.parquet", tmp_path / "out", part_format)
+    with pytest.raises(DataError, match="`answer` must hold text, but is null"):
+        references(scored)
+    given = {"predictions": str(scored), "output": "o", "task": "answer", "skip_bad_rows": True}
+    labelled, _ = read_predictions(EvaluateConfig.model_validate(given))
+    assert [{name: record[name] for name in values} for record in labelled.records] == [
+        {"at": NOON, "part": {"at": NOON, "n": 1}, "n": 1, "answer": 4.5}
+    ]
+
+
+@pytest.mark.parametrize("part_format", FORMATS)
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_text_that_looks_like_a_list_stays_text(tiny_t5: Path, tmp_path: Path, kind: str, part_format: str) -> None:
     rows, path = rows_with(["[1, 2]", '["a"]', "Rome"]), tmp_path / f"rows.{kind}"
@@ -90,9 +172,15 @@ def test_text_that_looks_like_a_list_stays_text(tiny_t5: Path, tmp_path: Path, k
 
 
 @pytest.mark.parametrize("part_format", FORMATS)
-def test_what_is_scored_again_has_the_values_it_was_given(tiny_t5: Path, tmp_path: Path, part_format: str) -> None:
-    scored = score(tiny_t5, json_lines(tmp_path / "rows.jsonl", ["Rome", ANSWERS]), tmp_path / "out", "parquet")
+@pytest.mark.parametrize(
+    ("answers", "expected"), [(["Rome", ANSWERS], [("Rome",), tuple(ANSWERS)]), ([4, 4.5], [("4",), ("4.5",)])]
+)
+def test_what_is_scored_again_has_the_values_it_was_given(
+    tiny_t5: Path, tmp_path: Path, part_format: str, answers: list[Any], expected: list[tuple[str, ...]]
+) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl", answers)
+    scored = score(tiny_t5, rows, tmp_path / "out", "parquet")
     bare = tmp_path / "again.parquet"
     parts = [pq.read_table(part).drop_columns(["prediction", "error"]) for part in sorted(scored.glob("part-*"))]
     pq.write_table(pa.concat_tables(parts), bare)
-    assert references(score(tiny_t5, bare, tmp_path / "twice", part_format)) == [("Rome",), tuple(ANSWERS)]
+    assert references(score(tiny_t5, bare, tmp_path / "twice", part_format)) == expected

@@ -23,8 +23,18 @@ def test_a_stopped_job_goes_on_after_its_finished_parts(settings: PredictConfig)
     job = planned(settings)
     assert [shard.index for shard in job.pending] == [1, 2]
     assert job.finished == {0: Entry(rows=1, errors=1)}
-    assert job.seconds_before == 1.5
     assert [shard.index for shard in planned(changed(settings, retry_errors=True)).pending] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("record_at", "seconds"), [(1000, 1.5 + 60), (1100, 1.5)])
+def test_a_killed_run_took_what_passed_until_its_last_part(
+    settings: PredictConfig, record_at: int, seconds: float
+) -> None:
+    begin(settings)
+    out = Path(settings.output)
+    for path, at in ((out / "_job.json", record_at), (out / "_ledger" / "part-00000.json", 1060)):
+        os.utime(path, (at, at))
+    assert planned(settings).seconds_before == seconds
 
 
 def test_a_finished_job_is_done_unless_its_errors_are_retried(settings: PredictConfig) -> None:
@@ -93,6 +103,21 @@ def test_a_folder_in_which_a_job_was_killed_at_its_beginning_is_taken(settings: 
     (Path(settings.output) / "_ledger").mkdir(parents=True)
     (Path(settings.output) / "_lock").touch()
     assert isinstance(prepare(settings), Job)
+
+
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_a_path_that_is_no_utf8_is_refused_before_anything_runs(settings: PredictConfig, name: str) -> None:
+    path = os.fsdecode(os.fsencode(Path(settings.input).parent) + b"/caf\xe9.jsonl")
+    Path(path).write_text('{"text": "a"}\n')
+    with pytest.raises(DataError, match=rf"^{name}: a path that is given must be UTF-8, but .*/caf\\xe9\.jsonl is not"):
+        prepare(changed(settings, **{name: path}))
+    assert not Path(settings.output).exists()
+
+
+def test_a_file_in_a_folder_may_have_a_name_that_is_no_utf8(settings: PredictConfig, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "rows") + b"/caf\xe9.jsonl")).write_text('{"text": "a"}\n')
+    assert planned(changed(settings, input=str(tmp_path / "rows"))).spec.input.files[0].source.name == "caf\\xe9.jsonl"
 
 
 def test_an_output_that_is_a_file_is_refused(settings: PredictConfig) -> None:

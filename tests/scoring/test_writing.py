@@ -74,6 +74,22 @@ def test_json_columns_get_types_in_parquet(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("part_format", ["parquet", "jsonl", "csv"])
+@pytest.mark.parametrize("item", ["1", "NaN"])
+def test_a_value_that_nests_deep_passes_and_a_deeper_one_makes_a_bad_row(
+    tmp_path: Path, item: str, part_format: str
+) -> None:
+    values = [f"{'[' * depth}{item}{']' * depth}" for depth in (255, 700)]
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"deep": {value}}}\n' for value in values))
+    found = scan(str(tmp_path / "a.jsonl"), 10)
+    rows = read_shard(found.files[0], found.shards[0], None)
+    assert list(rows.problems) == [1]
+    part = encode(part_format, rows, FINE, found.schema)
+    text = str(pq.read_table(io.BytesIO(part))["deep"][0]) if part_format == "parquet" else part.decode()
+    assert "[" * 255 in text
+    assert "[" * 256 not in text
+
+
 def test_parquet_values_become_json_that_says_the_same(tmp_path: Path) -> None:
     table = pa.table({"n": [1], "day": [datetime.date(2021, 3, 3)], "raw": [b"\x00"], "tags": [["a", None]]})
     pq.write_table(table, tmp_path / "a.parquet")
