@@ -24,6 +24,8 @@ SAVED_LEDGER = "saved/ledger.json"
 """A search's book at a storage URI."""
 SEARCH_FILES, RUN_FILES = (SEARCH_BOOK, SAVED_LEDGER, "search.json"), (RUN_BOOK, "train.json")
 """What tells the folder of a search, and of a single run, whether it has ended or not."""
+LEFT_TO_PRESETS = "settings that were not given and are left to the preset"
+"""What decides, beside their values, which settings the trials of a search over presets have."""
 GROUPS = {
     "training settings": "training",
     "decode settings": "decode",
@@ -57,7 +59,11 @@ def identity_of(config: RunConfig, objective: str, decode: DecodeConfig) -> dict
 
 def search_identity(space: SearchSpace, config: RunConfig) -> dict[str, str]:
     """Return what must not change besides between the sessions of a search."""
-    return {"search space": space.model_dump_json(), "search seed": str(config.search.seed)}
+    found = {"search space": space.model_dump_json(), "search seed": str(config.search.seed)}
+    if "preset" in space.parameters:
+        left = config.training.left_to_presets
+        found[LEFT_TO_PRESETS] = ", ".join(left) or "none"
+    return found
 
 
 def require_same(before: Mapping[str, str], now: Mapping[str, str], place: Path | str) -> None:
