@@ -108,6 +108,20 @@ def test_a_value_that_is_given_though_it_is_the_default_changes_no_search_withou
     assert tune.main([*NAMED, "--resume", "--set", "training.learning_rate=3e-4"]) == 0
 
 
+def test_the_runs_of_a_search_stay_in_one_experiment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(SEARCH_BOOK)
+    keep(SEARCH_BOOK, "done", finished=True)
+    monkeypatch.setattr(tune, "_tune", lambda *_, **__: 0)
+    for name in ("first", "done"):
+        other = [*NAMED, "--name", name, "--resume", "--experiment", "other"]
+        assert tune.main(other) == 2
+        assert f"t5ray_runs/{name}: a run must go on with what it began with" in (told := refusal(capsys))
+        assert "these differ: tracking.experiment: was t5ray, now other." in told
+        assert tune.main([*other, "--tracking-uri", "none"]) == 0, "nothing is sent"
+
+
 def test_what_a_search_writes_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     from t5ray.search.ledger import Ledger, TrialRecord
 
