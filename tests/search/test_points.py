@@ -1,6 +1,7 @@
 """What runs before the sampler proposes, and what of an earlier search counts."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -251,9 +252,9 @@ def test_nor_is_one_whose_trials_had_other_settings_beside_the_same_values(
     wanted = SearchSpace.model_validate({"parameters": parameters})
     there = prepared(tmp_path, "before")
     earlier.identity = {**identity_of(there), **search_identity(wanted, there.config)}
-    here = {"warm_start": "before", "storage": tmp_path, "name": "after"}
-    assert differences(earlier, prepared(**here), wanted) == []
-    assert differences(earlier, prepared(**here, **given), wanted) != []
+    here = partial(prepared, tmp_path, "after", warm_start="before")
+    assert differences(earlier, here(), wanted) == []
+    assert differences(earlier, here(**given), wanted) != []
 
 
 @pytest.mark.parametrize(
