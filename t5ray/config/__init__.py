@@ -27,7 +27,7 @@ from t5ray.config.load import (
     shipped_spaces,
 )
 from t5ray.config.ranges import Range
-from t5ray.config.run import ResourcesConfig, RunConfig, TrackingConfig
+from t5ray.config.run import CACHE, ResourcesConfig, RunConfig, TrackingConfig
 from t5ray.config.scoring import EvaluateConfig, PredictConfig
 from t5ray.config.search import SearchConfig
 from t5ray.config.space import SearchSpace
@@ -36,6 +36,7 @@ from t5ray.config.task import LANGUAGES, MetricName, TaskConfig, template_fields
 from t5ray.config.training import TrainingConfig
 
 __all__ = [
+    "CACHE",
     "LANGUAGES",
     "NEEDS",
     "AugmentationConfig",
