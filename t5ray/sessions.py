@@ -15,6 +15,7 @@ from t5ray.redaction import hide_secrets
 from t5ray.storage import is_uri, local_path
 from t5ray.text.objectives import choose_objective
 from t5ray.text.tasks import resolve_task
+from t5ray.tracking.uri import NO_TRACKING
 
 LOCAL_STORAGE = "t5ray_runs"
 """Where a command works when the storage is a URI."""
@@ -24,12 +25,17 @@ SAVED_LEDGER = "saved/ledger.json"
 """A search's book at a storage URI."""
 SEARCH_FILES, RUN_FILES = (SEARCH_BOOK, SAVED_LEDGER, "search.json"), (RUN_BOOK, "train.json")
 """What tells the folder of a search, and of a single run, whether it has ended or not."""
+LEFT_TO_PRESETS = "settings that were not given and are left to the preset"
+"""What decides, beside their values, which settings the trials of a search over presets have."""
 GROUPS = {
+    "model files": "commit of the model, or digest of its files",
+    "lengths": "data",
     "training settings": "training",
     "decode settings": "decode",
     "back translation": "back_translation",
     "search space": "search space",
     "search seed": "search.seed",
+    "experiment": "tracking.experiment",
 }
 """Part of an identity -> what its settings are called."""
 
@@ -57,7 +63,16 @@ def identity_of(config: RunConfig, objective: str, decode: DecodeConfig) -> dict
 
 def search_identity(space: SearchSpace, config: RunConfig) -> dict[str, str]:
     """Return what must not change besides between the sessions of a search."""
-    return {"search space": space.model_dump_json(), "search seed": str(config.search.seed)}
+    found = {"search space": space.model_dump_json(), "search seed": str(config.search.seed)}
+    if "preset" in space.parameters:
+        left = config.training.left_to_presets
+        found[LEFT_TO_PRESETS] = ", ".join(left) or "none"
+    return found | _experiment(config)
+
+
+def _experiment(config: RunConfig) -> dict[str, str]:
+    """Return the MLflow experiment that all runs of a search belong to, as its study's run does."""
+    return {} if config.tracking.uri == NO_TRACKING else {"experiment": config.tracking.experiment}
 
 
 def require_same(before: Mapping[str, str], now: Mapping[str, str], place: Path | str) -> None:
@@ -79,13 +94,19 @@ def require_same(before: Mapping[str, str], now: Mapping[str, str], place: Path 
 def require_same_settings(config: RunConfig, book: str, *, extends: bool = False) -> None:
     """Refuse, before data are read, to go on with other settings; what only the data tell is left to `require_same`.
 
+    What has ended trains no more: of its settings only the experiment counts, for what was not sent yet.
+
     Args:
         book: `SEARCH_BOOK` or `RUN_BOOK`.
         extends: a finished search is to go on as well.
     """
     saved = _read(folder_of(config.storage) / str(config.name) / book)
     before = saved.get("identity")
-    if not before or (saved.get("finished") and not extends):
+    if not before:
+        return
+    place = f"{config.storage.rstrip('/')}/{config.name}"
+    if saved.get("finished") and not extends:
+        require_same(before, _experiment(config), place)
         return
     task = resolve_task(
         str(config.task), source_language=config.source_language, target_language=config.target_language
@@ -94,7 +115,7 @@ def require_same_settings(config: RunConfig, book: str, *, extends: bool = False
     now = identity_of(config, objective, _with_cap(config.decode, before.get("decode settings", "{}")))
     if book == SEARCH_BOOK:
         now |= search_identity(load_space(config.search.space), config)
-    require_same(before, now, f"{config.storage.rstrip('/')}/{config.name}")
+    require_same(before, now, place)
 
 
 def require_demo(config: RunConfig, book: str, flag: str) -> None:

@@ -84,6 +84,44 @@ def test_another_space_or_search_seed_is_refused_with_both_values(capsys: pytest
     assert "search.seed: was 0, now 7" in message
 
 
+def test_settings_that_would_win_over_a_searched_preset_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("presets.yaml").write_text("parameters: {preset: {choice: [t5-adamw, t5-adafactor]}}\n")
+    over_presets = ["--search-space", "presets.yaml"]
+    identity = search_identity(load_space("presets.yaml"), BEGUN)
+    keep(SEARCH_BOOK)
+    book = Path("t5ray_runs/first", SEARCH_BOOK)
+    saved = json.loads(book.read_text())
+    book.write_text(json.dumps({"identity": saved["identity"] | identity}))
+    assert tune.main([*NAMED, "--resume", *over_presets, "--set", "training.learning_rate=3e-4"]) == 2
+    assert (
+        "these differ: settings that were not given and are left to the preset: was learning_rate, max_grad_norm, "
+        "optimizer, schedule, warmup_share, weight_decay, now max_grad_norm, optimizer, schedule, warmup_share, "
+        "weight_decay." in refusal(capsys)
+    )
+
+
+def test_a_value_that_is_given_though_it_is_the_default_changes_no_search_without_presets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep(SEARCH_BOOK)
+    monkeypatch.setattr(tune, "_tune", lambda *_, **__: 0)
+    assert tune.main([*NAMED, "--resume", "--set", "training.learning_rate=3e-4"]) == 0
+
+
+def test_the_runs_of_a_search_stay_in_one_experiment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(SEARCH_BOOK)
+    keep(SEARCH_BOOK, "done", finished=True)
+    monkeypatch.setattr(tune, "_tune", lambda *_, **__: 0)
+    for name in ("first", "done"):
+        other = [*NAMED, "--name", name, "--resume", "--experiment", "other"]
+        assert tune.main(other) == 2
+        assert f"t5ray_runs/{name}: a run must go on with what it began with" in (told := refusal(capsys))
+        assert "these differ: tracking.experiment: was t5ray, now other." in told
+        assert tune.main([*other, "--tracking-uri", "none"]) == 0, "nothing is sent"
+
+
 def test_what_a_search_writes_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     from t5ray.search.ledger import Ledger, TrialRecord
 

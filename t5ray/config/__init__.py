@@ -2,7 +2,7 @@
 
     run.py       what train and tune take        data.py, training.py, augmentation.py, decode.py, search.py  its groups
     scoring.py   what predict and evaluate take  task.py  what a task is
-    space.py, ranges.py, strategy.py, fit.py  search-space files
+    space.py, ranges.py, conditions.py, strategy.py, fit.py  search-space files
     effects.py             what a training setting needs to act
     base.py, fields.py     what all models share, kinds of values
     load.py                default < YAML < flag < --set
@@ -13,6 +13,7 @@ Comes in: YAML text, flags. Goes out: frozen pydantic models. Must not know torc
 
 from t5ray.config.augmentation import AugmentationConfig, BackTranslationConfig
 from t5ray.config.base import Settings
+from t5ray.config.conditions import awaited
 from t5ray.config.data import DataConfig
 from t5ray.config.decode import DecodeConfig
 from t5ray.config.effects import NEEDS
@@ -26,7 +27,7 @@ from t5ray.config.load import (
     shipped_spaces,
 )
 from t5ray.config.ranges import Range
-from t5ray.config.run import ResourcesConfig, RunConfig, TrackingConfig
+from t5ray.config.run import CACHE, ResourcesConfig, RunConfig, TrackingConfig
 from t5ray.config.scoring import EvaluateConfig, PredictConfig
 from t5ray.config.search import SearchConfig
 from t5ray.config.space import SearchSpace
@@ -35,6 +36,7 @@ from t5ray.config.task import LANGUAGES, MetricName, TaskConfig, template_fields
 from t5ray.config.training import TrainingConfig
 
 __all__ = [
+    "CACHE",
     "LANGUAGES",
     "NEEDS",
     "AugmentationConfig",
@@ -55,6 +57,7 @@ __all__ = [
     "TaskConfig",
     "TrackingConfig",
     "TrainingConfig",
+    "awaited",
     "dump_yaml",
     "load_settings",
     "load_space",

@@ -15,8 +15,12 @@ class Settings(BaseModel):
     )
 
     def public(self) -> Self:
-        """Return the settings as they may be written down: no address in them holds a password or token."""
-        return self.model_copy(update={name: _public(getattr(self, name)) for name in type(self).model_fields})
+        """Return the settings as they may be written down: no address in them holds a password or token.
+
+        What was not given does not count as given in the copy either.
+        """
+        shown = {name: (value, _public(value)) for name, value in self}
+        return self.model_copy(update={name: public for name, (value, public) in shown.items() if public != value})
 
 
 def _public(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from t5ray.config.conditions import reach_problems, value_problems
 from t5ray.config.ranges import Range, Scalar
 from t5ray.config.training import TrainingConfig
 from t5ray.errors import did_you_mean
@@ -59,7 +60,7 @@ def fit_problems(parameters: Parameters, starts: Points) -> list[str]:
 
 
 def _name_problems(parameters: Parameters) -> list[str]:
-    """Say which parameters, and which conditions, name something that is not there."""
+    """Say which parameters, and which conditions, name something that is not there, or wait for it in vain."""
     known, seen, problems = TrainingConfig.searchable(), set[str](), []
     for name, ranges in parameters.items():
         if name not in known:
@@ -76,9 +77,11 @@ def _name_problems(parameters: Parameters) -> list[str]:
                     hint = did_you_mean(other, seen)
                     problems.append(f"{name}: `when` must name a parameter that stands above it, got {other}. {hint}")
                 else:
-                    values = wanted if isinstance(wanted, tuple) else (wanted,)
-                    problems += _when_problems(name, other, values, parameters[other])
+                    problems += value_problems(name, other, wanted, parameters[other])
         seen.add(name)
+    read = {name: [r for r in ranges if r is not None] for name, ranges in parameters.items()}
+    if not problems and all(len(read[name]) == len(ranges) for name, ranges in parameters.items()):
+        problems = reach_problems(read)
     return [problem.rstrip() for problem in problems]
 
 
@@ -89,20 +92,6 @@ def _repeated(values: Range) -> list[str]:
         f"`choice` must name each value once, but names {_written(value)} {count} times"
         for value, count in counts.items()
         if count > 1
-    ]
-
-
-def _when_problems(name: str, other: str, wanted: tuple[Scalar, ...], ranges: Sequence[Range | None]) -> list[str]:
-    """Say which values that a condition waits for its parameter never takes."""
-    possible: list[Scalar] = []
-    for r in ranges:
-        if r is None or r.kind not in ("choice", "fixed"):
-            return []
-        possible += r.bounds
-    strange = [value for value in wanted if value not in possible]
-    return [
-        f"{name}: `when` must name a value of {other}, got {value!r}. {did_you_mean(str(value), map(str, possible))}"
-        for value in strange
     ]
 
 

@@ -19,6 +19,7 @@ from t5ray.config.explain import explain, in_file
 from t5ray.config.origins import Origins
 from t5ray.config.space import SearchSpace
 from t5ray.config.task import TaskConfig
+from t5ray.config.training import TrainingConfig
 from t5ray.errors import ConfigError, did_you_mean, nearest, one_line
 
 MAX_YAML_BYTES = 1_000_000
@@ -94,9 +95,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def dump_yaml(settings: Settings) -> str:
-    """Return settings as YAML that `--config` reads back."""
+    """Return settings as YAML that `--config` reads back.
+
+    What was left to presets is shown in comments: read back as given, it would win over the preset of a trial.
+    """
     values = settings.model_dump(mode="json", by_alias=True)
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    texts = {name: _dump({name: value}) for name, value in values.items()}
+    if isinstance(training := getattr(settings, "training", None), TrainingConfig):
+        names = "|".join(training.left_to_presets)
+        texts["training"] = re.sub(rf"(?m)^  ({names}):", r"  # \1:", texts["training"])
+    return "".join(texts.values())
+
+
+def _dump(value: Mapping[str, Any]) -> str:
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_settings(

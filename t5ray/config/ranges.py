@@ -1,6 +1,7 @@
 """One range of a search-space file: the values that one parameter may take, under one condition."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -67,9 +68,29 @@ class Range(Settings):
         return value if isinstance(value, tuple) else (value,)
 
     @property
+    def is_listed(self) -> bool:
+        """Whether `bounds` are all its values."""
+        return self.kind in ("choice", "fixed")
+
+    def contains(self, value: object) -> bool:
+        """Say whether it has a value: a range of whole numbers has no others, though a setting may be a fraction."""
+        if self.is_listed:
+            return value in self.bounds
+        low, high = self.bounds
+        is_within = isinstance(value, int | float) and low <= value <= high
+        return is_within and (self.kind in ("uniform", "loguniform") or float(value).is_integer())  # type: ignore[arg-type]
+
+    def holds(self, params: Mapping[str, Any]) -> bool:
+        """Say whether every parameter that `when` names has the value, or one of the values, that it asks for."""
+        return all(
+            name in params and params[name] in (wanted if isinstance(wanted, tuple) else (wanted,))
+            for name, wanted in self.when.items()
+        )
+
+    @property
     def grid_size(self) -> int | None:
         """How many values a grid tries; None for a range that is continuous."""
-        if self.kind in ("choice", "fixed"):
+        if self.is_listed:
             return len(self.bounds)
         if self.points is None and self.int_ is not None:
             return self.int_[1] - self.int_[0] + 1

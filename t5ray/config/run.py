@@ -11,6 +11,9 @@ from t5ray.config.decode import DecodeConfig
 from t5ray.config.search import SearchConfig
 from t5ray.config.training import TrainingConfig
 
+CACHE = "cache"
+"""Folder of a storage that holds tokenised data, beside one folder per run."""
+
 
 class ResourcesConfig(Settings):
     """What one trial holds."""
@@ -64,6 +67,8 @@ class RunConfig(Settings):
     def _is_one_folder(cls, value: str | None) -> str | None:
         if value is not None and (not value or "/" in value or value in (".", "..")):
             raise ValueError(f"must be a plain folder name without `/`, but got {value!r}")
+        if value == CACHE:
+            raise ValueError(f"must not be {CACHE!r}, the folder of the storage that holds the tokens of all runs")
         return value
 
     @field_validator("register_as")

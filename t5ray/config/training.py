@@ -141,6 +141,12 @@ class TrainingConfig(AugmentationConfig):
         """
         return type(self).model_validate({**self.model_dump(exclude_unset=True), **params})
 
+    @property
+    def left_to_presets(self) -> list[str]:
+        """Settings that were not given, so that a preset may fill them: see `with_params`."""
+        fillable = {name for values in PRESETS.values() for name in values}
+        return sorted(fillable - self.model_fields_set)
+
     @classmethod
     def searchable(cls) -> set[str]:
         """Return the names that a search space may use."""

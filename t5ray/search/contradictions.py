@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from t5ray.config import NEEDS, Range, SearchSpace, TrainingConfig
+from t5ray.config import NEEDS, Range, SearchSpace, TrainingConfig, awaited
 from t5ray.errors import ConfigError
 from t5ray.model.loading import load_config
-from t5ray.search.space import Params, default_settings, holds, outside
+from t5ray.search.space import Params, default_settings, outside
 from t5ray.text.objectives import check_stopping
 from t5ray.training.prepare import Prepared
 
@@ -124,15 +124,22 @@ def outside_points(space: SearchSpace, training: TrainingConfig) -> list[str]:
 def _points(
     space: SearchSpace, training: TrainingConfig, tried: Callable[[Range], tuple[Any, ...]]
 ) -> Iterator[Params]:
-    """Yield the points of the file, then combinations of the values tried of each range, under their conditions."""
+    """Yield the points of the file, then combinations of the values tried of each range, under their conditions.
+
+    Of a range, the values that conditions wait for are tried besides.
+    """
     defaults = default_settings(space, training)
     yield from ({**defaults, **given} for given in space.start_from)
-    points: list[Params] = [{}]
+    points, waited = list[Params]([{}]), awaited(space.parameters)
     for name, ranges in space.parameters.items():
         grown: list[Params] = []
         for params in points:
-            fitting = next((values for values in ranges if holds(values.when, params)), None)
-            grown += [params] if fitting is None else [{**params, name: value} for value in tried(fitting)]
+            fitting = next((values for values in ranges if values.holds(params)), None)
+            if fitting is None:
+                grown.append(params)
+                continue
+            met = [value for value in waited.get(name, ()) if fitting.contains(value)]
+            grown += [{**params, name: value} for value in dict.fromkeys([*tried(fitting), *met])]
         points = grown if len(grown) <= MAX_CHECKED else random.Random(0).sample(grown, MAX_CHECKED)
     yield from points
 
@@ -144,7 +151,7 @@ def _ends(values: Range) -> tuple[Any, ...]:
 
 def _middle(values: Range) -> tuple[Any, ...]:
     """Return every value of a choice, and a number inside any other range."""
-    if values.kind in ("choice", "fixed"):
+    if values.is_listed:
         return values.bounds
     low, high = (float(bound) for bound in values.bounds)
     inside = (low + high) / 2

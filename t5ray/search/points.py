@@ -20,13 +20,14 @@ from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger
 from t5ray.search.space import Params, default_settings, grid, point
 from t5ray.search.workspace import Workspace
+from t5ray.sessions import search_identity
 from t5ray.training.outcome import identity_of
 from t5ray.training.prepare import Prepared
 
 WARM_POINTS = 3
 """Trials of an earlier search that are run again first, at most."""
-SAME = ("objective", "data", "model")
-"""What must agree, besides the space, for an earlier search's values to mean the same."""
+UNLIKE = ("training settings", "search space", "search seed", "experiment")
+"""Parts of an identity that need not agree whole for an earlier search's values to mean the same."""
 ALIKE = ("seed", "micro_batch_size", "micro_batch_tokens", "checkpoint_every_s", "log_every_steps", "parallel")
 """Training settings that need not: values do not depend on them, but for chance."""
 
@@ -84,8 +85,8 @@ def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -
 
 def differences(earlier: Ledger, prepared: Prepared, space: SearchSpace) -> list[str]:
     """Return why an earlier search's values cannot be learned from; empty where they can."""
-    now, before = identity_of(prepared), earlier.identity
-    differ = [name for name in SAME if before.get(name) != now[name]]
+    now, before = {**identity_of(prepared), **search_identity(space, prepared.config)}, earlier.identity
+    differ = [name for name in now if name not in UNLIKE and before.get(name) != now[name]]
     if _effective(before, space) != _effective(now, space):
         differ.append("training settings")
     parameters = json.loads(before.get("search space", "{}")).get("parameters")
@@ -93,9 +94,10 @@ def differences(earlier: Ledger, prepared: Prepared, space: SearchSpace) -> list
 
 
 def _effective(identity: Mapping[str, str], space: SearchSpace) -> dict[str, Any]:
-    """Return the training settings that values depend on besides those that are searched."""
+    """Return the training settings that values depend on besides those that every trial draws."""
     settings = json.loads(identity.get("training settings", "{}"))
-    return {name: value for name, value in settings.items() if name not in {*space.parameters, *ALIKE}}
+    drawn = {name for name, ranges in space.parameters.items() if not any(values.when for values in ranges)}
+    return {name: value for name, value in settings.items() if name not in {*drawn, *ALIKE}}
 
 
 def earlier_trials(ledger: Ledger, prepared: Prepared, space: SearchSpace) -> Sequence[optuna.trial.FrozenTrial]:

@@ -20,18 +20,10 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> Params:
     params: Params = {}
     for name, ranges in space.parameters.items():
         for index, values in enumerate(ranges):
-            if holds(values.when, params):
+            if values.holds(params):
                 params[name] = _draw(trial, name if len(ranges) == 1 else f"{name}:{index}", values)
                 break
     return params
-
-
-def holds(when: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    """Say whether every named parameter has the value, or one of the values, that `when` asks for."""
-    return all(
-        name in params and params[name] in (wanted if isinstance(wanted, tuple) else (wanted,))
-        for name, wanted in when.items()
-    )
 
 
 def _draw(trial: optuna.Trial, name: str, values: Range) -> Any:
@@ -60,7 +52,7 @@ def point(space: SearchSpace, settings: Mapping[str, Any]) -> tuple[Params, Para
     drawn: Params = {}
     for name, ranges in space.parameters.items():
         for index, values in enumerate(ranges):
-            if holds(values.when, params):
+            if values.holds(params):
                 params[name] = settings[name]
                 if values.kind != "fixed":
                     drawn[name if len(ranges) == 1 else f"{name}:{index}"] = settings[name]
@@ -73,24 +65,12 @@ def outside(space: SearchSpace, settings: Mapping[str, Any]) -> Params:
     params: Params = {}
     found: Params = {}
     for name, ranges in space.parameters.items():
-        fitting = next((values for values in ranges if holds(values.when, params)), None)
+        fitting = next((values for values in ranges if values.holds(params)), None)
         if fitting is not None:
             params[name] = settings[name]
-            if not _contains(fitting, settings[name]):
+            if not fitting.contains(settings[name]):
                 found[name] = settings[name]
     return found
-
-
-def _contains(values: Range, value: Any) -> bool:
-    if values.kind in ("choice", "fixed"):
-        return value in values.bounds
-    low, high = values.bounds
-    return (
-        isinstance(value, int | float)
-        and isinstance(low, int | float)
-        and isinstance(high, int | float)
-        and (low <= value <= high)
-    )
 
 
 def default_settings(space: SearchSpace, training: TrainingConfig) -> Params:
@@ -109,7 +89,7 @@ def grid(space: SearchSpace, seed: int) -> list[Params]:
     for name, ranges in space.parameters.items():
         grown: list[Params] = []
         for params in points:
-            fitting = next((values for values in ranges if holds(values.when, params)), None)
+            fitting = next((values for values in ranges if values.holds(params)), None)
             grown += [params] if fitting is None else [{**params, name: value} for value in _grid_values(fitting)]
         points = grown
     order = np.random.default_rng(seed).permutation(len(points))
@@ -118,7 +98,7 @@ def grid(space: SearchSpace, seed: int) -> list[Params]:
 
 def _grid_values(values: Range) -> list[Any]:
     """Return the values that a grid tries of one range, ascending."""
-    if values.kind in ("choice", "fixed"):
+    if values.is_listed:
         return list(values.bounds)
     low, high = (float(bound) for bound in values.bounds)
     spaced = np.geomspace if values.kind.startswith("log") else np.linspace

@@ -20,9 +20,11 @@ def check_uri(uri: str) -> None:
     """Refuse URIs that MLflow 3 cannot write to, before mlflow is imported.
 
     Raises:
-        TrackingError: a folder (MLflow's old file store), or a scheme that MLflow does not know.
+        TrackingError: a folder (MLflow's old file store), SQLite without a file, or a scheme that MLflow does not know.
     """
     scheme = scheme_of(uri)
+    if scheme == "sqlite":
+        _require_file(uri)
     if scheme in SCHEMES:
         return
     if scheme in ("", "file"):
@@ -34,6 +36,26 @@ def check_uri(uri: str) -> None:
     raise TrackingError(
         f"tracking.uri: must begin with one of {', '.join(SCHEMES)}, or be `{NO_TRACKING}`, "
         f"but got {shown(uri)!r}. {did_you_mean(scheme, SCHEMES)}"
+    )
+
+
+def _require_file(uri: str) -> None:
+    """Refuse SQLite that is not in a file: MLflow would try for minutes, and each process would have its own memory."""
+    scheme, _, rest = uri.partition("://")
+    path, _, query = rest.partition("?")
+    if scheme.lower() not in ("sqlite", "sqlite+pysqlite"):
+        found = "which has another driver than SQLite's own"
+    elif ":memory:" in path or "mode=memory" in query or path == "":
+        found = "which each process would have in a memory of its own"
+    elif path == "/" or sqlite_path(uri).is_dir():
+        found = "which is a folder"
+    elif not path.startswith("/"):
+        found = f"which has a host, {path.partition('/')[0]}"
+    else:
+        return
+    raise TrackingError(
+        f"tracking.uri: must be a file, such as {SQLITE}mlflow.db, but got {shown(uri)!r}, {found}. Name a file, or "
+        f"use `{NO_TRACKING}`."
     )
 
 
@@ -58,7 +80,7 @@ def is_loopback(uri: str) -> bool:
 
 def sqlite_path(uri: str) -> Path:
     """Return the absolute path of a SQLite URI's file; three slashes are relative, four are absolute."""
-    return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
+    return Path(uri.partition("://")[2].removeprefix("/").partition("?")[0]).absolute()
 
 
 def shown(uri: str) -> str:

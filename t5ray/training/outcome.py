@@ -1,6 +1,7 @@
 """What a run leaves behind: the bundle of its best epoch, and one look at the test split."""
 
 import importlib.metadata
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,12 @@ def identity_of(prepared: Prepared) -> dict[str, str]:
     objective = f"{prepared.objective} ({prepared.mode})"
     return {
         **sessions.identity_of(prepared.config, objective, prepared.decode),
+        "model files": prepared.model_files,
         "data": prepared.splits.fingerprint,
+        "task": prepared.task.model_dump_json(),
+        "lengths": json.dumps(
+            {name: getattr(prepared.data, name) for name in ("max_input_tokens", "max_target_tokens")}
+        ),
     }
 
 

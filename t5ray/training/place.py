@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from t5ray.config import RunConfig
+from t5ray.config import CACHE, RunConfig
 from t5ray.errors import ClusterError
 from t5ray.locking import lock
 from t5ray.sessions import folder_of
@@ -36,7 +36,7 @@ class Place:
         """Return the place of a named run."""
         remote = f"{config.storage.rstrip('/')}/{config.name}" if is_uri(config.storage) else None
         storage = folder_of(config.storage)
-        return cls(storage / str(config.name), storage / "cache", remote)
+        return cls(storage / str(config.name), storage / CACHE, remote)
 
     @property
     def shown(self) -> str:

@@ -14,7 +14,9 @@ from t5ray.data.augmented import TrainingTexts
 from t5ray.data.splits import Splits, read_splits
 from t5ray.data.tokens import TokenisedData, tokenise
 from t5ray.errors import ConfigError, DataError
+from t5ray.model.card import fingerprint
 from t5ray.model.loading import (
+    commit_of,
     initialise,
     is_bare,
     load_config,
@@ -40,6 +42,8 @@ class Prepared:
     task: TaskConfig
     model: str
     """Directory or hub id that loads."""
+    model_files: str
+    """Commit of a hub id, else digest of the files that were named: what may lie there later is another model."""
     splits: Splits
     data: TokenisedData
     decode: DecodeConfig
@@ -75,6 +79,7 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
     objective, mode = choose_objective(config.search.metric, task)
     check_stopping(config.training.early_stopping_metric, task)
     splits = read_splits(config.data.model_copy(update={"path": path}), task)
+    named = model
     if is_bare(model):
         model = str(initialise(model, cache, seed=config.training.seed))
     if Path(model).exists():  # workers may run in another directory
@@ -94,6 +99,7 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
         config=config,
         task=splits.task,
         model=model,
+        model_files=(commit_of(named) or fingerprint(named))[:12],
         splits=splits,
         data=data,
         decode=_decode(config.decode, data),

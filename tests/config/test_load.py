@@ -232,6 +232,40 @@ def test_resolved_settings_are_read_back_whatever_a_text_looks_like(file: Path, 
     assert load(file) == config
 
 
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ([], ("adafactor", 1e-3, "constant", 0.0, 0.0, None)),
+        (["training.learning_rate=3e-4", "training.max_grad_norm=1"], ("adafactor", 3e-4, "constant", 0.0, 0.0, 1.0)),
+        (["training.preset=t5-adamw"], ("adafactor", 1e-3, "constant", 0.0, 0.0, None)),
+        (["training.optimizer=sgd"], ("sgd", 1e-3, "constant", 0.0, 0.0, None)),
+    ],
+)
+def test_written_settings_leave_to_a_searched_preset_what_the_given_ones_left(
+    file: Path, sets: list[str], expected: tuple[object, ...]
+) -> None:
+    """Expected are the values of t5-adafactor, of docs/settings.md, but for those that were given."""
+    for text in (dump_yaml(load(sets=sets)), dump_yaml(load(sets=sets).public())):
+        file.write_text(text)
+        found = load(file).training.with_params({"preset": "t5-adafactor"})
+        assert (
+            found.optimizer,
+            found.learning_rate,
+            found.schedule,
+            found.warmup_share,
+            found.weight_decay,
+            found.max_grad_norm,
+        ) == expected
+
+
+def test_written_settings_show_what_was_left_to_presets() -> None:
+    text = dump_yaml(load(sets=["training.preset=t5-adafactor", "training.optimizer=adafactor"]))
+    assert "\n  # learning_rate: 0.001\n" in text
+    assert "\n  # max_grad_norm: null\n" in text
+    assert "\n  optimizer: adafactor\n" in text
+    assert "\n  batch_size: 32\n" in text
+
+
 @given(
     st.floats(1e-12, 1, allow_nan=False),
     st.text(min_size=1).filter(lambda t: all(ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0 for c in t)),

@@ -17,6 +17,7 @@ from t5ray.config import (
     Settings,
     TrainingConfig,
 )
+from t5ray.training.place import Place
 
 MODELS = [
     m for _, m in inspect.getmembers(t5ray.config, inspect.isclass) if issubclass(m, Settings) and m is not Settings
@@ -113,6 +114,12 @@ def test_searchable_settings_leave_out_what_a_trial_must_not_change() -> None:
     names = TrainingConfig.searchable()
     assert {"learning_rate", "batch_size", "dropout", "weight_decay", "optimizer"} <= names
     assert not {"max_epochs", "validation_rows", "seed"} & names
+
+
+def test_a_run_does_not_share_the_folder_of_the_token_cache() -> None:
+    cache = Place.of(RunConfig(name="first", storage="runs")).cache
+    with pytest.raises(ValidationError, match="must not be 'cache', the folder of the storage that holds the tokens"):
+        RunConfig(name=cache.name)
 
 
 @pytest.mark.parametrize("name", ["a/b", "", ".", ".."])

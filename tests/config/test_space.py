@@ -70,12 +70,49 @@ def test_documented_space_is_read() -> None:
         ),
         ({"batch_size": {"choice": [16, "16", 16.0]}}, "each value once, but names 16 3 times"),
         ({"max_grad_norm": {"choice": [None, 1.0, None]}}, "each value once, but names null 2 times"),
+        (
+            {"lora_rank": {"int": [4, 16]}, "dropout": {"uniform": [0, 0.3], "when": {"lora_rank": 0}}},
+            "dropout: `when` must name a value of lora_rank, got 0. It takes 4 to 16.",
+        ),
+        (
+            {
+                "optimizer": {"choice": ["adamw", "sgd"]},
+                "schedule": {"choice": ["linear", "constant"], "when": {"optimizer": "adamw"}},
+                "final_rate_share": {"uniform": [0, 0.5], "when": {"optimizer": "sgd", "schedule": "linear"}},
+            },
+            "final_rate_share: `when` must hold in some trial, but none has optimizer=sgd and schedule=linear. Correct",
+        ),
+        (
+            {
+                "optimizer": {"choice": ["adamw", "sgd", "adam"]},
+                "dropout": [
+                    {"uniform": [0, 0.1], "when": {"optimizer": ["adamw", "sgd"]}},
+                    {"uniform": [0.1, 0.2], "when": {"optimizer": "adamw"}},
+                ],
+            },
+            "dropout: each range must have trials of its own, but where optimizer=adamw, a range above it is taken",
+        ),
         ({"dropout": []}, "dropout: a parameter must have a range, but has none. Add one, or leave dropout out"),
     ],
 )
 def test_wrong_space_is_refused_before_anything_runs(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         space(parameters)
+
+
+def test_conditions_that_can_hold_are_taken() -> None:
+    found = space(
+        {
+            "lora_rank": {"int": [0, 16]},
+            "lora_alpha": [
+                {"fixed": 8.0, "when": {"lora_rank": [0, 4]}},
+                {"uniform": [8, 32], "when": {"lora_rank": [4, 8]}},
+            ],
+            "warmup_steps": {"choice": [None, 10], "when": {"lora_rank": 8}},
+            "warmup_share": {"uniform": [0, 0.2], "when": {"warmup_steps": None, "lora_alpha": [8.0, 16.0]}},
+        }
+    )
+    assert len(found.parameters) == 4
 
 
 @pytest.mark.parametrize(

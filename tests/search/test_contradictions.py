@@ -133,6 +133,8 @@ def test_a_parameter_that_acts_in_some_trials_is_not_told() -> None:
     assert idle({"warmup_share": {"uniform": [0.0, 0.1]}}, warmup_steps=5) != []
     assert idle({"preset": {"choice": ["t5-adafactor"]}, "adafactor_scale_parameter": {"choice": [True, False]}}) == []
     assert idle({"lora_rank": {"int": [0, 8]}, "lora_alpha": {"choice": [8.0, 16.0]}}) == []
+    alpha = {"uniform": [8.0, 16.0], "when": {"lora_rank": [7, 15]}}  # neither is in the middle
+    assert idle({"lora_rank": {"int": [4, 16]}, "lora_alpha": alpha}) == []
 
 
 @pytest.mark.parametrize("technique", ["synonym", "insertion", "deletion", "swap"])

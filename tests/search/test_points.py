@@ -1,5 +1,7 @@
 """What runs before the sampler proposes, and what of an earlier search counts."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,8 +13,10 @@ from t5ray.config import RunConfig, SearchSpace
 from t5ray.errors import ConfigError
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
-from t5ray.search.points import earlier_trials, first_points, look_up_warm_start, most_trials
+from t5ray.search.points import differences, earlier_trials, first_points, look_up_warm_start, most_trials
 from t5ray.search.searcher import StudySearch
+from t5ray.sessions import search_identity
+from t5ray.text.tasks import resolve_task
 from t5ray.training.outcome import identity_of
 from t5ray.training.prepare import Prepared
 
@@ -25,13 +29,32 @@ def space(high: float = 1e-2, **more: Any) -> SearchSpace:
 
 
 def prepared(
-    storage: Path, name: str, *, warm_start: str | None = None, data: str = "words", **training: Any
+    storage: Path,
+    name: str,
+    *,
+    warm_start: str | None = None,
+    data: str = "words",
+    files: str = "5f2a",
+    longest: int = 16,
+    task: str = "answer",
+    decode: Mapping[str, Any] | None = None,
+    back_translation: Mapping[str, Any] | None = None,
+    **training: Any,
 ) -> Prepared:
     """What these functions look at."""
     given = {"storage": str(storage), "name": name, "model": "tiny", "search": {"warm_start": warm_start}}
-    config = RunConfig.model_validate({**given, "training": training})
-    splits = SimpleNamespace(fingerprint=data)
-    found = SimpleNamespace(config=config, objective="exact_match", mode="max", splits=splits, decode=config.decode)
+    groups = {"training": training, "decode": decode or {}, "back_translation": back_translation or {}}
+    config = RunConfig.model_validate({**given, **groups})
+    found = SimpleNamespace(
+        config=config,
+        objective="exact_match",
+        mode="max",
+        model_files=files,
+        task=resolve_task(task),
+        splits=SimpleNamespace(fingerprint=data),
+        data=SimpleNamespace(max_input_tokens=longest, max_target_tokens=8),
+        decode=config.decode,
+    )
     return cast(Prepared, found)
 
 
@@ -191,6 +214,47 @@ def test_the_history_of_another_problem_is_not_learned_from(tmp_path: Path, earl
     assert earlier_trials(Ledger(tmp_path / "x.json"), here, wanted) == ()
     (said,) = look_up_warm_start(Ledger(tmp_path / "x.json"), here, wanted)
     assert f"not its history: {what} differ" in said
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"decode": {"answers": ["yes", "no"]}}, "decode settings"),
+        ({"decode": {"num_beams": 4}}, "decode settings"),
+        ({"back_translation": {"forward": "google/flan-t5-small"}}, "back translation"),
+        ({"files": "77c0"}, "model files"),
+        ({"longest": 8}, "lengths"),
+        ({"task": "summarize"}, "task"),
+    ],
+)
+def test_the_history_of_a_search_that_is_not_comparable_is_not_learned_from(
+    tmp_path: Path, earlier: Ledger, other: dict[str, Any], what: str
+) -> None:
+    here = prepared(tmp_path, "after", warm_start="before", **other)
+    assert earlier_trials(Ledger(tmp_path / "x.json"), here, space()) == ()
+    (said,) = look_up_warm_start(Ledger(tmp_path / "x.json"), here, space())
+    assert said.endswith(f"not its history: {what} differ")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given"),
+    [
+        ({"preset": {"choice": ["t5-adamw", "t5-adafactor"]}}, {"learning_rate": 3e-4}),  # which is the default
+        (
+            {"lora_rank": {"choice": [0, 8]}, "dropout": {"uniform": [0, 0.3], "when": {"lora_rank": 8}}},
+            {"dropout": 0.2},
+        ),
+    ],
+)
+def test_nor_is_one_whose_trials_had_other_settings_beside_the_same_values(
+    tmp_path: Path, earlier: Ledger, parameters: dict[str, Any], given: dict[str, Any]
+) -> None:
+    wanted = SearchSpace.model_validate({"parameters": parameters})
+    there = prepared(tmp_path, "before")
+    earlier.identity = {**identity_of(there), **search_identity(wanted, there.config)}
+    here = partial(prepared, tmp_path, "after", warm_start="before")
+    assert differences(earlier, here(), wanted) == []
+    assert differences(earlier, here(**given), wanted) != []
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import optuna
 import pytest
 
-from t5ray.config import SearchSpace, TrainingConfig
-from t5ray.search.space import default_settings, grid, holds, point, suggest
+from t5ray.config import Range, SearchSpace, TrainingConfig
+from t5ray.search.space import default_settings, grid, point, suggest
 
 CONDITIONAL = SearchSpace.model_validate(
     {
@@ -55,6 +55,14 @@ def test_a_point_outside_the_space_is_told_apart() -> None:
     assert point(space, {"batch_size": 32}) is None
 
 
+@pytest.mark.parametrize("kind", ["int", "logint"])
+def test_a_fraction_lies_outside_a_range_of_whole_numbers(kind: str) -> None:
+    """Optuna would cut it off, and trial 0 would not run the default settings."""
+    space = SearchSpace.model_validate({"parameters": {"lora_alpha": {kind: [8, 32]}}})
+    assert point(space, {"lora_alpha": 12.5}) is None
+    assert point(space, {"lora_alpha": 12.0}) == ({"lora_alpha": 12.0}, {"lora_alpha": 12.0})
+
+
 @pytest.mark.parametrize(
     ("when", "params", "expected"),
     [
@@ -66,7 +74,7 @@ def test_a_point_outside_the_space_is_told_apart() -> None:
     ],
 )
 def test_holds(when: dict[str, object], params: dict[str, object], expected: bool) -> None:
-    assert holds(when, params) == expected
+    assert Range.model_validate({"fixed": 1, "when": when}).holds(params) == expected
 
 
 def test_null_is_drawn_placed_and_listed_like_any_value() -> None:

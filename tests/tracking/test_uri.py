@@ -12,6 +12,7 @@ from t5ray.tracking.uri import check_uri, redact, runs_url, shown, sqlite_path, 
     "uri",
     [
         "sqlite:///mlflow.db",
+        "sqlite+pysqlite:///mlflow.db",
         "postgresql+psycopg2://me:secret@db/mlflow",
         "mysql://db/x",
         "http://127.0.0.1:5000",
@@ -38,6 +39,28 @@ def test_a_folder_is_refused_with_the_command_that_moves_it(uri: str, source: st
         check_uri(uri)
     assert f"must be a database or a server, but got {uri!r}" in str(caught.value)
     assert f"`mlflow migrate-filestore --source {source} --target sqlite:///mlflow.db`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        ("sqlite:///:memory:", "each process would have in a memory of its own"),
+        ("sqlite:///file::memory:?cache=shared&uri=true", "each process would have in a memory of its own"),
+        ("sqlite:///file:x?mode=memory&uri=true", "each process would have in a memory of its own"),
+        ("sqlite://", "each process would have in a memory of its own"),
+        ("sqlite+pysqlite:///:memory:", "each process would have in a memory of its own"),
+        ("sqlite:///", "is a folder"),
+        ("sqlite:////tmp", "is a folder"),
+        ("sqlite://mlflow.db", "has a host, mlflow.db"),
+        ("sqlite+pysqlcipher:///x.db", "has another driver than SQLite's own"),
+    ],
+)
+def test_sqlite_without_a_file_is_refused(uri: str, found: str) -> None:
+    with pytest.raises(
+        TrackingError, match=r"tracking.uri: must be a file, such as sqlite:///mlflow.db, but got "
+    ) as caught:
+        check_uri(uri)
+    assert f"which {found}. Name a file, or use `none`." in str(caught.value)
 
 
 def test_an_unknown_scheme_is_refused_with_the_nearest() -> None:
@@ -101,6 +124,8 @@ def test_sqlite_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert sqlite_path("sqlite:///mlflow.db") == tmp_path / "mlflow.db"
     assert sqlite_path("sqlite:////data/x.db?timeout=3") == Path("/data/x.db")
+    assert sqlite_path("sqlite+pysqlite:///mlflow.db") == tmp_path / "mlflow.db"
+    assert sqlite_path("sqlite+pysqlite:////data/x.db") == Path("/data/x.db")
 
 
 def test_importing_tracking_imports_no_mlflow() -> None:

@@ -8,11 +8,14 @@ import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import ResourcesConfig, RunConfig
+from t5ray.errors import ConfigError
 from t5ray.model.loading import load_model
+from t5ray.sessions import require_same
 from t5ray.text.calibration import fit_temperature
 from t5ray.training.best import best_name
-from t5ray.training.outcome import _device, judge_on_test, publish_best
+from t5ray.training.outcome import _device, identity_of, judge_on_test, publish_best
 from t5ray.training.prepare import prepare
+from tests.tiny import make_tiny_t5
 
 
 def test_the_bundle_of_a_classifier_carries_the_temperature_of_its_labels(tmp_path: Path, tiny_t5: Path) -> None:
@@ -40,6 +43,28 @@ def test_the_bundle_of_a_classifier_carries_the_temperature_of_its_labels(tmp_pa
     truths = np.array([("no", "yes").index(label) for _, label in validation])
     assert card["temperature"] == pytest.approx(fit_temperature(scores, truths), rel=1e-3)
     assert card["temperature"] != 1.0
+
+
+def test_a_run_is_told_from_one_whose_model_task_or_lengths_became_others(words: Path, tmp_path: Path) -> None:
+    make_tiny_t5(tmp_path / "t5", seed=0)
+    given = {"data": {"path": str(words)}, "task": "classify", "model": str(tmp_path / "t5")}
+
+    def identity(**data: int) -> dict[str, str]:
+        config = RunConfig.model_validate({**given, "data": {**given["data"], **data}})  # type: ignore[dict-item]
+        return identity_of(prepare(config, tmp_path / "cache"))
+
+    before = identity()
+    assert identity() == before
+    with pytest.raises(ConfigError, match=r"these differ: data\.max_input_tokens: was \d+, now 5\."):
+        require_same(before, identity(max_input_tokens=5), "runs/x")
+    other_task = {**before, "task": before["task"].replace('"accuracy"', '"macro_f1"', 1)}
+    with pytest.raises(ConfigError, match=r"these differ: task\.metrics: was "):
+        require_same(before, other_task, "runs/x")
+    make_tiny_t5(tmp_path / "t5", seed=1)
+    with pytest.raises(
+        ConfigError, match=r"these differ: commit of the model, or digest of its files: was \w{12}, now \w{12}\."
+    ):
+        require_same(before, identity(), "runs/x")
 
 
 def test_a_model_is_judged_on_a_gpu_only_where_it_was_trained_on_one(
