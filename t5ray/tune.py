@@ -178,7 +178,7 @@ def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracke
     from t5ray.search.conclude import interrupt
 
     try:
-        interrupt(prepared, ledger, workspace, tracker)
+        terminal.tell(interrupt(prepared, ledger, workspace, tracker))
     except (ClusterError, OSError) as exc:
         terminal.say(f"\nNot all of it could be kept: {exc}")
 

@@ -37,6 +37,10 @@ def render_search(search: Mapping[str, Any]) -> str:
         search=search,
         facts={name: search[name] for name in ("task", "model", "data") if search.get(name)},
         best=best,
+        leading=search.get("leading"),
+        is_open=best is not None
+        and "test" in search
+        and not search["test"],  # every end of a search has judged its bundle
         winner=by_role.get("winner"),
         default=by_role.get("default"),
         default_value=default_value,

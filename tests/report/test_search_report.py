@@ -354,3 +354,17 @@ def test_a_search_that_confirmed_nothing_says_why() -> None:
     shown = page(confirm=None, unconfirmed="the time was up")
     assert "Nothing was confirmed: the time was up." in shown.words
     assert "Nothing was confirmed" not in page(unconfirmed=None).words
+
+
+def test_a_search_that_was_cut_off_says_what_the_bundle_is_and_who_leads() -> None:
+    leading = {"trial": 2, "value": 0.9301, "epoch": 3, "seed": 103}
+    words = page(best={"trial": 0, "value": 0.8412, "epoch": 5}, leading=leading).words
+    assert (
+        "These are the default settings. That is what the bundle is. The search was cut off since: trial 2 leads now, "
+        "with a validation accuracy of 0.9301 after epoch 3 on seed 103. --resume goes on, and publishes who wins."
+    ) in words
+    assert "no other trial was better" not in words
+    words = page(best={"trial": 7, "value": 0.91, "epoch": 4, "seed": 103}, test=None, leading=None).words
+    assert "The search was cut off before its end: this is how it stood. --resume goes on." in words
+    assert "The bundle is" not in words  # there is none yet
+    assert "cut off" not in page().words
