@@ -119,8 +119,9 @@ class MlflowTracker:
         self._outbox.flush(CLOSE_PATIENCE_S)
 
     def close(self) -> list[str]:
-        """Send what is left, keep the rest in the outbox file, and say what is missing."""
-        self._outbox.close(CLOSE_PATIENCE_S)
+        """Send what is left, keep the rest in the outbox file, and say what is missing; Ctrl-C ends the sending."""
+        with suppress(KeyboardInterrupt):
+            self._outbox.close(CLOSE_PATIENCE_S)
         unsent = self._outbox.unsent
         lines = [f"MLflow refused {reason}" for reason in self._refusals()]
         if unsent:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -145,6 +146,19 @@ def test_a_full_disk_ends_no_run_and_what_was_not_sent_is_told(
             "Move it there once it can; the same command with --resume then sends it."
         )
         assert [event.kind for event in read_events(kept)] == ["start", "metrics", "end"]
+
+
+def test_ctrl_c_while_a_tracker_sends_the_rest_keeps_it(tmp_path: Path) -> None:
+    tracker = MlflowTracker("http://127.0.0.1:1", cast(MlflowStore, AwayStore()), tmp_path / "outbox.jsonl")
+    tracker.start_run("study")
+    timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    started = time.monotonic()
+    unsent, where = tracker.close()
+    assert time.monotonic() - started < mlflow_tracker.CLOSE_PATIENCE_S - 2
+    assert unsent.endswith("Not sent: study (start).")
+    assert where == f"It is kept in {tmp_path}/outbox.jsonl. The same command with --resume sends it."
+    assert len(read_events(tmp_path / "outbox.jsonl")) == 1
 
 
 def test_a_trial_that_a_killed_driver_forgot_is_taken_up_not_doubled(config: Config) -> None:
