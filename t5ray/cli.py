@@ -5,6 +5,7 @@ is `run(command, argv)`. Must not import torch, ray or mlflow: `--help` answers 
 """
 
 import atexit
+import errno
 import shlex
 import signal
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 import typer
 
 from t5ray import terminal
-from t5ray.errors import ConfigError, T5RayError
+from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.redaction import hide_secrets
 
 if TYPE_CHECKING:
@@ -311,6 +312,12 @@ def _guarded(command: Callable[..., int]) -> Callable[..., None]:
         except T5RayError as exc:
             terminal.show_error(exc)
             code = exc.exit_code
+        except OSError as exc:
+            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            again = "Free some, and give the same command again (tune and train: with --resume)."
+            terminal.show_error(ClusterError(f"The disk must have room, but: {exc}. {again}"))
+            code = ClusterError.exit_code
         except KeyboardInterrupt:
             terminal.stderr.print("Interrupted. Give the same command to start again.")
             code = INTERRUPTED

@@ -163,6 +163,8 @@ def _search(
             )
             terminal.say(f"Go on with: {_again(settings, workspace)}")
         if isinstance(exc, KeyboardInterrupt):
+            if ledger.finished:
+                terminal.say(f"\nThe search has ended. What was not sent yet is by: {_again(settings, workspace)}")
             return None
         raise
     return content
@@ -178,9 +180,11 @@ def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracke
     from t5ray.search.conclude import interrupt
 
     try:
-        interrupt(prepared, ledger, workspace, tracker)
+        terminal.tell(interrupt(prepared, ledger, workspace, tracker))
     except (ClusterError, OSError) as exc:
         terminal.say(f"\nNot all of it could be kept: {exc}")
+    except KeyboardInterrupt:
+        terminal.say("\nInterrupted again: search.json and report.html may be older than what --resume goes on from.")
 
 
 def outcome(content: Mapping[str, Any]) -> str:

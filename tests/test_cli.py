@@ -463,6 +463,18 @@ def test_a_message_is_printed_as_it_is(
 def test_a_defect_of_ours_keeps_its_traceback(raising: Callable[[Callable[[], object]], int]) -> None:
     with pytest.raises(ZeroDivisionError):
         raising(lambda: 1 // 0)
+    with pytest.raises(FileNotFoundError):
+        raising(lambda: Path("/nowhere/at/all").read_text())
+
+
+def test_a_full_disk_is_no_defect(
+    raising: Callable[[Callable[[], object]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert raising(lambda: Path("/dev/full").write_text("a row")) == 6
+    assert capsys.readouterr().err == (
+        "cluster error: The disk must have room, but: [Errno 28] No space left on device. "
+        "Free some, and give the same command again (tune and train: with --resume).\n"
+    )
 
 
 @pytest.mark.parametrize("code", [0, 8])

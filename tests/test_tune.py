@@ -1,10 +1,16 @@
 """What the search command says at its end."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
-from t5ray.config import SearchConfig
+import pytest
+
+from t5ray.config import RunConfig, SearchConfig
+from t5ray.search import conclude, study
 from t5ray.search.ledger import Ledger, TrialRecord
-from t5ray.tune import _is_done, outcome
+from t5ray.search.workspace import Workspace
+from t5ray.tune import _is_done, _search, outcome
 
 CONTENT = {
     "metric": "accuracy",
@@ -45,6 +51,26 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
     assert "; a tie with trials 0, 5 and 7; on test" in several
     one = outcome({**CONTENT, "confirm": {**confirm, "seeds": [1]}})
     assert one.endswith("on test 0.8500. One seed says nothing of how much seeds differ.")
+
+
+def test_a_second_ctrl_c_at_the_end_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "open_study", interrupted)
+    monkeypatch.setattr(conclude, "interrupt", interrupted)
+    workspace = Workspace(tmp_path, tmp_path / "cache")
+    prepared: Any = SimpleNamespace(config=RunConfig(name="words"))
+    ledger, nothing = Ledger(workspace.ledger), cast(Any, None)
+    assert _search(prepared, nothing, ledger, workspace, nothing, nothing) is None
+    said = capsys.readouterr().out.splitlines()
+    assert "Interrupted again: search.json and report.html may be older than what --resume goes on from." in said
+    assert said[-1].startswith("Go on with: ")
+    ledger.finished = True
+    assert _search(prepared, nothing, ledger, workspace, nothing, nothing) is None
+    assert "The search has ended. What was not sent yet is by: " in capsys.readouterr().out
 
 
 def test_a_grid_that_has_run_whole_is_done_though_more_trials_were_asked_for(tmp_path: Path) -> None:

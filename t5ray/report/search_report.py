@@ -11,7 +11,7 @@ from t5ray.report.page import render
 from t5ray.report.parallel import parallel_coordinates
 from t5ray.report.search_charts import learning_curves, slices
 from t5ray.report.stopping import view_stopping
-from t5ray.report.trial_view import STATES, TrialView, view_trial
+from t5ray.report.trial_view import CUT_OFF, ENDS, FAILED, TrialView, view_trial
 from t5ray.report.words import judged, setting
 
 
@@ -23,10 +23,12 @@ def render_search(search: Mapping[str, Any]) -> str:
     """
     best, default_value = search.get("best"), finite((search.get("default") or {}).get("value"))
     winner = None if best is None else best["trial"]
-    trials = [view_trial(trial, winner) for trial in search["trials"]]
+    longest = max((len(trial.get("values") or []) for trial in search["trials"]), default=0)
+    max_epochs = search.get("max_epochs") or max(1, longest)
+    trials = [view_trial(trial, winner, max_epochs) for trial in search["trials"]]
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     by_role = {trial.role: trial for trial in trials}
-    longest = max((trial.epochs for trial in trials), default=0)
+    default = by_role.get("default")
     confirmation = view_confirmation(search.get("confirm"), search["mode"])
     importances = view_importances(search.get("importances"))
     by_weight = [*dict.fromkeys(row.parameter for row in importances), *names] if importances else names
@@ -37,10 +39,13 @@ def render_search(search: Mapping[str, Any]) -> str:
         search=search,
         facts={name: search[name] for name in ("task", "model", "data") if search.get(name)},
         best=best,
+        leading=search.get("leading"),
+        is_open=_is_open(search),
         winner=by_role.get("winner"),
-        default=by_role.get("default"),
+        default=default,
         default_value=default_value,
-        gain=_gain(best, default_value, search["mode"], confirmation),
+        gain=_gain(best, None if default and default.end == FAILED else default_value, search["mode"], confirmation),
+        confirms=_confirms(search),
         confirmation=confirmation,
         importances=importances,
         judged=judged(search["metric"]),
@@ -48,16 +53,28 @@ def render_search(search: Mapping[str, Any]) -> str:
         ui_command=_ui_command(search),
         test=_objective_first(search.get("test") or {}, search["metric"]),
         trials=trials,
-        states=[(state, sum(t.state == state for t in trials), words) for state, words in STATES.items()],
+        ends=[(sum(trial.end == end for trial in trials), end) for end in ENDS],
+        num_cut_off=sum(trial.end == CUT_OFF for trial in trials),
         parameters=names,
         curves=learning_curves(trials),
         longest=longest,
         slices=slices(trials, by_weight),
         parallel=parallel_coordinates(trials, by_weight, search["metric"], search["mode"]),
         constant=_constant(trials, names),
-        stopping=view_stopping(trials, search.get("max_epochs") or max(1, longest), search.get("rungs") or ()),
+        stopping=view_stopping(trials, max_epochs, search.get("rungs") or ()),
         times=_times(search, trials),
     )
+
+
+def _is_open(search: Mapping[str, Any]) -> bool:
+    """Say whether a search that has a best trial was cut off before its end, which judges the bundle on test."""
+    return bool(search.get("best")) and "test" in search and not search["test"]
+
+
+def _confirms(search: Mapping[str, Any]) -> bool:
+    """Say whether runs on fresh seeds were asked for."""
+    asked = ((search.get("config") or {}).get("search") or {}).get("confirm_seeds")
+    return bool(asked or search.get("confirm") or search.get("unconfirmed"))
 
 
 def _gain(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t5ray.report.charts import Scale, Tick
-from t5ray.report.trial_view import TrialView
+from t5ray.report.trial_view import STOPPED, TrialView
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 860, 22, 150
 MOST_LABELS = 24
@@ -56,7 +56,7 @@ class Stopping:
 
 def view_stopping(trials: Sequence[TrialView], max_epochs: int, rungs: Sequence[int]) -> Stopping:
     """Count epochs run and saved."""
-    stopped = [trial for trial in trials if trial.is_stopped]
+    stopped = [trial for trial in trials if trial.end == STOPPED]
     run, saved = sum(trial.epochs for trial in trials), sum(max(0, max_epochs - trial.epochs) for trial in stopped)
     train_s = sum(trial.train_s or 0.0 for trial in trials)
     y = Scale(0, max(1, len(trials)), BOTTOM, TOP)
@@ -75,7 +75,7 @@ def view_stopping(trials: Sequence[TrialView], max_epochs: int, rungs: Sequence[
 def _bar(epoch: int, trials: Sequence[TrialView], max_epochs: int, y: Scale, is_rung: bool) -> Bar:
     step = (RIGHT - LEFT) / max_epochs
     trained = sum(trial.epochs >= epoch for trial in trials)
-    stopped = sum(trial.epochs == epoch and trial.is_stopped for trial in trials)
+    stopped = sum(trial.epochs == epoch and trial.end == STOPPED for trial in trials)
     gap = min(8.0, 0.2 * step)
     return Bar(
         epoch,

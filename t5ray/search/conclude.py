@@ -9,6 +9,7 @@ import numpy as np
 
 from t5ray.config import RunConfig
 from t5ray.errors import T5RayError
+from t5ray.report.words import judged
 from t5ray.search.confirm import compare, means, standing
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.result import summary, write_summary
@@ -29,34 +30,53 @@ MENDS = {
 """Words in the cause of a failed trial -> what helps."""
 
 
-def interrupt(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> None:
-    """Keep what there is when a search is cut off: the ledger and a search.json of what has ended."""
+def interrupt(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> list[str]:
+    """Keep what there is when a search is cut off: the ledger and a search.json of what has ended.
+
+    Returns:
+        What to say of a bundle that lies there already: that another run leads.
+    """
     cut = (*ledger.interrupted, *(run for run in ledger.confirm_runs if run.state == "RUNNING"))
     for run_id in (*(record.mlflow_run_id for record in cut), ledger.study_run_id):
         if run_id is not None:
             tracker.end_run(run_id, "KILLED")
     ledger.save()
-    write_summary(workspace.folder, summary(prepared, ledger, None))
+    content = summary(prepared, ledger, None, concluded=workspace.concluded())
+    write_summary(workspace.folder, content)
     workspace.upload()
+    if content["leading"] is None:
+        return []
+    value = f"{judged(prepared.objective)} {content['leading']['value']:.4f} after epoch {content['leading']['epoch']}"
+    return [
+        f"The bundle is still of trial {content['best']['trial']}{_on_seed(content['best'])}. "
+        f"Trial {content['leading']['trial']} leads now: {value}{_on_seed(content['leading'])}."
+    ]
+
+
+def _on_seed(run: Mapping[str, Any]) -> str:
+    return f" on seed {run['seed']}" if "seed" in run else ""
 
 
 def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> dict[str, Any]:
     """Publish the winner, judge it on test, and write search.json and report.html.
 
+    They are written once the bundle is there, too, so that they are of the one that lies there whatever ends this.
+
     Raises:
         T5RayError: every trial failed; says why.
     """
-    now, test = standing(ledger), None
+    now = standing(ledger)
     workspace.leave_trials(now.kept)
     source = now.source
+    ledger.confirm = None if source is None else compare_candidates(prepared, ledger, workspace)
+    content = summary(prepared, ledger, None)
     if source is not None:
-        ledger.confirm = compare_candidates(prepared, ledger, workspace)
         report = source.reports[(source.best_epoch or 1) - 1]
         workspace.fetch_trial(source.key, report["best_step"])
         params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
         loaded = publish_best(prepared, params, report, workspace.trials / source.key, workspace.best)
-        test = judge_on_test(prepared, loaded)
-    content = summary(prepared, ledger, test)
+        write_summary(workspace.folder, content)
+        content["test"] = judge_on_test(prepared, loaded)
     write_summary(workspace.folder, content)
     if ledger.study_run_id is not None:
         _close_study(prepared.config, ledger, source, workspace, tracker, content)

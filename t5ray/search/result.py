@@ -1,5 +1,6 @@
 """search.json and report.html."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,26 @@ from t5ray.search.scheduler import rung_epochs
 from t5ray.training.outcome import public, versions
 from t5ray.training.prepare import Prepared
 
+OF_THE_BUNDLE = ("best", "confirm", "test")
+"""Keys of search.json that say what the bundle is."""
 
-def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -> dict[str, Any]:
-    """Return the content of search.json. `train_s` and `overhead_s` count the runs that confirm, as `wall_s` does."""
-    config, best, default = public(prepared.config), standing(ledger).source, ledger.trials.get(0)
+
+def summary(
+    prepared: Prepared,
+    ledger: Ledger,
+    test: dict[str, float] | None,
+    *,
+    concluded: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the content of search.json. `train_s` and `overhead_s` count the runs that confirm, as `wall_s` does.
+
+    Args:
+        concluded: search.json of the bundle that lies there; it stays what it was until the search comes to its end.
+    """
+    config, best, default = public(prepared.config), _best(standing(ledger).source), ledger.trials.get(0)
     space, runs = load_space(config.search.space), [*ledger.trials.values(), *ledger.confirm_runs]
     importance = importances(space, ledger)
+    kept = {key: concluded[key] for key in OF_THE_BUNDLE} if concluded is not None else {"best": best}
     return {
         "name": config.name,
         "task": prepared.task.name,
@@ -31,7 +46,8 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "wall_s": round(ledger.wall_s, 3),
         "train_s": round(sum(record.busy_s for record in runs), 3),
         "overhead_s": round(sum(record.overhead_s for record in runs), 3),
-        "best": _best(best),
+        "best": best,
+        "leading": None if best == kept["best"] else best,
         "default": {"value": default.best_value if default else None},
         "confirm": ledger.confirm,
         "unconfirmed": why_unconfirmed(ledger),
@@ -43,6 +59,7 @@ def summary(prepared: Prepared, ledger: Ledger, test: dict[str, float] | None) -
         "trials": [ledger.trials[number].public() for number in sorted(ledger.trials)],
         "config": config.model_dump(mode="json"),
         "versions": versions(),
+        **kept,
     }
 
 

@@ -22,9 +22,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from t5ray.errors import ClusterError
-from t5ray.storage import download_dir, is_there, names_in, remove_dir, replace_dir, upload_dir, upload_file
+from t5ray.storage import (
+    download_dir,
+    download_file,
+    is_there,
+    names_in,
+    remove_dir,
+    replace_dir,
+    upload_dir,
+    upload_file,
+)
 from t5ray.training.best import BestWeights, best_name
 from t5ray.training.checkpoint import SPARE, drop_last
 from t5ray.training.place import OUTBOX, Place
@@ -48,6 +58,11 @@ class Workspace(Place):
     def ledger(self) -> Path:
         """The saved `Ledger`."""
         return self.folder / "state" / "ledger.json"
+
+    @property
+    def summary(self) -> Path:
+        """search.json."""
+        return self.folder / "search.json"
 
     @property
     def journal(self) -> Path:
@@ -115,6 +130,23 @@ class Workspace(Place):
             if not self.ledger.exists() or _seconds(saved / self.ledger.name) > _seconds(self.ledger):
                 shutil.copytree(saved, self.folder / "state", dirs_exist_ok=True)
 
+    def concluded(self) -> dict[str, Any] | None:
+        """Return search.json of the bundle that lies there; None where the search has not come to an end before.
+
+        Where another machine has concluded it since, bundle and search.json are copied here from the storage URI.
+        """
+        if self.remote is not None:
+            with suppress(ClusterError), TemporaryDirectory(prefix="t5ray-state-") as folder:
+                newer = Path(folder) / self.summary.name
+                download_file(f"{self.remote}/{newer.name}", newer)
+                if _seconds(newer) > _seconds(self.summary):
+                    replace_dir(f"{self.remote}/best", self.best)
+                    shutil.copy2(newer, self.summary)
+        if not self.best.exists() or _seconds(self.summary) < 0:
+            return None
+        content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        return content if content["best"] else None
+
     def copy_state(self, target: Path) -> "Workspace":
         """Copy ledger and journal to a folder of another search, and return the workspace that reads them there.
 
@@ -142,9 +174,9 @@ class Workspace(Place):
         self.upload_state()
 
 
-def _seconds(ledger: Path) -> float:
-    """Return how long a search had run when it wrote this ledger; what cannot be read is older than all."""
+def _seconds(book: Path) -> float:
+    """Return how long a search had run when it wrote its ledger or search.json; what cannot be read is oldest."""
     try:
-        return float(json.loads(ledger.read_text(encoding="utf-8"))["wall_s"])
+        return float(json.loads(book.read_text(encoding="utf-8"))["wall_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return -1.0

@@ -119,18 +119,32 @@ class MlflowTracker:
         self._outbox.flush(CLOSE_PATIENCE_S)
 
     def close(self) -> list[str]:
-        """Send what is left, keep the rest in the outbox file, and say what is missing."""
-        self._outbox.close(CLOSE_PATIENCE_S)
+        """Send what is left, keep the rest in the outbox file, and say what is missing; Ctrl-C ends the sending."""
+        with suppress(KeyboardInterrupt):
+            self._outbox.close(CLOSE_PATIENCE_S)
         unsent = self._outbox.unsent
         lines = [f"MLflow refused {reason}" for reason in self._refusals()]
         if unsent:
             reason = self._outbox.away_reason or "no answer"
             lines.append(f"MLflow at {shown(self._uri)} did not answer ({reason}). Not sent: {self._list(unsent)}.")
-            if self._outbox_path is not None:
-                lines.append(f"It is kept in {self._outbox_path}. The same command with --resume sends it.")
-            else:
-                lines.append("It is not kept. Run the command again to record it.")
+            lines.append(self._where_kept())
         return lines
+
+    def _where_kept(self) -> str:
+        """Say where what was not sent is, and how it can be sent later."""
+        path, kept, why = self._outbox_path, self._outbox.kept_in, self._outbox.unkept_reason
+        if path is None:
+            return "It is not kept. Run the command again to record it."
+        if kept is None:
+            return (
+                f"Nor is it kept, for {path} cannot be written ({why}): MLflow will lack it. The run's files have it."
+            )
+        if kept == path:
+            return f"It is kept in {path}. The same command with --resume sends it."
+        return (
+            f"It is kept in {kept}, for {path} cannot be written ({why}). "
+            "Move it there once it can; the same command with --resume then sends it."
+        )
 
     def _add(self, kind: Kind, run: str, time_ms: int | None = None, **body: Any) -> Event:
         event = Event(kind, run, time.time_ns() // 1_000_000 if time_ms is None else time_ms, body)

@@ -1,12 +1,13 @@
 """Events in order, sent by one background thread, kept while the server is away.
 
 Comes in: events from any thread, which never wait for the server. Goes out: calls of `send`, one at a time, in order.
-Each event is on disk before it is sent, so that a killed driver loses none. Must not know what an event means to
-MLflow.
+Each event is on disk before it is sent, so that a killed driver loses none; where the disk takes none, it is sent all
+the same, for a run is worth more than its record. Must not know what an event means to MLflow.
 """
 
 import contextlib
 import json
+import tempfile
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from t5ray.errors import TrackingError
+from t5ray.errors import TrackingError, one_line
 
 Kind = Literal["start", "metrics", "files", "model", "end", "reopen"]
 UPLOADS = ("files", "model")
@@ -54,15 +55,22 @@ class Outbox:
                 the process died before the journal was cleared.
             journal: JSON-lines file that holds what is not sent yet. What an earlier outbox left there is sent first.
         Raises:
-            TrackingError: a line of the journal is not an event.
+            TrackingError: a line of the journal is not an event, or the journal cannot be read or written.
         """
         self.refused: list[tuple[Event, str]] = []
         self.away_reason: str | None = None
+        self.unkept_reason: str | None = None
+        """Why the journal lacks what waits, or could not be written at the end."""
+        self.kept_in: Path | None = None
+        """Once closed: the file that holds what is unsent; None where no file could."""
         self._send = send
         self._journal = journal
         self._queue = deque(read_events(journal))
         if journal is not None and journal.exists():
-            write_events(journal, self._queue)  # without the end that was cut off, which the next line would follow
+            try:
+                write_events(journal, self._queue)  # without the end that was cut off, which the next line would follow
+            except OSError as exc:
+                raise _out_of_reach(journal, "writable", exc) from exc
         self._closing = False
         self._hurried = False
         self._abandoned = False
@@ -77,9 +85,22 @@ class Outbox:
             if self._closing:
                 raise RuntimeError("a closed tracker takes no events")
             self._queue.append(event)
-            if self._journal is not None:
-                _append(self._journal, event)
+            self._put_down(event)
             self._changed.notify_all()
+
+    def _put_down(self, event: Event) -> None:
+        """Put an event into the journal; where an earlier one could not be, all that wait."""
+        if self._journal is None:
+            return
+        try:
+            if self.unkept_reason is None:
+                _append(self._journal, event)
+            else:
+                write_events(self._journal, self._queue)
+        except OSError as exc:
+            self.unkept_reason = _reason(exc)
+        else:
+            self.unkept_reason = None
 
     def settle(self, event: Event, timeout_s: float) -> None:
         """Wait until the event is sent or refused, the server is found away, or the time is over."""
@@ -117,7 +138,23 @@ class Outbox:
                 self._abandoned = True
                 self._changed.notify_all()
                 if self._journal is not None:
-                    write_events(self._journal, self._queue)
+                    self._keep_rest(self._journal)
+
+    def _keep_rest(self, journal: Path) -> None:
+        """Leave what is unsent in the journal; where that cannot be written, in a new temporary folder."""
+        lacks_some = self.unkept_reason is not None
+        try:
+            write_events(journal, self._queue)
+            self.kept_in = journal
+        except OSError as exc:
+            self.unkept_reason = _reason(exc)
+            if not lacks_some:
+                self.kept_in = journal  # what it has besides is sent twice, which changes nothing
+                return
+            with contextlib.suppress(OSError):
+                elsewhere = Path(tempfile.mkdtemp(prefix="t5ray-unsent-")) / journal.name
+                write_events(elsewhere, self._queue)
+                self.kept_in = elsewhere
 
     def _send_what_waits(self, patience_s: float) -> None:
         self._last_sent_s = time.monotonic()
@@ -153,7 +190,8 @@ class Outbox:
             if not self._abandoned:
                 self._queue.popleft()
                 if not self._queue and self._journal is not None:
-                    self._journal.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # what stays there is sent twice, which changes nothing
+                        self._journal.unlink(missing_ok=True)
             self.away_reason = None
             self._last_sent_s = time.monotonic()
             self._changed.notify_all()
@@ -172,12 +210,15 @@ def read_events(path: Path | None) -> list[Event]:
     """Read the events that an earlier tracker left. A last line without its end was cut off in writing: it is no event.
 
     Raises:
-        TrackingError: a line is not an event.
+        TrackingError: a line is not an event, or the file cannot be read.
     """
     if path is None or not path.exists():
         return []
     events = []
-    whole, _, _ = path.read_text(encoding="ascii", errors="replace").rpartition("\n")
+    try:
+        whole, _, _ = path.read_text(encoding="ascii", errors="replace").rpartition("\n")
+    except OSError as exc:
+        raise _out_of_reach(path, "readable", exc) from exc
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             events.append(Event(**json.loads(line)))
@@ -190,7 +231,11 @@ def read_events(path: Path | None) -> list[Event]:
 
 
 def write_events(path: Path, events: Iterable[Event]) -> None:
-    """Write events for a later tracker, all or none; no events remove the file."""
+    """Write events for a later tracker, all or none; no events remove the file.
+
+    Raises:
+        OSError: the file stays what it was.
+    """
     lines = [_line(event) for event in events]
     if not lines:
         with contextlib.suppress(FileNotFoundError):
@@ -198,14 +243,30 @@ def write_events(path: Path, events: Iterable[Event]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(lines), encoding="ascii")
-    temporary.replace(path)
+    try:
+        temporary.write_text("".join(lines), encoding="ascii")
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # a disk that is full needs the place
+            temporary.unlink()
+        raise
 
 
 def _append(path: Path, event: Event) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="ascii") as file:
         file.write(_line(event))
+
+
+def _out_of_reach(path: Path, what: str, exc: OSError) -> TrackingError:
+    return TrackingError(
+        f"{path}: must be {what}, for it holds what MLflow lacks, but: {_reason(exc)}. "
+        "Free space or mend its permissions, and give the same command again."
+    )
+
+
+def _reason(exc: OSError) -> str:
+    return exc.strerror or one_line(exc)
 
 
 def _line(event: Event) -> str:

@@ -203,8 +203,69 @@ def test_missing_optional_keys_values_that_are_not_finite_and_a_smaller_objectiv
 def test_a_trial_that_was_cut_off() -> None:
     search = samples.search()
     search["trials"][9] |= {"state": "RUNNING", "reason": None, "overhead_s": 0.0, "mlflow_run_id": None}
+    shown = Page(render_search(search))
+    assert "4 ran all epochs, 3 stopped early, 2 failed, 1 cut off, resumable." in shown.words
+    assert shown.rows[-1][1][0] == "cut off after epoch 2 of 6; --resume goes on with it"
+
+
+def test_every_way_to_end_is_called_by_its_name() -> None:
+    search = samples.search()
+    search["trials"][5] |= {"values": [0.6688, 0.8935], "best_epoch": 2}  # by patience: complete, but not all epochs
+    search["trials"][4] |= {"stopped_epoch": None, "reason": "cut off after epoch 2 of 6: the time budget was used up"}
+    search["trials"][9] |= {"state": "RUNNING", "reason": None, "values": [], "best_epoch": None, "best_value": None}
+    shown = Page(render_search(search))
+    assert (
+        "3 ran all epochs, 1 ended by patience, 2 stopped early, 1 cut off by the time budget, 2 failed, "
+        "1 cut off, resumable. Trials that lagged behind"
+    ) in shown.words
+    causes = [row[1][0] for row in shown.rows if len(row) == 2]
+    assert "ended after epoch 2 of 6: it had become no better for as many evaluations as its patience" in causes
+    assert "cut off before the end of its first epoch; --resume goes on with it" in causes
+    assert len(causes) == 7  # all but those that ran all epochs
+    assert "stopped early or cut off" in shown.words
+
+
+def test_a_search_that_was_over_before_any_trial_says_no_more_than_that() -> None:
+    nothing = {"best": None, "default": {"value": None}, "test": None}
+    running = [samples.trial(n, "RUNNING", [], {"learning_rate": 0.1}) for n in range(2)]
+    words = page(**nothing, trials=running).words
+    assert "No trial has ended yet. --resume goes on." in words
+    assert "says why" not in words
+    failed = samples.trial(2, "FAIL", [], {"learning_rate": 0.1}, "the loss must be finite")
+    words = page(**nothing, trials=[*running, failed]).words
+    assert (
+        "No trial gave a usable model. The table below says why each of them ended; --resume goes on with those that "
+        "were running."
+    ) in words
+
+
+@pytest.mark.parametrize(
+    ("end", "until"),
+    [
+        ({"state": "FAIL"}, " before they failed"),
+        ({"state": "RUNNING"}, " so far"),
+        ({"state": "PRUNED"}, " before they were stopped"),
+        ({"state": "PRUNED", "stopped_epoch": None}, " before the time was up"),
+        ({"state": "COMPLETE"}, ""),
+    ],
+)
+def test_a_default_that_did_not_come_to_its_end_is_said_to(end: dict[str, Any], until: str) -> None:
+    search = samples.search()
+    search["trials"][0] |= {**end, "values": [0.8412]}
     words = Page(render_search(search)).words
-    assert "4 ran all epochs, 3 stopped early, 2 failed, 1 cut off, resumable." in words
+    assert f"The default settings reached 0.8412{until}. " in words
+    assert ("What the search gained" in words) == (until != " before they failed")
+
+
+def test_fresh_seeds_are_advised_only_where_none_were_asked_for() -> None:
+    advice = "--resume --confirm-seeds 3 trains the best ones"
+    assert advice in page().words
+    assert advice in page(config={"search": {"confirm_seeds": 0}}).words
+    for asked in ({"unconfirmed": "the time was up"}, {"config": {"search": {"confirm_seeds": 3}}}):
+        words = page(**asked).words
+        assert "the best of many trials is partly the luckiest." in words
+        assert advice not in words
+        assert "summed over trials and confirming runs" in words
 
 
 def test_a_confirmed_winner_is_shown_with_its_interval() -> None:
@@ -354,3 +415,18 @@ def test_a_search_that_confirmed_nothing_says_why() -> None:
     shown = page(confirm=None, unconfirmed="the time was up")
     assert "Nothing was confirmed: the time was up." in shown.words
     assert "Nothing was confirmed" not in page(unconfirmed=None).words
+
+
+def test_a_search_that_was_cut_off_says_what_the_bundle_is_and_who_leads() -> None:
+    leading = {"trial": 2, "value": 0.9301, "epoch": 3, "seed": 103}
+    words = page(best={"trial": 0, "value": 0.8412, "epoch": 5}, leading=leading).words
+    assert (
+        "These are the default settings. That is what the bundle is. The search was cut off since: trial 2 leads now, "
+        "with a validation accuracy of 0.9301 after epoch 3 on seed 103. --resume goes on, and publishes who wins."
+    ) in words
+    assert "no other trial was better" not in words
+    words = page(best={"trial": 7, "value": 0.91, "epoch": 4, "seed": 103}, test=None, leading=None).words
+    assert "The search was cut off before its end: this is how it stood. --resume goes on." in words
+    assert "Best so far, validation 0.9100" in words
+    assert "The bundle is" not in words  # there is none yet
+    assert "The search was cut off" not in page().words

@@ -1,16 +1,20 @@
 """The end of a search, and what a kill in the middle of it leaves."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import fsspec
 import pytest
 
+from t5ray.config import RunConfig
 from t5ray.search import conclude as module
-from t5ray.search.conclude import conclude
+from t5ray.search.conclude import conclude, interrupt
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
-from t5ray.tracking import Tracker
+from t5ray.tracking import NoTracker, Tracker
 from t5ray.training.prepare import Prepared
 from tests.search.events import epoch
 
@@ -23,8 +27,9 @@ def test_a_search_is_finished_only_once_its_results_are_written(
     def killed(*given: Any) -> None:
         raise KeyboardInterrupt
 
-    for name in ("publish_best", "compare_candidates", "judge_on_test", "summary"):
+    for name in ("publish_best", "compare_candidates", "judge_on_test"):
         monkeypatch.setattr(module, name, lambda *given: None)
+    monkeypatch.setattr(module, "summary", lambda *given: {})
     monkeypatch.setattr(module, "write_summary", killed)
     ledger = Ledger(tmp_path / "ledger.json")
     ledger.trials = {0: TrialRecord(0, {}, "COMPLETE", reports=[epoch(1, 0.5, final=True)])}
@@ -44,3 +49,149 @@ def test_a_search_is_finished_only_once_its_results_are_written(
     monkeypatch.setattr(module, "_close_study", lambda *given: None)
     conclude(prepared, ledger, workspace, tracker)
     assert Ledger.load(ledger.path).finished
+
+
+def prepared_of(tmp_path: Path) -> Prepared:
+    space = tmp_path / "space.yaml"
+    space.write_text("parameters:\n  learning_rate: {uniform: [1.0e-4, 1.0e-2]}\n")
+    config = RunConfig.model_validate({"data": {"path": "rows.csv"}, "model": "t5", "search": {"space": str(space)}})
+    task = SimpleNamespace(name="words")
+    return cast(Prepared, SimpleNamespace(config=config, task=task, objective="accuracy", mode="max"))
+
+
+def ended(number: int, value: float) -> TrialRecord:
+    return TrialRecord(
+        number, {"learning_rate": 1e-3 * (number + 1)}, "COMPLETE", reports=[epoch(1, value, final=True)]
+    )
+
+
+def concluded_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Prepared, Ledger, Workspace]:
+    """A search whose bundle, of trial 1, lies on disk and was judged on test."""
+
+    def publish(*given: Any) -> None:
+        workspace.best.mkdir(exist_ok=True)
+        (workspace.best / "made_of").write_text(str(given[3].name))
+
+    monkeypatch.setattr(module, "publish_best", publish)
+    monkeypatch.setattr(module, "judge_on_test", lambda *given: {"accuracy": 0.65, "loss": 1.5})
+    monkeypatch.setattr(module, "compare_candidates", lambda prepared, ledger, workspace: ledger.confirm)
+    workspace = Workspace(tmp_path / "words", tmp_path / "cache")
+    workspace.trials.mkdir(parents=True)
+    ledger = Ledger(workspace.ledger, wall_s=2.0, trials={0: ended(0, 0.5), 1: ended(1, 0.75)})
+    prepared = prepared_of(tmp_path)
+    conclude(prepared, ledger, workspace, NoTracker())
+    return prepared, ledger, workspace
+
+
+def search_json(workspace: Workspace) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((workspace.folder / "search.json").read_text())
+    return content
+
+
+def test_an_extension_that_is_cut_off_leaves_what_the_bundle_on_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
+    bundle = {"trial": 1, "value": 0.75, "epoch": 1}
+    assert search_json(workspace)["best"] == bundle
+
+    ledger.finished = False
+    ledger.trials[2] = TrialRecord(2, {"learning_rate": 3e-3}, reports=[epoch(1, 0.625)])
+    assert interrupt(prepared, ledger, workspace, NoTracker()) == []  # nothing leads but what the bundle is
+    assert search_json(workspace)["leading"] is None
+
+    ledger.trials[3] = ended(3, 0.875)
+    for _ in range(2):  # cut off once more: search.json was written by an interruption
+        said = interrupt(prepared, ledger, workspace, NoTracker())
+        assert said == ["The bundle is still of trial 1. Trial 3 leads now: validation accuracy 0.8750 after epoch 1."]
+        found = search_json(workspace)
+        assert (found["best"], found["test"]) == (bundle, {"accuracy": 0.65, "loss": 1.5})
+        assert found["leading"] == {"trial": 3, "value": 0.875, "epoch": 1}
+        assert [trial["trial"] for trial in found["trials"]] == [0, 1, 2, 3]
+
+    ledger.trials[2].state = "PRUNED"
+    conclude(prepared, ledger, workspace, NoTracker())
+    found = search_json(workspace)
+    assert (found["best"]["trial"], found["leading"]) == (3, None)
+    assert (workspace.best / "made_of").read_text() == ledger.trials[3].key
+
+
+def test_a_confirmed_winner_stays_what_it_was_when_an_extension_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
+    confirm = {
+        "seeds": [1],
+        "rows": 8,
+        "candidates": [{"trial": t, "values": [v], "mean": v, "interval": [v, v]} for t, v in ((1, 0.7), (0, 0.4))],
+        "winner": 1,
+        "tie_with": [],
+    }
+    ledger.confirm, ledger.has_leader, ledger.confirm_seeds, ledger.finished = confirm, True, [1], False
+    ledger.confirm_runs = [replace(ended(1, 0.7), seed=1), replace(ended(0, 0.4), seed=1)]
+    conclude(prepared, ledger, workspace, NoTracker())
+    bundle = {"trial": 1, "value": 0.7, "epoch": 1, "seed": 1}
+    assert search_json(workspace)["best"] == bundle
+
+    ledger.finished = False
+    ledger.trials[2] = ended(2, 0.9)
+    ledger.confirm_runs += [replace(ended(2, 0.8), seed=1)]
+    said = interrupt(prepared, ledger, workspace, NoTracker())
+    assert said == [
+        "The bundle is still of trial 1 on seed 1. "
+        "Trial 2 leads now: validation accuracy 0.8000 after epoch 1 on seed 1."
+    ]
+    found = search_json(workspace)
+    assert (found["best"], found["confirm"]) == (bundle, confirm)
+    assert found["leading"] == {"trial": 2, "value": 0.8, "epoch": 1, "seed": 1}
+
+
+def test_a_search_that_was_never_concluded_names_its_best_so_far(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, tmp_path / "cache")
+    workspace.trials.mkdir(parents=True)
+    ledger = Ledger(workspace.ledger, trials={0: ended(0, 0.5)})
+    for number, value in ((1, 0.25), (2, 0.75)):
+        ledger.trials[number] = ended(number, value)
+        assert interrupt(prepared_of(tmp_path), ledger, workspace, NoTracker()) == []
+    found = search_json(workspace)
+    assert found["best"] == {"trial": 2, "value": 0.75, "epoch": 1}
+    assert (found["test"], found["leading"]) == (None, None)
+
+
+def test_an_end_that_is_cut_off_while_it_judges_leaves_what_the_new_bundle_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it by a kill, after which nobody writes any more, or by Ctrl-C."""
+    prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
+
+    def cut_off(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "judge_on_test", cut_off)
+    ledger.finished = False
+    ledger.trials[2] = ended(2, 0.875)
+    with pytest.raises(KeyboardInterrupt):
+        conclude(prepared, ledger, workspace, NoTracker())
+    for _ in range(2):
+        found = search_json(workspace)
+        assert (workspace.best / "made_of").read_text() == ledger.trials[2].key
+        assert (found["best"]["trial"], found["test"], found["leading"]) == (2, None, None)
+        interrupt(prepared, ledger, workspace, NoTracker())
+
+
+def test_an_extension_elsewhere_knows_the_bundle_at_the_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, ledger, here = concluded_search(tmp_path, monkeypatch)
+    here = replace(here, remote="memory://bucket/leading/words")
+    here.upload()
+    elsewhere = replace(here, folder=tmp_path / "elsewhere" / "words")
+    elsewhere.trials.mkdir(parents=True)
+    elsewhere.best.mkdir()
+    (elsewhere.best / "made_of").write_text("an earlier one")
+    (elsewhere.folder / "search.json").write_text('{"wall_s": 1.0, "best": {"trial": 0}}')
+    ledger.path, ledger.finished = elsewhere.ledger, False
+    ledger.trials[2] = ended(2, 0.875)
+    interrupt(prepared, ledger, elsewhere, NoTracker())
+    files = fsspec.filesystem("memory")
+    assert files.cat("/bucket/leading/words/best/made_of").decode() == ledger.trials[1].key
+    found = json.loads(files.cat("/bucket/leading/words/search.json"))
+    assert (found["best"]["trial"], found["test"]["accuracy"], found["leading"]["trial"]) == (1, 0.65, 2)

@@ -2,16 +2,18 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import botocore.config
@@ -21,11 +23,24 @@ from mlflow.utils.request_utils import augmented_raise_for_status
 
 from t5ray.config import TrackingConfig
 from t5ray.errors import TrackingError
-from t5ray.tracking import is_handle, open_tracker
-from t5ray.tracking.outbox import Away, Refused
-from t5ray.tracking.store import ARTIFACT_FOLDER, translated
+from t5ray.tracking import is_handle, mlflow_tracker, open_tracker
+from t5ray.tracking.mlflow_tracker import MlflowTracker
+from t5ray.tracking.outbox import Away, Event, Refused, read_events
+from t5ray.tracking.store import ARTIFACT_FOLDER, MlflowStore, translated
 
 Config = Callable[[], TrackingConfig]
+
+
+class AwayStore:
+    """An MLflow that answers nothing."""
+
+    experiment_id = "1"
+
+    def send(self, event: Event) -> None:
+        raise Away("connection refused")
+
+    def known_id(self, run: str) -> None:
+        return None
 
 
 def client(uri: str) -> Any:
@@ -100,6 +115,50 @@ def test_a_later_tracker_goes_on_with_the_same_run(config: Config) -> None:
     assert (only.info.run_id, only.info.status) == (run, "FINISHED")
     assert only.data.metrics == {"accuracy": 0.75}
     assert only.data.params == {"learning_rate": "0.1", "data": "ftp://***@host/rows.csv"}
+
+
+@pytest.mark.parametrize("elsewhere_is_full", [False, True])
+def test_a_full_disk_ends_no_run_and_what_was_not_sent_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere_is_full: bool
+) -> None:
+    monkeypatch.setattr(mlflow_tracker, "CLOSE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    if not elsewhere_is_full:
+        (tmp_path / "elsewhere").mkdir()
+    journal = tmp_path / "state" / "mlflow_outbox.jsonl"
+    journal.parent.write_text("")  # a file in its place: nothing can be written there
+    tracker = MlflowTracker("http://127.0.0.1:1", cast(MlflowStore, AwayStore()), journal)
+    study = tracker.start_run("study")
+    assert is_handle(study)
+    tracker.log_metrics(study, {"accuracy": 0.5}, step=1)
+    tracker.end_run(study, "FINISHED")
+    unsent, where = tracker.close()
+    assert unsent.endswith("Not sent: study (start, metrics of step 1, end FINISHED).")
+    if elsewhere_is_full:
+        assert where == (
+            f"Nor is it kept, for {journal} cannot be written (File exists): MLflow will lack it. "
+            "The run's files have it."
+        )
+    else:
+        (kept,) = (tmp_path / "elsewhere").rglob("*.jsonl")
+        assert where == (
+            f"It is kept in {kept}, for {journal} cannot be written (File exists). "
+            "Move it there once it can; the same command with --resume then sends it."
+        )
+        assert [event.kind for event in read_events(kept)] == ["start", "metrics", "end"]
+
+
+def test_ctrl_c_while_a_tracker_sends_the_rest_keeps_it(tmp_path: Path) -> None:
+    tracker = MlflowTracker("http://127.0.0.1:1", cast(MlflowStore, AwayStore()), tmp_path / "outbox.jsonl")
+    tracker.start_run("study")
+    timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    started = time.monotonic()
+    unsent, where = tracker.close()
+    assert time.monotonic() - started < mlflow_tracker.CLOSE_PATIENCE_S - 2
+    assert unsent.endswith("Not sent: study (start).")
+    assert where == f"It is kept in {tmp_path}/outbox.jsonl. The same command with --resume sends it."
+    assert len(read_events(tmp_path / "outbox.jsonl")) == 1
 
 
 def test_a_trial_that_a_killed_driver_forgot_is_taken_up_not_doubled(config: Config) -> None:

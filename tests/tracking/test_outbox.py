@@ -1,3 +1,5 @@
+import errno
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5ray.errors import TrackingError
+from t5ray.tracking import outbox as module
 from t5ray.tracking.outbox import Away, Event, Outbox, Refused, read_events, write_events
 
 
@@ -152,6 +155,80 @@ def test_settle_returns_as_soon_as_the_event_is_sent() -> None:
     assert time.monotonic() - start_s < 10
     assert outbox.unsent == []
     outbox.close(patience_s=1)
+
+
+def out_of_reach(folder: Path) -> Path:
+    """Return the path of a journal that nobody can write, as a file has the place of its folder."""
+    (folder / "state").write_text("")
+    return folder / "state" / "journal"
+
+
+def test_an_event_that_cannot_be_put_down_is_sent_all_the_same(tmp_path: Path) -> None:
+    server = Server()
+    outbox = Outbox(server, out_of_reach(tmp_path))
+    outbox.add(event(0))
+    outbox.close(patience_s=5)
+    assert server.taken == [event(0)]
+    assert outbox.unsent == []
+
+
+def test_what_could_not_be_put_down_is_once_that_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(path: Path, event: Event) -> None:
+        path.write_text('{"kind": "metr')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    server = Server()
+    server.away = True
+    journal = tmp_path / "journal"
+    outbox = Outbox(server, journal)
+    with monkeypatch.context() as full:
+        full.setattr(module, "_append", half)
+        outbox.add(event(0))
+        assert read_events(journal) == []
+    outbox.add(event(1))
+    assert read_events(journal) == [event(0), event(1)]
+    outbox.add(event(2))
+    outbox.close(patience_s=0.1)
+    assert outbox.kept_in == journal
+    assert read_events(journal) == [event(0), event(1), event(2)]
+
+
+def test_what_is_left_is_kept_elsewhere_where_the_journal_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    server = Server()
+    server.away = True
+    outbox = Outbox(server, out_of_reach(tmp_path))
+    outbox.add(event(0))
+    outbox.add(event(1))
+    outbox.close(patience_s=0.1)
+    assert outbox.kept_in is not None
+    assert outbox.kept_in.is_relative_to(tmp_path)
+    assert read_events(outbox.kept_in) == [event(0), event(1)]
+
+
+def test_a_journal_that_cannot_be_written_anew_has_what_is_left_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    server.away = True
+    outbox = Outbox(server, tmp_path / "journal")
+    outbox.add(event(0))
+    (tmp_path / "journal.tmp").mkdir()  # where it is written anew
+    outbox.close(patience_s=0.1)
+    assert outbox.kept_in == tmp_path / "journal"
+    assert read_events(outbox.kept_in) == [event(0)]
+
+
+def test_a_journal_that_cannot_be_read_or_written_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(TrackingError, match="journal: must be readable, for it holds what MLflow lacks, but: Is a dir"):
+        read_events(tmp_path / "journal")
+    write_events(tmp_path / "there", [event(0)])
+    (tmp_path / "there.tmp").mkdir()
+    with pytest.raises(TrackingError, match="there: must be writable, for it holds what MLflow lacks, but: Is a dir"):
+        Outbox(Server(), tmp_path / "there")
 
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates too
