@@ -32,7 +32,7 @@ from t5ray.training.prepare import Prepared
 from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
-"""How often one trial may be begun again, its process or one of its workers having died, before it fails."""
+"""How often one trial may be begun again without reaching its next epoch, its process or a worker having died."""
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # why a trial failed is in its books; others are begun again
@@ -270,7 +270,7 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             gpus_per_worker=resources.gpus_per_worker,
             in_process=resources.workers_per_trial == 1,
             scratch=scratch,
-            restarts=0,  # Tune begins the trial again, CRASHES_ALLOWED times, in another slot
+            restarts=0,  # Tune begins the trial again, as CRASHES_ALLOWED says, in another slot
         ),
         RunPlan(
             config=config.training,
