@@ -45,7 +45,7 @@ def test_a_grid_that_has_run_whole_is_not_extended(tmp_path: Path) -> None:
     assert extended.settle_target(20, 5, grid_points=4) == 4  # one is left
     extended.trials[3] = TrialRecord(3, {}, "COMPLETE")
     extended.save()
-    with pytest.raises(ConfigError, match="--extend: the grid must have points left, but all 4 have run"):
+    with pytest.raises(ConfigError, match="--extend: the search space must have settings left, but all 4 have run"):
         open_ledger(workspace, resume=False, extend=1)
     assert open_ledger(workspace, resume=True, extend=None).is_exhausted
 
