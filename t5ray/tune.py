@@ -204,7 +204,11 @@ def outcome(content: Mapping[str, Any]) -> str:
     seeds = counted(len(confirm["seeds"]), "fresh seed")
     mean = f"{judged(metric)} {_mean(winner)} over {seeds}"
     unsure = " One seed says nothing of how much seeds differ." if len(confirm["seeds"]) == 1 else ""
-    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}"
+    failed = [
+        f"trial {run['trial']} failed on seed {run['seed']}: {run['reason']}" for run in confirm.get("failed", ())
+    ]
+    out = f" Out of the comparison: {'; '.join(failed)}." if failed else ""
+    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}{out}"
 
 
 def _trials(numbers: Sequence[int]) -> str:

@@ -33,6 +33,8 @@ from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
 """How often one trial may be begun again without reaching its next epoch, its process or a worker having died."""
+NUM_SEEDS = 2**31
+"""Seeds that there are: training.seed is below."""
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # why a trial failed is in its books; others are begun again
@@ -136,13 +138,14 @@ def open_study(ledger: Ledger, prepared: Prepared, workspace: Workspace, tracker
 
 
 def settle_confirm_seeds(ledger: Ledger, config: RunConfig) -> None:
-    """Choose the fresh seeds: the ones that follow the trials' own.
+    """Choose the fresh seeds: the ones that follow the trials' own; the largest is followed by 0.
 
     Raises:
         ConfigError: runs have confirmed the best on another number of seeds.
     """
     wanted, first = config.search.confirm_seeds, config.training.seed + 1
-    seeds = list(range(first, first + wanted))  # other ones for another training.seed, which is refused by itself
+    # other ones for another training.seed, which is refused by itself
+    seeds = [seed % NUM_SEEDS for seed in range(first, first + wanted)]
     if ledger.confirm_runs and len(seeds) != len(ledger.confirm_seeds):
         raise ConfigError(
             f"--confirm-seeds: must stay {len(ledger.confirm_seeds)}, with which the best were confirmed before, "
