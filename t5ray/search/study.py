@@ -29,6 +29,7 @@ from t5ray.training.footprint import costliest
 from t5ray.training.outcome import identity_of, public
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
+from t5ray.training.scratch import scratch
 from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
@@ -54,6 +55,7 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
             none to extend; or it holds a single run.
     """
     _require_no_run(space)
+    _clear_unfinished(space)
     space.fetch_state()
     found = _found(space, space.ledger, resume=resume, extend=extend)
     if found is not None:
@@ -61,6 +63,14 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
     for folder in (space.trials, space.confirmed):
         folder.mkdir(parents=True, exist_ok=True)
     return Ledger(space.ledger)
+
+
+def _clear_unfinished(space: Workspace) -> None:
+    """Delete what a kill left of books that are written beside their place; nobody else works in the folder."""
+    state = space.ledger.parent
+    beside = (state.glob(".ledger.json.*"), space.folder.glob(".search.json.*"), space.confirmed.glob(".*.json.*"))
+    for path in (path for found in beside for path in found):
+        path.unlink(missing_ok=True)
 
 
 def preview_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger:
@@ -205,9 +215,9 @@ def run_search(
         tell_end=searcher.tell_end,
     )
     os.environ.update(TUNE_ENVIRONMENT)
-    with tempfile.TemporaryDirectory(prefix="t5ray-tune-", ignore_cleanup_errors=True) as scratch:
+    with scratch("tune") as folder:
         tuner = ray.tune.Tuner(
-            _trainable(prepared, workspace, scratch),
+            _trainable(prepared, workspace, folder),
             tune_config=ray.tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=build_scheduler(space.scheduler, ledger, config.training.max_epochs),
@@ -216,7 +226,7 @@ def run_search(
                 time_budget_s=budget_left_s(config.search.time_budget_s, ledger),
                 reuse_actors=True,
             ),
-            run_config=_run_config(scratch, observer),
+            run_config=_run_config(folder, observer),
         )
         _fit(tuner, workspace, observer)
     observer.cut_off("the time budget was used up")

@@ -92,6 +92,18 @@ def test_a_time_budget_goes_on_after_an_interruption_and_begins_anew_once_it_was
     assert budget_left_s(7200.0, ledger) == 7200.0
 
 
+def test_what_kills_left_of_books_is_deleted_when_a_search_goes_on(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "a", tmp_path / "cache")
+    open_ledger(workspace, resume=False, extend=None).save()
+    left = [workspace.folder / name for name in ("state/.ledger.json.1a2b3c4d", ".search.json.1a2b3c4d")]
+    for path in left:
+        path.write_text("{")
+    kept = workspace.trials / ".spare.pt"
+    kept.write_text("")
+    open_ledger(workspace, resume=True, extend=None)
+    assert [path.exists() for path in (*left, kept)] == [False, False, True]
+
+
 @pytest.mark.parametrize("seed", [0, 2**31 - 1])
 def test_fresh_seeds_are_seeds_of_training_and_none_is_the_trials_own(tmp_path: Path, seed: int) -> None:
     config = RunConfig.model_validate({"training": {"seed": seed}, "search": {"confirm_seeds": 3}})
