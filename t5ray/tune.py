@@ -76,7 +76,8 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.config import load_space
     from t5ray.search.capacity import settle_cpus
     from t5ray.search.contradictions import require_consistent, require_fit
-    from t5ray.search.points import look_up_warm_start, most_trials
+    from t5ray.search.finite import most_trials, short_of
+    from t5ray.search.points import look_up_warm_start
     from t5ray.search.preview import describe, foresee
     from t5ray.search.samplers import notes
     from t5ray.search.study import open_ledger, preview_ledger, require_same_search, settle_confirm_seeds
@@ -97,6 +98,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     terminal.tell([*prepared.notes, *notes(space)])
     terminal.tell(look_up_warm_start(ledger, prepared, space))
     ledger.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, ledger))
+    terminal.tell(short_of(space, settings.search.num_trials, ledger))
     with ExitStack() as stack:
         tracker = None if preview else open_tracker(settings.tracking, outbox=workspace.outbox)
         if tracker is not None:
@@ -206,7 +208,11 @@ def outcome(content: Mapping[str, Any]) -> str:
     seeds = counted(len(confirm["seeds"]), "fresh seed")
     mean = f"{judged(metric)} {_mean(winner)} over {seeds}"
     unsure = " One seed says nothing of how much seeds differ." if len(confirm["seeds"]) == 1 else ""
-    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}"
+    failed = [
+        f"trial {run['trial']} failed on seed {run['seed']}: {run['reason']}" for run in confirm.get("failed", ())
+    ]
+    out = f" Out of the comparison: {'; '.join(failed)}." if failed else ""
+    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}{out}"
 
 
 def _trials(numbers: Sequence[int]) -> str:
@@ -242,7 +248,7 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", 
     from t5ray.search.run_ids import has_handles, settle_run_ids
     from t5ray.tracking import open_tracker
 
-    more = "The grid has no more points." if ledger.is_exhausted else "--extend N adds trials."
+    more = "The search space has no more settings to try." if ledger.is_exhausted else "--extend N adds trials."
     again = "would be" if preview else "was"
     terminal.say(f"{workspace.shown}: this search is finished; nothing {again} trained again. {more}")
     if not preview:

@@ -49,6 +49,10 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
     assert "; on test 0.2500." in loss
     several = outcome({**CONTENT, "confirm": {**confirm, "tie_with": [7, 5, 0]}})
     assert "; a tie with trials 0, 5 and 7; on test" in several
+    failed = outcome(
+        {**CONTENT, "confirm": {**confirm, "failed": [{"trial": 2, "seed": 7, "reason": "the loss is nan"}]}}
+    )
+    assert failed.endswith("on test 0.8500. Out of the comparison: trial 2 failed on seed 7: the loss is nan.")
     one = outcome({**CONTENT, "confirm": {**confirm, "seeds": [1]}})
     assert one.endswith("on test 0.8500. One seed says nothing of how much seeds differ.")
 

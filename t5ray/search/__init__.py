@@ -10,6 +10,7 @@
     preview.py    what a search would do                    workspace.py  where everything of a search is kept
     capacity.py   how many trials run at a time, and on what
     contradictions.py  values of a space that no run can have
+    finite.py     spaces that hold so many settings and no more
     run_ids.py    MLflow's ids of runs that began without them
 
 The only home of ray.tune and optuna. Must not know Ray Data.

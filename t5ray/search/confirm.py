@@ -164,7 +164,16 @@ def why_unconfirmed(ledger: Ledger) -> str | None:
     if num_missing(ledger):
         seeds = counted(len(ledger.confirm_seeds), "fresh seed")
         return f"the search ended before its best trial and another had run on {seeds}; --resume runs the rest"
-    return "fewer than two candidates reached the end on every fresh seed"
+    causes = [f"{run['reason']} (trial {run['trial']} on seed {run['seed']})" for run in failures(ledger)]
+    why = "fewer than two candidates reached the end on every fresh seed"
+    return f"{why}: {'; '.join(causes)}" if causes else why
+
+
+def failures(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return trial, seed and cause of each confirming run that failed: those trials are out."""
+    failed = [run for run in ledger.confirm_runs if run.state == "FAIL"]
+    causes = [(run.reason or "no reason known").removesuffix(".") for run in failed]
+    return [{"trial": r.trial, "seed": r.seed, "reason": cause} for r, cause in zip(failed, causes, strict=True)]
 
 
 def compare(
@@ -202,6 +211,7 @@ def compare(
         ],
         "winner": winner,
         "tie_with": [t for t, is_behind in zip(order, behind, strict=True) if t != winner and not is_behind],
+        "failed": failures(ledger),
     }
 
 

@@ -1,11 +1,13 @@
 """Tune's events, turned into the ledger, MLflow runs, deleted losers and a line on the console. Runs in the driver."""
 
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
+import ray.exceptions
 import ray.tune
 
 from t5ray.errors import ClusterError, StorageError
@@ -23,6 +25,9 @@ MLFLOW_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
 HEARD_MS = "heard_ms"
 """When an epoch was first heard of, in milliseconds since 1970: told again, it is the same point of its curves."""
+LONGEST_CAUSE = 500
+RAYS_GUESSES = "Some common causes include"
+"""Begins what Ray says of every process that died, memory among it, whatever this one died of."""
 Announce = Callable[[TrialRecord], None]
 
 
@@ -106,6 +111,8 @@ class Observer(ray.tune.Callback):
             write_json(self.workspace.rows_of(record.key), result.pop("rows"))
         report = {name: result[name] for name in REPORT_FIELDS}
         epoch = int(report["epoch"])
+        if epoch > len(record.reports):
+            trial.run_metadata.num_failures = 0  # it has come further: each epoch may cost as many processes
         known = record.reports[epoch - 1] if epoch <= len(record.reports) else {}
         report[HEARD_MS] = known.get(HEARD_MS, time.time_ns() // 1_000_000)
         record.reports[epoch - 1 :] = [report, *record.reports[epoch:]]  # told again: the same
@@ -128,7 +135,7 @@ class Observer(ray.tune.Callback):
         """Close the books of a trial whose process died for good."""
         record = self._record(trial)
         record.state = "FAIL"
-        record.reason = hide_secrets(_last_line(trial))
+        record.reason = hide_secrets(_cause(trial))
         self._close(record)
         self.tell_end(record)
 
@@ -196,8 +203,11 @@ class Observer(ray.tune.Callback):
         self.announce(record)
 
 
-def _last_line(trial: Any) -> str:
-    """Return the last line of what ended a trial's process: the cause, without its traceback."""
+def _cause(trial: Any) -> str:
+    """Return what ended a trial's process: the last line of the error, without what Ray says of other processes."""
     exception = trial.get_pickled_error() if trial.pickled_error_file else None
-    text = str(exception or "the trial's process died")
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), text)[:500]
+    lines = [line.partition(RAYS_GUESSES)[0].strip() for line in str(exception or "").splitlines()]
+    said = next(filter(None, reversed(lines)), "")
+    if not said or isinstance(exception, ray.exceptions.RayActorError):
+        said = f"the trial's process died: {said}".removesuffix(": ")
+    return textwrap.shorten(said, LONGEST_CAUSE, placeholder=" …")

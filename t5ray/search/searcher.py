@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 import ray.tune.search
 from optuna.trial import TrialState
 
 from t5ray.config import SearchSpace
 from t5ray.search.confirm import Confirmation
+from t5ray.search.finite import is_finite, setting, untried
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.samplers import build_sampler
 from t5ray.search.space import Params, point, suggest
@@ -22,6 +24,8 @@ from t5ray.search.space import Params, point, suggest
 STATE_OF = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
 TRIALS_APART = 1_000_003
 """Between the sampler seeds of two searches whose seeds follow each other: more than a search has trials."""
+DRAWS = 5
+"""Of the sampler for one trial, where it proposes what has run, before any other setting is taken."""
 OUTSIDE, HISTORY = "outside_space", "trials of an earlier search"
 
 
@@ -126,26 +130,56 @@ class StudySearch(ray.tune.search.Searcher):
             return None
         first = self._first_points[number] if number < len(self._first_points) else None
         placed = point(self.space, first) if first is not None else None
-        self._study.sampler = build_sampler(self.space.sampler, self.space, sampler_seed(self._seed, number))
+        self._study.sampler = self._sampler(number)
         known = self._study.get_trials(deepcopy=False)[number + self._offset :]  # copies of all cost more than the rest
         if known and known[0].state == TrialState.RUNNING:
             trial = self._asked_before(number)
         else:
-            if placed is not None and not known:
-                self._study.enqueue_trial(placed[1])
+            values = placed[1] if placed is not None else None
+            if first is None and not known:
+                values = self._another(number)
+            if values is not None and not known:
+                self._study.enqueue_trial(values)
             trial = self._study.ask()
         if first is not None and placed is None:
             trial.set_user_attr(OUTSIDE, True)
             return trial, TrialRecord(number, first)
         return trial, TrialRecord(number, suggest(trial, self.space))
 
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return build_sampler(self.space.sampler, self.space, sampler_seed(self._seed, number))
+
+    def _another(self, number: int) -> Params | None:
+        """Return Optuna name -> value of what to run where the sampler proposes what has run; None: it does not.
+
+        What the sampler would say is found in a copy of the study, which hears of no other draws.
+        """
+        if not is_finite(self.space):
+            return None
+        known = {setting(record.params) for record in self.ledger.trials.values()}
+        copy = self._copy(number, self._sampler(number))
+        for draw in range(DRAWS):
+            again = copy.ask()
+            if setting(suggest(again, self.space)) not in known:
+                return again.params if draw else None
+        left = untried(self.space, known)
+        chosen = np.random.default_rng(sampler_seed(self._seed, number)).integers(max(1, len(left)))
+        placed = point(self.space, left[chosen]) if left else None
+        return None if placed is None else placed[1]
+
+    def _copy(self, number: int, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+        """Return a study in memory that knows of what came before a trial."""
+        study = self._study
+        copy = optuna.create_study(sampler=sampler, direction=study.direction.name.lower())
+        copy.add_trials(study.trials[: number + self._offset])
+        return copy
+
     def _asked_before(self, number: int) -> optuna.Trial:
         """Return a trial of which only some parameters may be on disk; the rest are what they would have been."""
         index, study = number + self._offset, self._study
         trial = self._optuna_trial(number)
         if "fixed_params" not in study.trials[index].system_attrs:
-            copy = optuna.create_study(sampler=study.sampler, direction=study.direction.name.lower())
-            copy.add_trials(study.trials[:index])
+            copy = self._copy(number, study.sampler)
             again = copy.ask()
             suggest(again, self.space)
             trial._fixed_params = again.params

@@ -29,10 +29,13 @@ from t5ray.training.footprint import costliest
 from t5ray.training.outcome import identity_of, public
 from t5ray.training.plan import RunPlan
 from t5ray.training.prepare import Prepared
+from t5ray.training.scratch import scratch
 from t5ray.training.slot import SlotSpec
 
 CRASHES_ALLOWED = 2
-"""How often one trial may be begun again, its process or one of its workers having died, before it fails."""
+"""How often one trial may be begun again without reaching its next epoch, its process or a worker having died."""
+NUM_SEEDS = 2**31
+"""Seeds that there are: training.seed is below."""
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # why a trial failed is in its books; others are begun again
@@ -52,6 +55,7 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
             none to extend; or it holds a single run.
     """
     _require_no_run(space)
+    _clear_unfinished(space)
     space.fetch_state()
     found = _found(space, space.ledger, resume=resume, extend=extend)
     if found is not None:
@@ -59,6 +63,14 @@ def open_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger
     for folder in (space.trials, space.confirmed):
         folder.mkdir(parents=True, exist_ok=True)
     return Ledger(space.ledger)
+
+
+def _clear_unfinished(space: Workspace) -> None:
+    """Delete what a kill left of books that are written beside their place; nobody else works in the folder."""
+    state = space.ledger.parent
+    beside = (state.glob(".ledger.json.*"), space.folder.glob(".search.json.*"), space.confirmed.glob(".*.json.*"))
+    for path in (path for found in beside for path in found):
+        path.unlink(missing_ok=True)
 
 
 def preview_ledger(space: Workspace, *, resume: bool, extend: int | None) -> Ledger:
@@ -98,8 +110,8 @@ def _found(space: Workspace, saved: Path, *, resume: bool, extend: int | None) -
     ledger = Ledger.load(saved)
     if extend and ledger.is_exhausted:
         raise ConfigError(
-            f"--extend: the grid must have points left, but all {ledger.grid_points} have run in {space.folder}. "
-            "Search a finer one, or with another sampler, under another --name."
+            f"--extend: the search space must have settings left, but all {ledger.grid_points} have run in "
+            f"{space.folder}. Search a wider one, or a finer grid, under another --name."
         )
     return ledger
 
@@ -136,13 +148,14 @@ def open_study(ledger: Ledger, prepared: Prepared, workspace: Workspace, tracker
 
 
 def settle_confirm_seeds(ledger: Ledger, config: RunConfig) -> None:
-    """Choose the fresh seeds: the ones that follow the trials' own.
+    """Choose the fresh seeds: the ones that follow the trials' own; the largest is followed by 0.
 
     Raises:
         ConfigError: runs have confirmed the best on another number of seeds.
     """
     wanted, first = config.search.confirm_seeds, config.training.seed + 1
-    seeds = list(range(first, first + wanted))  # other ones for another training.seed, which is refused by itself
+    # other ones for another training.seed, which is refused by itself
+    seeds = [seed % NUM_SEEDS for seed in range(first, first + wanted)]
     if ledger.confirm_runs and len(seeds) != len(ledger.confirm_seeds):
         raise ConfigError(
             f"--confirm-seeds: must stay {len(ledger.confirm_seeds)}, with which the best were confirmed before, "
@@ -202,9 +215,9 @@ def run_search(
         tell_end=searcher.tell_end,
     )
     os.environ.update(TUNE_ENVIRONMENT)
-    with tempfile.TemporaryDirectory(prefix="t5ray-tune-", ignore_cleanup_errors=True) as scratch:
+    with scratch("tune") as folder:
         tuner = ray.tune.Tuner(
-            _trainable(prepared, workspace, scratch),
+            _trainable(prepared, workspace, folder),
             tune_config=ray.tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=build_scheduler(space.scheduler, ledger, config.training.max_epochs),
@@ -213,7 +226,7 @@ def run_search(
                 time_budget_s=budget_left_s(config.search.time_budget_s, ledger),
                 reuse_actors=True,
             ),
-            run_config=_run_config(scratch, observer),
+            run_config=_run_config(folder, observer),
         )
         _fit(tuner, workspace, observer)
     observer.cut_off("the time budget was used up")
@@ -270,7 +283,7 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             gpus_per_worker=resources.gpus_per_worker,
             in_process=resources.workers_per_trial == 1,
             scratch=scratch,
-            restarts=0,  # Tune begins the trial again, CRASHES_ALLOWED times, in another slot
+            restarts=0,  # Tune begins the trial again, as CRASHES_ALLOWED says, in another slot
         ),
         RunPlan(
             config=config.training,

@@ -33,6 +33,8 @@ What is on disk
     checkpoint.py   the states to go on from
     best.py         the best weights, named after the step that made them
     patience.py     a storage URI that is away for a moment
+    refusal.py      a disk that takes no more
+    scratch.py      temporary folders, and what kills left of them
 
 Who talks to whom
 

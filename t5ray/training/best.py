@@ -22,6 +22,7 @@ from t5ray.model.bundle import discard, save_weights
 from t5ray.model.loading import LoadedModel
 from t5ray.storage import DOWNLOAD, download_dir, is_there, names_in, remove_dir, upload_dir
 from t5ray.training.patience import patiently
+from t5ray.training.refusal import taken_by_disk, tensor_bytes
 
 NAME = re.compile(r"best-(\d+)")
 
@@ -42,10 +43,15 @@ class BestWeights:
     """Best step of the last report that was answered."""
 
     def save(self, loaded: LoadedModel, step: int, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Write the model's own weights, or those given, beside the ones that a report names."""
+        """Write the model's own weights, or those given, beside the ones that a report names.
+
+        Raises:
+            StorageError: the disk, or the storage URI, does not take them.
+        """
         self._drop(lambda known: self.told_best_step < known < step)  # of this epoch: no report will name these
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_weights(loaded, self.folder / best_name(step), weights)
+        with taken_by_disk(self.folder, lambda: tensor_bytes(weights or loaded.model.state_dict())):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_weights(loaded, self.folder / best_name(step), weights)
         if self.remote is not None:
             patiently(upload_dir, self.folder / best_name(step), f"{self.remote}/{best_name(step)}")
 

@@ -37,6 +37,7 @@ from t5ray.model.bundle import clear_leftovers
 from t5ray.storage import DOWNLOAD, download_file, is_there, remove_dir, upload_file
 from t5ray.training.group import Group
 from t5ray.training.patience import patiently
+from t5ray.training.refusal import taken_by_disk, tensor_bytes
 
 LAST, BEFORE_LAST, UNFINISHED, SPARE = "last.pt", "last-but-one.pt", ".last.pt.tmp", ".spare.pt"
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
@@ -111,12 +112,12 @@ class StateWriter:
         Args:
             then: called by the thread when the disk has it.
         Raises:
-            OSError: the disk did not take it, or the one before.
+            StorageError: the disk did not take it, or the one before.
         """
         self.wait()
         folder, temporary = self.folder, self.folder / UNFINISHED
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as ours:
+        with taken_by_disk(folder, lambda: tensor_bytes(state)), ExitStack() as ours:
+            folder.mkdir(parents=True, exist_ok=True)
             if self.shares_disk:
                 ours.enter_context(_turn(folder))
             ours.callback(temporary.unlink, missing_ok=True)
@@ -136,14 +137,14 @@ class StateWriter:
             raise
 
     def wait(self) -> None:
-        """Wait until what was written is on the disk. Raises OSError where it is not, and what `then` raises."""
+        """Wait until what was written is on the disk. Raises StorageError where it is not, and what `then` raises."""
         landing, self._landing = self._landing, None
         if landing is not None:
             landing.result()
 
     def _land(self, ours: ExitStack, then: Callable[[], object]) -> None:
         last, before = self.folder / LAST, self.folder / BEFORE_LAST
-        with ours:
+        with taken_by_disk(self.folder, lambda: last.stat().st_size), ours:
             try:
                 sync(last)
                 sync(self.folder)

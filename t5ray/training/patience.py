@@ -18,7 +18,7 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Between one attempt and the next."""
 LOOK_S = 0.2
 """How often a pause looks whether its process is about to end, which waits for its threads."""
-LOCAL = (errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Causes that lie here, and that waiting does not mend."""
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,17 +29,19 @@ def patiently(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that needs the storage, again and again for about a minute.
 
     Raises:
-        StorageError: it failed each time, or the process is about to end.
-        ClusterError: it failed for a cause that lies on this machine.
+        StorageError: it failed each time, or the process is about to end; or at once, where this machine's own disk
+            refuses, which waiting does not mend.
+        ClusterError: a file is not there.
     """
     pauses = iter(PAUSES_S)
     for attempt in count(1):
         try:
             return function(*args, **kwargs)
         except ClusterError as exc:
-            if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in LOCAL:
+            code = exc.__cause__.errno if isinstance(exc.__cause__, OSError) else None
+            if code == errno.ENOENT:
                 raise
-            pause = next(pauses, None)
+            pause = None if code in LOCAL else next(pauses, None)
             if pause is None or not _paused(pause, str(exc)):
                 tried = f"It was tried {counted(attempt, 'time')}."
                 kept = "What was saved is kept: mend the cause, then give the same command with --resume."

@@ -4,8 +4,9 @@ torch's TCP store listens on every interface of its node, and gloo on the one th
 that share a node need neither: they meet in a file and talk over loopback, so that nobody else can reach them.
 """
 
+import atexit
 import os
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -14,9 +15,12 @@ from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 
+from t5ray.training.scratch import scratch
+
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-_folders: list["tempfile.TemporaryDirectory[str]"] = []
+_folders = ExitStack()
 """On worker 0: the folder of the file, for as long as the process lives."""
+atexit.register(_folders.close)
 
 
 class GroupConfig(TorchConfig):  # type: ignore[misc]
@@ -52,8 +56,7 @@ def _node() -> str:
 
 def _new_file() -> str:
     """Return where the workers meet: a file that is not there yet."""
-    _folders.append(tempfile.TemporaryDirectory(prefix="t5ray-group-", ignore_cleanup_errors=True))
-    return str(Path(_folders[-1].name) / "store")
+    return str(Path(_folders.enter_context(scratch("group"))) / "store")
 
 
 def _join(backend: str, rank: int, size: int, file: str, timeout_s: int) -> None:

@@ -11,7 +11,6 @@ With a storage URI all of it is there, and in a local folder of the same name; -
 
 import json
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -37,6 +36,7 @@ from t5ray.training.patience import patiently
 from t5ray.training.place import Place
 from t5ray.training.plan import RunPlan, Tick
 from t5ray.training.prepare import Prepared
+from t5ray.training.scratch import scratch
 from t5ray.training.slot import Slot, SlotSpec
 
 REPORTS = "reports.json"
@@ -232,7 +232,7 @@ def _train(
 ) -> Reports:
     """Train to the last epoch and return the report of each."""
     resources = prepared.config.resources
-    with tempfile.TemporaryDirectory(prefix="t5ray-train-", ignore_cleanup_errors=True) as scratch:
+    with scratch("train") as folder:
         slot = Slot(
             SlotSpec(
                 model=prepared.model,
@@ -242,7 +242,7 @@ def _train(
                 cpus_per_worker=prepared.cpus_per_worker,
                 gpus_per_worker=resources.gpus_per_worker,
                 in_process=in_process,
-                scratch=scratch,
+                scratch=folder,
             )
         )
         try:

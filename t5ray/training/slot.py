@@ -24,7 +24,7 @@ TICK_WAIT_S = 0.5
 CLOSE_S = 5.0
 """How long a group may take to leave its last job and end."""
 RESTARTS = 2
-"""How often a group that dies is started again for one job, where nobody else begins the job again."""
+"""How often a group that dies is started again before a job's next epoch, where nobody else begins the job again."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SlotSpec:
     texts: Any = None
     """Ray object reference of the `TrainingTexts`. None: no run augments."""
     restarts: int = RESTARTS
-    """How often a larger group that dies is started again for one job; one in this process never is."""
+    """How often a larger group that dies is started again for one epoch; one in this process never is."""
 
 
 class Slot:
@@ -57,14 +57,14 @@ class Slot:
         self._job = 0
         self._num_read = 0
         self._deaths = 0
-        """Of groups, since the last job was given out."""
+        """Of groups, since the job was given out or last said anything."""
         self._closed = threading.Event()
         self._crash: str | None = None
         self._thread = threading.Thread(target=self._run_group, name="t5ray-slot", daemon=True)
         self._thread.start()
 
     def _run_group(self) -> None:
-        """Run a group until the slot is closed, and another one after each that dies, as often as a job may cost one.
+        """Run a group until the slot is closed, and another one after each that dies, as often as an epoch may cost it.
 
         A group that a failed run has ended counts for nobody: the next job is not to blame.
         """
@@ -96,7 +96,7 @@ class Slot:
                 resources_per_worker=None if spec.in_process else {k: v for k, v in resources.items() if v},
             ),
             torch_config=GroupConfig(),
-            # Ray Train counts the deaths of a group's whole life; a slot counts those of each job
+            # Ray Train counts the deaths of a group's whole life; a slot counts those of each epoch
             run_config=ray.train.RunConfig(
                 storage_path=spec.scratch, failure_config=ray.train.FailureConfig(max_failures=0)
             ),
@@ -115,13 +115,14 @@ class Slot:
         Args:
             on_tick: called about once a second with where the running job is.
         Raises:
-            ClusterError: the group has died more often than it may be restarted.
+            ClusterError: the group has died more often, for one epoch, than it may be restarted.
         """
         while True:
             wait_s = TICK_WAIT_S if on_tick or self._dead else WAIT_S
             message: Message | None = self.mailbox.next_message(self._job, self._num_read, wait_s)
             if message is not None:
                 self._num_read += 1
+                self._deaths = 0  # what was told before is not told again: the job has come further
                 return message
             self._raise_if_dead()
             pulse = self.mailbox.last_pulse() if on_tick else None

@@ -7,7 +7,8 @@ from typing import Any
 def tune_trial(number: int, seed: int | None = None, params: dict[str, Any] | None = None) -> Any:
     """A stand-in for Tune's trial."""
     config = {"trial": number, "params": params or {}, **({} if seed is None else {"seed": seed})}
-    return SimpleNamespace(config=config, last_result={}, pickled_error_file=None)
+    died = SimpleNamespace(num_failures=0)
+    return SimpleNamespace(config=config, last_result={}, pickled_error_file=None, run_metadata=died)
 
 
 def epoch(number: int, value: float, *, final: bool = False, **times: float) -> dict[str, Any]:

@@ -260,7 +260,11 @@ def test_why_nothing_was_confirmed_is_said() -> None:
     assert num_missing(found) == 3
     for run in iter(Confirmation(found).next_run, None):
         finish(run, None)
-    assert why_unconfirmed(found) == "fewer than two candidates reached the end on every fresh seed"
+        run.reason = f"the loss must be finite, but is nan at step {run.trial}."
+    assert why_unconfirmed(found) == (
+        "fewer than two candidates reached the end on every fresh seed: the loss must be finite, but is nan at step 0 "
+        "(trial 0 on seed 1); the loss must be finite, but is nan at step 1 (trial 1 on seed 2)"
+    )
     assert why_unconfirmed(ledger(0.5, None)) == "fewer than two different trials have a value"
     found.confirm = {"winner": 0}
     assert why_unconfirmed(found) is None

@@ -7,7 +7,9 @@ from typing import Any
 
 import fsspec
 import pytest
+import ray.exceptions
 from mlflow import MlflowClient
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
 
 from t5ray.config import RunConfig, TrackingConfig
 from t5ray.errors import ClusterError
@@ -183,6 +185,35 @@ def test_of_a_process_that_died_for_good_the_last_line_is_the_cause(tmp_path: Pa
     saved = Ledger.load(ledger.path).trials[0]
     assert (saved.state, saved.reason) == ("FAIL", "The worker was killed: out of memory.")
     assert told == [ledger.trials[0]]
+
+
+def test_of_what_ray_says_of_a_dead_process_only_what_it_knows_is_the_cause(tmp_path: Path, clock: Clock) -> None:
+    """The words of Ray 2.60 on a process that was killed by SIGKILL."""
+    died = (
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+        "Worker unexpectedly exits with a connection error code 2. End of file."
+    )
+    guesses = "(1) the process was killed by the OOM killer due to high memory usage, (2) ray stop --force was called"
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    trial = begin(books, clock, 0)
+    trial.pickled_error_file = "error.pkl"
+    context = ActorDiedErrorContext(actor_id=bytes(16), error_message=f"{died} Some common causes include: {guesses}")
+    trial.get_pickled_error = lambda: ray.exceptions.ActorDiedError(context)
+    books.on_trial_error(0, [], trial)
+    assert ledger.trials[0].reason == f"the trial's process died: {died}"
+    trial.get_pickled_error = lambda: RuntimeError("word " * 200)
+    books.on_trial_error(0, [], trial)
+    assert str(ledger.trials[0].reason).endswith(" word …")
+    assert len(str(ledger.trials[0].reason)) <= 500
+
+
+def test_deaths_are_counted_anew_from_each_epoch_that_was_not_told_before(tmp_path: Path, clock: Clock) -> None:
+    books = observer(Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    trial = begin(books, clock, 0)
+    for number, died, left in ((1, 2, 0), (1, 1, 1), (2, 2, 0)):
+        trial.run_metadata.num_failures = died
+        books.on_trial_result(0, [], trial, epoch(number, 0.5))
+        assert trial.run_metadata.num_failures == left
 
 
 def test_what_is_stopped_for_a_high_loss_is_said_to_be_behind(tmp_path: Path, clock: Clock) -> None:

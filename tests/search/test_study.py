@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import ray.tune
 
-from t5ray.config import SearchSpace
+from t5ray.config import RunConfig, SearchSpace, TrainingConfig
 from t5ray.errors import ConfigError, StorageError
 from t5ray.search import study
 from t5ray.search.conclude import why_all_failed
@@ -18,6 +18,7 @@ from t5ray.search.study import (
     budget_left_s,
     most_runs,
     open_ledger,
+    settle_confirm_seeds,
 )
 from t5ray.search.workspace import Workspace
 from tests.search.test_observer import observer
@@ -45,7 +46,7 @@ def test_a_grid_that_has_run_whole_is_not_extended(tmp_path: Path) -> None:
     assert extended.settle_target(20, 5, grid_points=4) == 4  # one is left
     extended.trials[3] = TrialRecord(3, {}, "COMPLETE")
     extended.save()
-    with pytest.raises(ConfigError, match="--extend: the grid must have points left, but all 4 have run"):
+    with pytest.raises(ConfigError, match="--extend: the search space must have settings left, but all 4 have run"):
         open_ledger(workspace, resume=False, extend=1)
     assert open_ledger(workspace, resume=True, extend=None).is_exhausted
 
@@ -89,6 +90,27 @@ def test_a_time_budget_goes_on_after_an_interruption_and_begins_anew_once_it_was
     assert budget_left_s(7200.0, ledger) == 1.0  # Tune takes no time that is over
     ledger.budget_from_s = 9000.0
     assert budget_left_s(7200.0, ledger) == 7200.0
+
+
+def test_what_kills_left_of_books_is_deleted_when_a_search_goes_on(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "a", tmp_path / "cache")
+    open_ledger(workspace, resume=False, extend=None).save()
+    left = [workspace.folder / name for name in ("state/.ledger.json.1a2b3c4d", ".search.json.1a2b3c4d")]
+    for path in left:
+        path.write_text("{")
+    kept = workspace.trials / ".spare.pt"
+    kept.write_text("")
+    open_ledger(workspace, resume=True, extend=None)
+    assert [path.exists() for path in (*left, kept)] == [False, False, True]
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 - 1])
+def test_fresh_seeds_are_seeds_of_training_and_none_is_the_trials_own(tmp_path: Path, seed: int) -> None:
+    config = RunConfig.model_validate({"training": {"seed": seed}, "search": {"confirm_seeds": 3}})
+    settle_confirm_seeds(ledger := Ledger(tmp_path / "l.json"), config)
+    assert len({*ledger.confirm_seeds, seed}) == 4
+    for fresh in ledger.confirm_seeds:
+        TrainingConfig.model_validate({"seed": fresh})
 
 
 def test_causes_are_gathered(tmp_path: Path) -> None:

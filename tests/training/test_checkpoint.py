@@ -15,6 +15,7 @@ import torch
 
 from t5ray.data.tokens import TokenisedData
 from t5ray.disk import sync
+from t5ray.errors import StorageError
 from t5ray.locking import lock
 from t5ray.model.loading import load_model
 from t5ray.training import checkpoint, loop
@@ -272,7 +273,8 @@ def test_a_state_that_the_disk_did_not_take_is_told(
         states.wait()
         monkeypatch.setattr(checkpoint, "sync", refused)
         states.save({}, Progress(step=8))
-        with pytest.raises(OSError, match="Input/output error"):
+        told = rf"{tmp_path}/trials/one: .*Input/output error\. .*let it be written again, then .* with --resume\."
+        with pytest.raises(StorageError, match=told):
             later(states)
         assert step_of(tmp_path / "trials/one") == 4
         with (tmp_path / ".trials.turn").open("a") as file:

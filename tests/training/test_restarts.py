@@ -87,6 +87,25 @@ def test_a_job_that_kills_every_group_ends_the_slot_with_the_cause(
     assert began == [1] * (1 + restarts)
 
 
+def test_each_epoch_may_cost_as_many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    died = list[int]()
+
+    def do(box: Mailbox, job: Job) -> None:
+        for epoch in (1, 2, 3):
+            if died.count(epoch) < RESTARTS:
+                died.append(epoch)
+                raise RuntimeError("killed")
+            box.post(job.number, Message(report={"epoch": epoch}))
+            box.verdict(job.number, epoch, 10.0)
+
+    with slot_whose_groups(do, monkeypatch) as slot:
+        slot.start(PLAN)
+        for epoch in (1, 2, 3):
+            assert slot.next_message().report == {"epoch": epoch}
+            slot.decide(epoch, go_on=True)
+    assert died == [1, 1, 2, 2, 3, 3]
+
+
 def test_each_job_may_cost_as_many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     began: list[int] = []
 
