@@ -229,14 +229,16 @@ def check_model(settings: "RunConfig") -> Finding:
 def check_tracking(settings: "RunConfig") -> Finding:
     """MLflow must answer; a database file must be in a folder that can be written."""
     from t5ray.tracking import open_tracker
-    from t5ray.tracking.uri import shown
+    from t5ray.tracking.uri import check_uri, scheme_of, shown, sqlite_path
 
     uri = settings.tracking.uri
-    file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-    if file is not None and not file.exists():  # opening it would make it
-        writable = os.access(file.absolute().parent, os.W_OK)
-        mend = "Choose another --tracking-uri."
-        return Finding(writable, f"{uri} can be made here", mend, TrackingError.exit_code)
+    if scheme_of(uri) == "sqlite":
+        check_uri(uri)
+        file = sqlite_path(uri)
+        if not file.exists():  # opening it would make it
+            writable = os.access(file.parent, os.W_OK)
+            mend = "Choose another --tracking-uri."
+            return Finding(writable, f"{uri} can be made here", mend, TrackingError.exit_code)
     lost = open_tracker(settings.tracking).close()
     return Finding(not lost, f"{shown(uri)} answers", "; ".join(lost), TrackingError.exit_code)
 

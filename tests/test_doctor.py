@@ -276,7 +276,14 @@ def test_a_library_that_is_not_there_is_a_finding(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("uri", "passed"), [("sqlite:///new.db", True), ("sqlite:///nowhere/new.db", False), ("none", True)]
+    ("uri", "passed"),
+    [
+        ("sqlite:///new.db", True),
+        ("sqlite+pysqlite:///new.db", True),
+        ("sqlite:///nowhere/new.db", False),
+        ("sqlite:///:memory:", False),
+        ("none", True),
+    ],
 )
 def test_a_database_is_not_made_by_looking(folder: Path, uri: str, passed: bool) -> None:
     finding = examine(check_tracking, RunConfig.model_validate({"tracking": {"uri": uri}}))

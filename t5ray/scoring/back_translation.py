@@ -67,7 +67,7 @@ def _translate(
         output="",
         format=FORMAT,
         precision=config.precision,
-        decode=DecodeConfig(num_beams=config.num_beams, max_new_tokens=config.max_new_tokens),
+        decode=DecodeConfig(num_beams=config.num_beams, max_new_tokens=config.max_new_tokens, do_sample=False),
     )
     opened = open_model(settings, task=VERBATIM)
     lines = "".join(json_text({TEXT: prefix + text}) + "\n" for text in texts)

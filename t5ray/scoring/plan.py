@@ -217,7 +217,7 @@ def _spec(
     return ScorerSpec(
         engine=EngineSpec(
             source=model.source,
-            decode=DecodeConfig.model_validate(model.decode) if model.decode else None,
+            decode=DecodeConfig.model_validate(model.decode),
             precision=config.precision,
             batch_tokens=config.batch_tokens,
             origin=model.origin,

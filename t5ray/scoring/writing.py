@@ -48,7 +48,7 @@ class Extras:
     all_scores: bool = False
     """`scores`: label -> probability."""
     texts: bool = False
-    """`predictions`: several texts, best first."""
+    """`predictions`: several texts; of beams the best first, of samples as they were drawn."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Results:
     scores: list[float | None] | None
     errors: list[str | None]
     texts: list[list[str] | None] | None = None
-    """All predictions of each row, best first."""
+    """All predictions of each row; `prediction` is the first."""
     label_scores: list[dict[str, float] | None] | None = None
     """Label -> probability of each row."""
 

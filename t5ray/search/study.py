@@ -125,7 +125,7 @@ def require_same_search(ledger: Ledger, prepared: Prepared, space: SearchSpace, 
     """
     identity = {**identity_of(prepared), **search_identity(space, prepared.config)}
     require_same(ledger.identity, identity, workspace.shown)
-    ledger.identity, ledger.mode = identity, prepared.mode
+    ledger.identity, ledger.mode = {**ledger.identity, **identity}, prepared.mode  # without MLflow, no experiment
 
 
 def open_study(ledger: Ledger, prepared: Prepared, workspace: Workspace, tracker: Tracker) -> None:
