@@ -133,34 +133,45 @@ class Cluster:
         """Return the hosts on which a process of Ray runs whose title matches."""
         return {host.name for host in self._on() if re.search(title, host.run("ps ax -o args", check=False))}
 
-    def until_at_work(self, title: str, name: str, enough: Callable[[set[str]], bool]) -> None:
+    def until_at_work(self, title: str, name: str, enough: Callable[[set[str]], bool], hold: bool = False) -> None:
         """Wait until enough hosts have had such a process; they need not be at work at the same moment.
 
         Args:
             name: of the job that they work for.
+            hold: let those that are there stand still meanwhile. Else a job whose workers do not wait for each other
+                may end before the last host has begun, however much there is to do.
         """
         seen = set[str]()
 
         def look() -> bool:
+            if hold:
+                self._signal("STOP", title)
             seen.update(self.at_work(title))
             return enough(seen)
 
-        self.until(look, JOIN_S, f"enough of {title}", name)
+        try:
+            self.until(look, JOIN_S, f"enough of {title}", name)
+        finally:
+            if hold:
+                self._signal("CONT", title)
 
     def _on(self) -> list[Host]:
         return [host for host in (self.lan.head, *self.lan.workers) if host.init is not None]
 
+    def _signal(self, name: str, title: str) -> None:
+        """Send a signal to the processes of a title on every host."""
+        pattern = f"[{title[0]}]{title[1:]}"  # which the shell that runs pkill does not match
+        for host in self._on():
+            host.run(f"pkill -{name} -f '{pattern}'", check=False)
+
     @contextmanager
     def held(self, title: str) -> Iterator[None]:
         """Let the processes of a title stand still, so that what they do lasts as long as a test needs."""
-        pattern = f"[{title[0]}]{title[1:]}"  # which the shell that runs pkill does not match
-        for host in self._on():
-            host.run(f"pkill -STOP -f '{pattern}'", check=False)
+        self._signal("STOP", title)
         try:
             yield
         finally:
-            for host in self._on():
-                host.run(f"pkill -CONT -f '{pattern}'", check=False)
+            self._signal("CONT", title)
 
     def lose(self, host: Host) -> None:
         """Cut a host off, switch it off some seconds later, and wait until the head has noticed."""

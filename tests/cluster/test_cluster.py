@@ -158,7 +158,7 @@ def whole(cluster: Cluster, rows: str) -> str:
 def score(cluster: Cluster, rows: str, hosts: int) -> str:
     name = f"scored-{hosts}"
     cluster.submit(name, predict(rows, name, workers=hosts))
-    cluster.until_at_work(SCORER, name, lambda seen: len(seen) == hosts)
+    cluster.until_at_work(SCORER, name, lambda seen: len(seen) == hosts, hold=True)
     cluster.wait(name)
     check_rows(cluster, name)
     return name
@@ -241,7 +241,7 @@ def test_a_host_lost_in_mid_scoring_costs_no_row_and_is_used_again(cluster: Clus
     """Scorers are held while the test looks, so that only one that comes later can score meanwhile."""
     cluster.wait_for_nodes(3)
     cluster.submit("score-lost", predict(rows, "scored-lost", workers=3))
-    cluster.until_at_work(SCORER, "score-lost", HOSTS.issubset)
+    cluster.until_at_work(SCORER, "score-lost", HOSTS.issubset, hold=True)
     output = cluster.here(f"{SHARED}/scored-lost")
     cluster.until(lambda: len(list(output.glob("part-*"))) >= 5, 300, "five parts", "score-lost")
     worker = cluster.lan.workers[1]
