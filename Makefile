@@ -14,8 +14,8 @@ demo: $(VENV)/run.done  # search, score and evaluate offline; sets up .venv
 	$(BIN)/python -m t5ray.evaluate --model $$run/best --data t5ray/demo/dates.jsonl --output $$run/evaluation; \
 	$(BIN)/python scripts/demo_summary.py $$run
 
-test: $(VENV)/dev.done  # run the tests; sets up .venv
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.done  # run the tests, those that start a Ray beside the others; sets up .venv
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-all: $(VENV)/dev.done  # also the tests marked `long`, and property tests on examples of their own choice
 	$(BIN)/python -m pytest -m 'not cluster' --hypothesis-profile=exploring

@@ -25,6 +25,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only 
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # else each group of workers takes 2 s to end
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share the tests out to the processes of `make test`: those that start a Ray follow each other, and come first.
+
+    Two Rays at a time would take two cores from each other; beside them, one process has all other modules.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("integration") is None)  # stable
+    for item in items:
+        alone = item.get_closest_marker("integration")
+        item.add_marker(pytest.mark.xdist_group("ray" if alone else item.nodeid.split("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny random T5 and a character tokenizer."""
