@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+import ray.cloudpickle
 import ray.exceptions
 import ray.tune
 
@@ -205,7 +207,8 @@ class Observer(ray.tune.Callback):
 
 def _cause(trial: Any) -> str:
     """Return what ended a trial's process: the last line of the error, without what Ray says of other processes."""
-    exception = trial.get_pickled_error() if trial.pickled_error_file else None
+    file = trial.pickled_error_file  # Tune copies it to where `get_pickled_error` looks later, or never
+    exception = ray.cloudpickle.loads(Path(file).read_bytes()) if file and Path(file).exists() else None
     lines = [line.partition(RAYS_GUESSES)[0].strip() for line in str(exception or "").splitlines()]
     said = next(filter(None, reversed(lines)), "")
     if not said or isinstance(exception, ray.exceptions.RayActorError):

@@ -67,12 +67,12 @@ def test_two_trials_at_a_time_have_no_more_on_disk_than_two_checkpoints_each_and
     assert most <= (2 * 2 + 1) * checkpoint
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_its_last_checkpoint(
+def test_a_trial_whose_process_is_killed_again_and_again_goes_on_from_its_last_checkpoint(
     local_ray: None, folder: Path, words: Path, tiny_t5: Path
 ) -> None:
     flags = {"num-trials": 2, "max-epochs": 20, "max-concurrent": 1, "tracking-uri": "none"}
     assert tune(arguments(words, tiny_t5, **flags, name="whole")) == 0
-    killer = Killer(folder / "runs/killed/state/ledger.json", trial=1, epochs=4)
+    killer = Killer(folder / "runs/killed/state/ledger.json", trial=1, epochs=4, times=study.CRASHES_ALLOWED + 1)
     assert tune(arguments(words, tiny_t5, **flags, name="killed")) == 0
     killer.join()
     whole, killed = (result(folder, name) for name in ("whole", "killed"))
@@ -86,8 +86,8 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_last_checkpoint(
 def test_a_trial_whose_process_dies_for_good_fails_with_its_cause_and_the_search_goes_on(
     local_ray: None, folder: Path, words: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "CRASHES_ALLOWED", 1)
-    killer = Killer(folder / "runs/killed/state/ledger.json", trial=1, epochs=2, times=2)
+    monkeypatch.setattr(study, "CRASHES_ALLOWED", 0)
+    killer = Killer(folder / "runs/killed/state/ledger.json", trial=1, epochs=2)
     flags = {"num-trials": 3, "max-epochs": 40, "max-concurrent": 1, "name": "killed"}
     assert tune(arguments(words, tiny_t5, **flags)) == 0
     killer.join()

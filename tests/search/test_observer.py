@@ -7,6 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import ray.cloudpickle
 import ray.exceptions
 from mlflow import MlflowClient
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
@@ -175,12 +176,17 @@ def test_no_weights_go_that_the_books_at_the_storage_still_name(
     assert done == ["books", "books", "leave 0", "books", "books", "drop 0", "drop 1", "leave 2"]
 
 
+def fail(trial: Any, folder: Path, error: Exception) -> None:
+    """Leave the error where Tune does."""
+    (folder / "error.pkl").write_bytes(ray.cloudpickle.dumps(error))
+    trial.pickled_error_file = str(folder / "error.pkl")
+
+
 def test_of_a_process_that_died_for_good_the_last_line_is_the_cause(tmp_path: Path, clock: Clock) -> None:
     told: list[TrialRecord] = []
     books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path, tell_end=told.append)
     trial = begin(books, clock, 0)
-    trial.pickled_error_file = "error.pkl"
-    trial.get_pickled_error = lambda: RuntimeError("Traceback:\n  some lines\nThe worker was killed: out of memory.\n")
+    fail(trial, tmp_path, RuntimeError("Traceback:\n  some lines\nThe worker was killed: out of memory.\n"))
     books.on_trial_error(0, [], trial)
     saved = Ledger.load(ledger.path).trials[0]
     assert (saved.state, saved.reason) == ("FAIL", "The worker was killed: out of memory.")
@@ -196,12 +202,11 @@ def test_of_what_ray_says_of_a_dead_process_only_what_it_knows_is_the_cause(tmp_
     guesses = "(1) the process was killed by the OOM killer due to high memory usage, (2) ray stop --force was called"
     books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
     trial = begin(books, clock, 0)
-    trial.pickled_error_file = "error.pkl"
     context = ActorDiedErrorContext(actor_id=bytes(16), error_message=f"{died} Some common causes include: {guesses}")
-    trial.get_pickled_error = lambda: ray.exceptions.ActorDiedError(context)
+    fail(trial, tmp_path, ray.exceptions.ActorDiedError(cause=context))  # as Ray makes it
     books.on_trial_error(0, [], trial)
     assert ledger.trials[0].reason == f"the trial's process died: {died}"
-    trial.get_pickled_error = lambda: RuntimeError("word " * 200)
+    fail(trial, tmp_path, RuntimeError("word " * 200))
     books.on_trial_error(0, [], trial)
     assert str(ledger.trials[0].reason).endswith(" word …")
     assert len(str(ledger.trials[0].reason)) <= 500
