@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from transformers import GenerationConfig
 
 from t5ray.config import DecodeConfig
@@ -59,7 +60,7 @@ def publish(loaded: LoadedModel, card: BundleCard, target: Path, *, seen: npt.ND
         _check_reload(loaded, card, temporary)
         _sync(temporary)
         _replace(temporary, target)
-    except OSError as exc:
+    except (OSError, SafetensorError) as exc:  # weights that the disk refuses are an error of safetensors' own
         raise ModelError(f"{target}: the bundle must be writable, but: {exc}. Free space or choose --storage.") from exc
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

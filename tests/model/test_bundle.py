@@ -1,6 +1,7 @@
 """A bundle loads with plain transformers, predicts the same there, and appears whole or not at all."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,23 @@ def test_a_model_whose_written_weights_differ_is_not_published(
     with pytest.raises(ModelError, match="must give the same logits"):
         publish(loaded, CARD_OF_TEST, tmp_path / "best")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_the_weights_is_told_and_leaves_the_bundle_that_was_there(
+    tiny_t5: Path, tmp_path: Path
+) -> None:
+    loaded = load_model(str(tiny_t5))
+    publish(loaded, CARD_OF_TEST, tmp_path / "best")
+    before = fingerprint(tmp_path / "best")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # bytes of a file
+    try:
+        with pytest.raises(ModelError, match=r"best: the bundle must be writable, but: .*Free space"):
+            publish(loaded, CARD_OF_TEST, tmp_path / "best")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert fingerprint(tmp_path / "best") == before
 
 
 def test_publishing_again_replaces_the_bundle(tiny_t5: Path, tmp_path: Path) -> None:
