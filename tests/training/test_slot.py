@@ -76,7 +76,8 @@ def _with_a_kill(slot: Slot, plan: RunPlan) -> list[dict[str, Any]]:
     slot.decide(1, go_on=True)
     while (saved := load_last(plan.folder)) is None or saved[1].step < 11:
         time.sleep(0.001)
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    ours = psutil.Process().children(recursive=True)  # another Ray on this machine is not ours
+    workers = [p for p in ours if "RayTrainWorker" in " ".join(p.cmdline())]
     assert len(workers) == 1
     workers[0].kill()
     reports = [first.report]
