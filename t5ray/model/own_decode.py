@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t5ray.config import DecodeConfig
+from t5ray.config import AskedDecode, DecodeConfig
 from t5ray.config.decode import DEFAULT_NEW_TOKENS, overridden
 from t5ray.errors import ModelError
 
@@ -69,7 +69,7 @@ UNKNOWN_WITH_SAMPLING: dict[str, object] = {
 """The same of what matters to sampling alone."""
 
 
-def plain_decode(source: str, asked: DecodeConfig | None = None) -> DecodeConfig:
+def plain_decode(source: str, asked: AskedDecode | None = None) -> DecodeConfig:
     """Return the decode settings of a plain model with those that are asked for upon them, and an output cap.
 
     Raises:
