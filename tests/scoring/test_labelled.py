@@ -118,6 +118,16 @@ def test_whole_floats_among_integers_are_integers_in_parquet_alone(
     assert references(scored) == [("4",), ("4" if part_format == "parquet" else "4.0",), ("4.5",)]
 
 
+def test_lists_in_cells_are_read_where_an_older_record_names_their_columns(tiny_t5: Path, tmp_path: Path) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl", [ANSWERS, "Rome", "12"])
+    record = score(tiny_t5, rows, tmp_path / "out", "csv") / "_job.json"
+    job = {name: value for name, value in json.loads(record.read_text()).items() if name != "schema"}
+    record.write_text(json.dumps({**job, "columns_with_parts": ["answer"]}))
+    assert references(tmp_path / "out") == [tuple(ANSWERS), ("Rome",), ("12",)]
+    record.write_text(json.dumps(job))
+    assert references(tmp_path / "out") == [(json.dumps(ANSWERS),), ("Rome",), ("12",)]
+
+
 NOON = datetime.datetime(2020, 1, 1, 12)
 
 
