@@ -165,8 +165,8 @@ def _tables(prefix: str, name: str, groups: dict[str, Schema], flags: dict[str, 
         cells = (f"`{prefix}{setting}`{mark}", *flag_cell, _values(schema), default, meaning)
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
     for setting, group in inner.items():
-        if group not in told:
-            told.add(group)
+        if f"{prefix}{setting}" not in told:
+            told.add(f"{prefix}{setting}")
             yield from _tables(f"{prefix}{setting}.", group, groups, flags, told)
 
 

@@ -137,6 +137,63 @@ def test_a_setting_without_a_cap_takes_the_models_own(tiny_t5: Path, tmp_path: P
     assert all(json.loads(line)["error"] is None for line in (out / "part-00000.jsonl").read_text().splitlines())
 
 
+SAMPLES, BEAMS = {"do_sample": True, "temperature": 0.7}, {"num_beams": 4}
+
+
+def stating(model: Path, folder: Path, own: dict[str, Any], *, bundle: bool) -> Path:
+    """Make a model whose own settings of decoding these are."""
+    if not bundle:
+        file = shutil.copytree(model, folder) / "generation_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **own, "max_new_tokens": 3}))
+        return folder
+    task = TaskConfig(name="shout", inputs="shout: {text}", targets="{loud}", metrics=("exact_match",))
+    decode = DecodeConfig.model_validate({**own, "max_new_tokens": 3})
+    publish(load_model(str(model)), BundleCard(task=task, decode=decode, max_input_tokens=40), folder)
+    return folder
+
+
+@pytest.mark.parametrize("bundle", [False, True])
+@pytest.mark.parametrize(
+    ("own", "name", "value"),
+    [
+        (SAMPLES, "temperature", 0.5),
+        (SAMPLES, "top_k", 5),
+        (SAMPLES, "num_return_sequences", 3),
+        (BEAMS, "num_return_sequences", 2),
+    ],
+)
+def test_a_setting_that_fits_the_models_own_is_taken(
+    tiny_t5: Path, tmp_path: Path, own: dict[str, Any], name: str, value: float, bundle: bool
+) -> None:
+    model = stating(tiny_t5, tmp_path / "model", own, bundle=bundle)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "loud": "A", "label": "A"}\n')
+    given = ["--model", model, "--set", f"decode.{name}={value}", *([] if bundle else ["--task", "classify"])]
+    there = ("--input", tmp_path / "rows.jsonl", "--output", tmp_path / "out", "--format", "jsonl")
+    assert main([*map(str, (*given, *there)), "--precision", "fp32"]) == 0
+    decode = json.loads((tmp_path / "out" / "_job.json").read_text())["fingerprint"]["decode"]
+    assert {key: decode[key] for key in (*own, name)} == {**own, name: value}
+    texts = json.loads((tmp_path / "out" / "part-00000.jsonl").read_text()).get("predictions", ["one"])
+    assert len(texts) == (value if name == "num_return_sequences" else 1)
+    judged = ("--data", tmp_path / "rows.jsonl", "--output", tmp_path / "judged", "--tracking-uri", "none")
+    assert evaluate([*map(str, (*given, *judged)), "--precision", "fp32"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("temperature=0.5", "decode: temperature needs do_sample: true, but it is false. The settings that are not"),
+        ("temperature=-1", "--set decode.temperature: input should be greater than 0, but got -1"),
+        ("num_return_sequences=5", "must be at most num_beams without sampling, but got 5 with num_beams 4"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused(
+    tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, problem: str
+) -> None:
+    model = stating(tiny_t5, tmp_path / "model", BEAMS, bundle=False)
+    predict(model, tmp_path, "--set", f"decode.{name}", code=2)
+    assert problem in " ".join(capsys.readouterr().err.split())
+
+
 def make_bundle(model: Path, target: Path, temperature: float) -> Path:
     card = BundleCard(
         task=TaskConfig.model_validate(yaml.safe_load(TASK)),

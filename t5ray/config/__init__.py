@@ -15,7 +15,7 @@ from t5ray.config.augmentation import AugmentationConfig, BackTranslationConfig
 from t5ray.config.base import Settings
 from t5ray.config.conditions import awaited
 from t5ray.config.data import DataConfig
-from t5ray.config.decode import DecodeConfig
+from t5ray.config.decode import AskedDecode, DecodeConfig
 from t5ray.config.effects import NEEDS
 from t5ray.config.load import (
     dump_yaml,
@@ -39,6 +39,7 @@ __all__ = [
     "CACHE",
     "LANGUAGES",
     "NEEDS",
+    "AskedDecode",
     "AugmentationConfig",
     "BackTranslationConfig",
     "DataConfig",

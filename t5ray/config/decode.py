@@ -13,11 +13,8 @@ SAMPLING = ("temperature", "top_k", "top_p")
 """What only matters with `do_sample`."""
 
 
-class DecodeConfig(Settings):
-    """How predictions are generated. Stored in the bundle, so that scoring needs no flags.
-
-    A task with closed labels does not generate: its labels are scored, and none of this but `answers` matters to it.
-    """
+class AskedDecode(Settings):
+    """Decode settings that a command asks for: right one by one. Whether they fit is known once the model's are."""
 
     num_beams: int = Field(default=1, ge=1)
     """Beam width; 1 is greedy."""
@@ -48,6 +45,13 @@ class DecodeConfig(Settings):
     answers: tuple[str, ...] = ()
     """Where given, the prediction is always one of these texts: they are scored like the labels of a closed task."""
 
+
+class DecodeConfig(AskedDecode):
+    """How predictions are generated. Stored in the bundle, so that scoring needs no flags.
+
+    A task with closed labels does not generate: its labels are scored, and none of this but `answers` matters to it.
+    """
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DecodeConfig":
         if self.do_sample and self.num_beams > 1:
@@ -65,7 +69,7 @@ class DecodeConfig(Settings):
         return self
 
 
-def overridden(own: Mapping[str, Any], asked: DecodeConfig | None) -> DecodeConfig:
+def overridden(own: Mapping[str, Any], asked: AskedDecode | None) -> DecodeConfig:
     """Put the settings that are asked for upon a model's own, whose rules of sampling go where it does not sample.
 
     Raises:

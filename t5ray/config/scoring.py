@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from t5ray.config.base import Settings
-from t5ray.config.decode import DecodeConfig
+from t5ray.config.decode import AskedDecode
 from t5ray.config.explain import MISSING_ONE_OF
 from t5ray.config.fields import Precision, WorkerPool, refuse_fp16, refuse_unfit_engine
 from t5ray.config.run import TrackingConfig
@@ -59,7 +59,7 @@ class PredictConfig(Settings):
     that are longer than its tokenizer's `model_max_length` or its `n_positions`, whichever is more."""
     shard_rows: int = Field(default=4096, ge=1)
     """Rows of one shard: the unit of work, of commit and of restart."""
-    decode: DecodeConfig | None = None
+    decode: AskedDecode | None = None
     """Decode settings other than the bundle's."""
     tracking_uri: str = TrackingConfig().uri
     """MLflow where models:/NAME@ALIAS is looked up."""
@@ -111,7 +111,7 @@ class EvaluateConfig(Settings):
     precision: Precision = "auto"
     """auto: bf16 where the machine that runs the command is fast at it, else fp32: its GPU if scorers have GPUs, else
     its CPU. A job that goes on keeps its own."""
-    decode: DecodeConfig | None = None
+    decode: AskedDecode | None = None
     """Decode settings other than the bundle's."""
     bootstrap_samples: int = Field(default=1000, ge=0)
     """Resamples behind each 95 % interval; 0 leaves the intervals out."""

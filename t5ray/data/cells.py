@@ -16,6 +16,8 @@ JSON_TEXT = {"json": "true"}
 """Metadata of a string field that holds JSON text."""
 INTEGERS = {"integers": "true"}
 """Metadata of a field of floats, or lists of them, whose whole numbers were integers."""
+EXACT_INT = 2**53
+"""Whole numbers up to here survive as float64."""
 UNREADABLE = (ValueError, OverflowError, pa.ArrowException)
 """What Arrow raises at a cell that Python has no value for."""
 
@@ -57,7 +59,7 @@ def has_integers(field: pa.Field) -> bool:
 def _with_integers(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_integers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_INT else value
 
 
 def _with_times_as_text(field: pa.Field) -> pa.Field:

@@ -42,7 +42,10 @@ class Prepared:
 
 
 class Engine:
-    """A model that turns inputs into predictions."""
+    """A model that turns inputs into predictions.
+
+    Inputs longer than `cut_to` are cut here; by `max_input_tokens` callers may refuse longer ones before.
+    """
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t5ray.config import DecodeConfig
+from t5ray.config import AskedDecode, DecodeConfig
 from t5ray.config.decode import DEFAULT_NEW_TOKENS, overridden
 from t5ray.errors import ModelError
 
@@ -39,8 +39,6 @@ UNKNOWN_HERE: dict[str, object] = {
     "bad_words_ids": None,
     "begin_suppress_tokens": None,
     "constraints": None,
-    "diversity_penalty": 0,
-    "dola_layers": None,
     "encoder_no_repeat_ngram_size": 0,
     "encoder_repetition_penalty": 1,
     "exponential_decay_length_penalty": None,
@@ -49,16 +47,20 @@ UNKNOWN_HERE: dict[str, object] = {
     "forced_eos_token_id": None,
     "guidance_scale": 1,
     "max_time": None,
-    "num_beam_groups": 1,
-    "penalty_alpha": 0,
-    "renormalize_logits": False,
-    "sequence_bias": None,
+    "sequence_bias": {},
     "stop_strings": None,
     "suppress_tokens": None,
     "token_healing": False,
     "watermarking_config": None,
 }
-"""What changes texts and has no setting here -> the value besides null with which it changes nothing."""
+"""What changes texts and has no setting here -> the value besides null and `[]` with which it changes nothing.
+`max_time` cuts a text when the clock says, so that it would follow from the machine."""
+UNKNOWN_WITH_BEAMS: dict[str, object] = {"num_beam_groups": 1, "renormalize_logits": False}
+"""The same of what matters to beams alone. `diversity_penalty` matters to groups of them alone, which are refused."""
+UNKNOWN_WITHOUT_BEAMS: dict[str, object] = {"dola_layers": None}
+"""The same of what beams leave out."""
+UNKNOWN_WITH_GREEDY: dict[str, object] = {"penalty_alpha": 0}
+"""The same of what matters to greedy decoding alone, and there unless `top_k` is stated and leaves no choice."""
 UNKNOWN_WITH_SAMPLING: dict[str, object] = {
     "epsilon_cutoff": 0,
     "eta_cutoff": 0,
@@ -69,7 +71,7 @@ UNKNOWN_WITH_SAMPLING: dict[str, object] = {
 """The same of what matters to sampling alone."""
 
 
-def plain_decode(source: str, asked: DecodeConfig | None = None) -> DecodeConfig:
+def plain_decode(source: str, asked: AskedDecode | None = None) -> DecodeConfig:
     """Return the decode settings of a plain model with those that are asked for upon them, and an output cap.
 
     Raises:
@@ -77,8 +79,12 @@ def plain_decode(source: str, asked: DecodeConfig | None = None) -> DecodeConfig
         ValidationError: the settings do not go together.
     """
     file, stated = _read(source)
-    decode = overridden(_in_our_words(stated), asked)
-    unknown = {**UNKNOWN_HERE, **(UNKNOWN_WITH_SAMPLING if decode.do_sample else {})}
+    decode = overridden(_in_our_words(stated, f"{source}: {file}"), asked)
+    unknown = {**UNKNOWN_HERE, **(UNKNOWN_WITH_BEAMS if decode.num_beams > 1 else UNKNOWN_WITHOUT_BEAMS)}
+    if decode.do_sample:
+        unknown |= UNKNOWN_WITH_SAMPLING
+    elif decode.num_beams == 1 and stated.get("top_k") not in (0, 1):
+        unknown |= UNKNOWN_WITH_GREEDY
     found = {name: stated[name] for name in unknown if stated.get(name) not in (None, unknown[name], [])}
     if found:
         told = ", ".join(f"{name} {json.dumps(value)}" for name, value in found.items())
@@ -89,16 +95,22 @@ def plain_decode(source: str, asked: DecodeConfig | None = None) -> DecodeConfig
     return decode
 
 
-def _in_our_words(stated: Mapping[str, Any]) -> dict[str, Any]:
+def _in_our_words(stated: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return what a file states as decode settings.
 
+    Raises:
+        ModelError: a length that counts the start token is no whole number.
     Example:
         {"num_beams": 4, "max_length": 30} -> {"num_beams": 4, "max_new_tokens": 29}
     """
-    own = {"max_new_tokens": DEFAULT_NEW_TOKENS}
+    own: dict[str, Any] = {"max_new_tokens": DEFAULT_NEW_TOKENS}
     for ours, theirs in WITH_START.items():
-        if isinstance(length := stated.get(theirs), int):
-            own[ours] = max(0, length - 1)
+        length = stated.get(theirs)
+        if length is None or stated.get(ours) is not None:
+            continue
+        if not isinstance(length, int | float) or length % 1:
+            raise ModelError(f"{where}: {theirs} must be a whole number, but is {json.dumps(length)}. Mend the file.")
+        own[ours] = max(0, int(length) - 1)
     own |= {name: stated[name] for name in SAME if stated.get(name) is not None}
     return {"top_k": SAMPLED_TOP_K, **own} if own.get("do_sample") else own
 

@@ -1,9 +1,19 @@
 """What types the columns of a text input have, learnt value by value.
 
-JSON has no column types and Parquet needs them. A column of integers, floats, strings or booleans, or of flat lists of
-one of these, has that type. One of integers and of floats with a fraction has floats, and a mark that the whole ones
-were integers. Any other mix, objects, lists of lists and integers beyond 64 bits are kept as JSON text, and marked. So
-no value changes, but for halves of surrogate pairs, and NaN and the infinities within JSON text.
+JSON has no column types and Parquet needs them. A value is of one kind, and a column has the type of the kinds in it:
+
+    kind      example      stored as
+    str       "a"          string
+    bool      true         bool
+    int       1            int64; among floats float64, and a mark that the whole numbers were integers
+    long      2**60        int64; among floats, which cannot hold it, JSON text
+    float     0.5, 2.0     float64
+    huge      2**70        JSON text, marked, as is any other mix of kinds
+    dict      {"a": 1}     JSON text
+    list ...  [1, 2]       list of what its items are, of all lists of the column; JSON text where these hold lists
+
+So no value changes, but for halves of surrogate pairs, NaN and the infinities within JSON text, and a whole float among
+integers, which Parquet gives back as an integer: 2.0 as 2.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +21,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from t5ray.data.cells import INTEGERS, JSON_TEXT
+from t5ray.data.cells import EXACT_INT, INTEGERS, JSON_TEXT
 from t5ray.errors import DataError
 
-EXACT_INT = 2**53
-"""Whole numbers up to here survive as float64."""
 NUMBERS = frozenset({"int", "float"})
 SCALARS: dict[frozenset[str], pa.DataType] = {
     frozenset({"str"}): pa.string(),
@@ -24,12 +32,9 @@ SCALARS: dict[frozenset[str], pa.DataType] = {
     frozenset({"int", "long"}): pa.int64(),
     frozenset({"long"}): pa.int64(),
     frozenset({"float"}): pa.float64(),
-    frozenset({"whole"}): pa.float64(),
-    frozenset({"float", "whole"}): pa.float64(),
     NUMBERS: pa.float64(),
 }
-"""Kinds seen in a column -> its type; any other mix is JSON text. `long`: integers that float64 cannot hold. `whole`:
-floats that an integer equals, which only JSON text tells from integers."""
+"""Kinds seen in a column -> its type; any other mix is JSON text."""
 
 
 class Kinds:
@@ -108,8 +113,6 @@ def _kind(value: object) -> str:
         return "bool"
     if isinstance(value, int):
         return "int" if abs(value) <= EXACT_INT else "long" if -(2**63) <= value < 2**63 else "huge"
-    if isinstance(value, float):
-        return "whole" if value.is_integer() else "float"
     return type(value).__name__
 
 

@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from t5ray.redaction import hide_secrets
 from t5ray.scoring.inputs import schema_of
 from t5ray.scoring.ledger import read_job
 from t5ray.scoring.opening import ScoringModel
-from t5ray.scoring.restoring import restorers
+from t5ray.scoring.restoring import Restore, from_mixed_cell, restorers
 from t5ray.scoring.scorer import render_row
 from t5ray.scoring.writing import ERROR, PREDICTION
 from t5ray.storage import is_uri, local_path
@@ -157,7 +158,7 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     problems = Problems(where, config.skip_bad_rows)
     columns = {**job.get("columns", job.get("fingerprint", {}).get("columns", {})), **config.columns}
     records, references, predictions, errors, seen, num_rows = [], [], [], [], set[str](), 0
-    ways = restorers(schema_of(job["schema"]), job["config"]["format"]) if "schema" in job else {}
+    ways = restorers(schema_of(job["schema"]), job["config"]["format"]) if "schema" in job else _former_ways(job)
     for place, cells in read_parts(where) if job else _rows_of(sources):
         row = {**cells, **{name: way(cells[name]) for name, way in ways.items() if name in cells}}
         seen.update(row)
@@ -187,6 +188,12 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     inputs = [_inputs(task, columns, row) for row in records]
     labelled = Labelled(task, records, inputs, references, about, "", tuple(findings), tuple(problems.lines))
     return labelled, Scored(predictions, errors)
+
+
+def _former_ways(job: Mapping[str, Any]) -> dict[str, Restore]:
+    """Return what restores the lists and objects in CSV cells of a job whose record has no types yet."""
+    names = job.get("columns_with_parts", ()) if job.get("config", {}).get("format") == "csv" else ()
+    return dict.fromkeys(names, partial(from_mixed_cell, kinds=(list, dict)))
 
 
 def _require_references(

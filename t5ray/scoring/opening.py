@@ -69,7 +69,7 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     commit, card = _commit(source), read_card(source)
     known = task or _task(config, card.task if card else None)
     closed = known.labels if known.closed_labels else ()
-    decode = _decode(config, source, card, generates=not closed)
+    decode = _decode(config, source, card, closed)
     if decode.answers:
         _require_apart(decode.answers, "decode.answers", source)
     elif not card:
@@ -141,7 +141,7 @@ def _commit(source: str) -> str:
     return commit_of(source)
 
 
-def _decode(config: PredictConfig, source: str, card: BundleCard | None, *, generates: bool) -> DecodeConfig:
+def _decode(config: PredictConfig, source: str, card: BundleCard | None, closed: Sequence[str]) -> DecodeConfig:
     """Put the settings that are asked for upon the model's own. What a plain model generates by is no matter to labels.
 
     Raises:
@@ -149,16 +149,16 @@ def _decode(config: PredictConfig, source: str, card: BundleCard | None, *, gene
         ModelError: a plain model's file cannot be read, or asks for what decoding here does not know.
     """
     asked = config.decode
+    generates = not (closed or (asked and asked.answers))
     try:
-        if card:
-            return overridden(card.decode.model_dump(), asked)
-        if generates and not (asked and asked.answers):
+        if generates and not card:
             return plain_decode(source, asked)
-        return overridden({"max_new_tokens": DEFAULT_NEW_TOKENS}, asked)
+        own = card.decode.model_dump() if card else {"max_new_tokens": DEFAULT_NEW_TOKENS}
+        return overridden(own, asked)
     except ValidationError as exc:
         problems = explain(DecodeConfig, exc, lambda loc: ".".join(("decode", *map(str, loc))))
-        own = f"those of {config.model}" if card else f"those of {config.model}, or the defaults"
-        hint = f"The settings that are not given are {own}. Give them as well: --set decode.NAME=VALUE."
+        others = f"those of {config.model}" if card else f"those of {config.model}, or the defaults"
+        hint = f"The settings that are not given are {others}. Give them as well: --set decode.NAME=VALUE."
         raise ConfigError([f"{problem} {hint}" for problem in problems]) from exc
 
 

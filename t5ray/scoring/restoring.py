@@ -1,7 +1,8 @@
 """Columns of a part -> the values that the input held, by the types that the job keeps of its input.
 
 JSON lines hold dates, times, decimals and NaN as texts, and CSV holds everything as text. So whatever format the parts
-have, evaluate reads what it would read in the input. Durations and bytes stay text. Must not know tasks.
+have, evaluate reads what it would read in the input. Durations and bytes stay text, and maps come back as lists:
+[("a", 1)] as [["a", 1]]. Must not know tasks.
 """
 
 import datetime
@@ -40,9 +41,11 @@ def restorers(schema: pa.Schema, part_format: str) -> dict[str, Restore]:
     return found
 
 
-def from_mixed_cell(cell: Any) -> Any:
+def from_mixed_cell(cell: Any, kinds: tuple[type, ...] = (list, dict, bool, str)) -> Any:
     """Return what a CSV cell holds in a column of several kinds. Numbers stay the text they are rendered as.
 
+    Args:
+        kinds: of values that are spelt as JSON in the column.
     Example:
         '["a"]' -> ["a"], 'true' -> True, '"true"' -> "true", '12' -> "12", 'a' -> "a"
     """
@@ -50,7 +53,7 @@ def from_mixed_cell(cell: Any) -> Any:
         value = json.loads(cell)
     except (ValueError, RecursionError):
         return cell
-    return value if isinstance(value, list | dict | bool | str) else cell
+    return value if isinstance(value, kinds) else cell
 
 
 def _from_cell(kind: pa.DataType, way: Restore, cell: str) -> Any:
@@ -83,6 +86,8 @@ def _typed(kind: pa.DataType, has_integers: bool, value: Any) -> Any:
 def _parser(kind: pa.DataType, has_integers: bool) -> Callable[[str], Any] | None:
     """Return what reads the text that writing makes of a value; None where the value is that text."""
     types = pa.types
+    if kind == pa.time64("ns"):
+        return None  # text in Parquet's values, too
     if types.is_dictionary(kind):
         return _parser(kind.value_type, has_integers)
     if types.is_timestamp(kind) and kind.unit == "ns":
@@ -96,8 +101,6 @@ def _parser(kind: pa.DataType, has_integers: bool) -> Callable[[str], Any] | Non
         (types.is_timestamp, datetime.datetime.fromisoformat),
         (types.is_time, datetime.time.fromisoformat),
     ]
-    if kind == pa.time64("ns"):
-        return None  # text in Parquet's values, too
     return next((parse for is_one, parse in parsers if is_one(kind)), None)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig
+from t5ray.config.decode import DEFAULT_NEW_TOKENS
 from t5ray.errors import ConfigError
 from t5ray.scoring.hub_copy import is_hub
 from t5ray.scoring.inputs import list_sources, stamp_of
@@ -38,7 +39,7 @@ def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Predi
         return False
     if sum(1 for _ in local_path(config.output).glob("part-*")) != earlier["num_shards"]:
         return False
-    if {name: value for name, value in earlier["fingerprint"].items() if name != "input"} != wanted:
+    if {name: value for name, value in _fingerprint_of(earlier).items() if name != "input"} != wanted:
         return False
     if is_hub(config.input):
         return bool(earlier["config"]["input"] == config.input)  # its copy is gone, and the hub is not asked again
@@ -57,7 +58,7 @@ def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any
     if earlier is None:
         return
     free = {"on_long"} if config.retry_errors else set()
-    found, asked = earlier["fingerprint"], _asked_for(config, earlier.get("config", {}))
+    found, asked = _fingerprint_of(earlier), _asked_for(config, earlier.get("config", {}))
     different = [name for name in wanted if name not in free and found.get(name) != wanted[name]]
     if "model" in different:  # whose card says the rest
         different = [name for name in different if asked.get(name) != set()]
@@ -67,6 +68,12 @@ def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any
             f"{config.output}: holds the results of another job, which differs in {'; '.join(told)}. "
             "Choose another --output, or remove this one."
         )
+
+
+def _fingerprint_of(earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decided the output of an earlier run; older records lack a plain model's defaults."""
+    found, default = earlier["fingerprint"], DecodeConfig(max_new_tokens=DEFAULT_NEW_TOKENS)
+    return {**found, "decode": {**default.model_dump(mode="json"), **found.get("decode", {})}}
 
 
 def _asked_for(config: PredictConfig, earlier: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -10,6 +10,9 @@
 In CSV null is an empty cell and the empty text is `""`; of a CSV input, whose readers mostly tell no such difference,
 empty cells stay empty. In a column that mixes kinds, a text that spells another value there (`true`, `[1]`) is JSON.
 
+Of a JSON column of integers and floats Parquet holds floats, marked, of which readers here take the whole ones for
+integers: `2.0` among integers becomes `2`, and as a reference it is judged so.
+
 A row that cannot be read has no columns of its own: its `error` repeats what the file holds there.
 
 `predictions` is a list of texts, `scores` a map of label to probability; in CSV both are JSON.

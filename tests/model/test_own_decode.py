@@ -25,6 +25,15 @@ WAYS: dict[str, Values] = {
     "shortest": {"min_new_tokens": 7, "min_length": 2, "max_new_tokens": 10},
     "samples": {"do_sample": True, "top_k": 1, "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 10},
     "idle": {"temperature": 0.5, "top_k": 5, "top_p": 0.9, "typical_p": 0.5, "num_beam_groups": 1, "max_length": 10},
+    "groups of one": {"num_beam_groups": 3, "diversity_penalty": 0.5, "renormalize_logits": True, "max_length": 10},
+    "beams alone": {
+        "num_beams": 3,
+        "diversity_penalty": 0.5,
+        "penalty_alpha": 0.6,
+        "dola_layers": "low",
+        "max_length": 9,
+    },
+    "one candidate": {"penalty_alpha": 0.6, "top_k": 1, "max_length": 10.0},
 }
 
 
@@ -107,6 +116,38 @@ def test_what_decoding_here_does_not_know_is_refused_by_name(tmp_path: Path, fil
     for look in (lambda: plain_decode(folder), lambda: Engine(folder)):
         with pytest.raises(ModelError, match=message):
             look()
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ({"penalty_alpha": 0.6}, r"penalty_alpha 0\.6"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, r"penalty_alpha 0\.6"),
+        ({"dola_layers": "low"}, 'dola_layers "low"'),
+        ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}, "num_beam_groups 2"),
+        ({"num_beams": 4, "renormalize_logits": True}, "renormalize_logits true"),
+        ({"watermarking_config": {}}, r"watermarking_config \{\}"),
+        ({"max_time": 100}, "max_time 100"),
+    ],
+)
+def test_what_changes_texts_beside_the_other_settings_is_refused(tmp_path: Path, stated: Values, told: str) -> None:
+    folder = str(stating(tmp_path / "model", stated))
+    with pytest.raises(ModelError, match=rf"decoding here does not know, but it has {told}\. Take that out"):
+        plain_decode(folder)
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ({"max_length": "20"}, 'max_length must be a whole number, but is "20"'),
+        ({"min_length": 2.5}, r"min_length must be a whole number, but is 2\.5"),
+        ({"max_length": [20]}, r"max_length must be a whole number, but is \[20\]"),
+    ],
+)
+def test_a_length_that_is_no_whole_number_is_refused(tmp_path: Path, stated: Values, told: str) -> None:
+    folder = str(stating(tmp_path / "model", stated))
+    with pytest.raises(ModelError, match=rf"model: generation_config\.json: {told}\. Mend the file"):
+        plain_decode(folder)
 
 
 def test_a_file_that_is_no_object_of_json_is_refused(tmp_path: Path) -> None:

@@ -83,6 +83,21 @@ def test_only_the_decode_settings_that_were_given_are_told(settings: PredictConf
         prepare(changed(settings, decode=DecodeConfig(num_beams=4)))
 
 
+@pytest.mark.parametrize("noted", [{}, {"num_beams": 2, "max_new_tokens": 128}])
+def test_a_job_whose_record_notes_only_settings_that_were_asked_for_goes_on(
+    settings: PredictConfig, noted: dict[str, Any]
+) -> None:
+    config = changed(settings, decode=noted or None)
+    job = begin(config)
+    record = Path(settings.output, "_job.json")
+    fingerprint = {**job.fingerprint, "decode": noted}
+    record.write_text(json.dumps({**json.loads(record.read_text()), "fingerprint": fingerprint}))
+    assert len(planned(config).pending) == 2
+    beams = int(noted.get("num_beams", 1))
+    with pytest.raises(ConfigError, match=rf"differs in decode\.num_beams \({beams} there, 5 here\)\. Choose another"):
+        prepare(changed(settings, decode={**noted, "num_beams": 5}))
+
+
 def test_automatic_precision_is_settled_once_for_all_workers_and_all_runs(
     settings: PredictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -88,6 +89,23 @@ def test_whole_numbers_that_a_float_cannot_hold_are_not_rounded(tmp_path: Path) 
     path = write(tmp_path / "a.jsonl", f'{{"n": {2**60 + 1}}}\n{{"n": 0.5}}\n')
     field = scan(str(path), 10).schema.field("n")
     assert (str(field.type), field.metadata) == ("string", {b"json": b"true"})
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "is_marked"),
+    [
+        ([1, 2.0], "double", True),
+        ([0, 0.0, 0.37], "double", True),
+        ([0.0, 0.37, 1e300], "double", False),
+        ([[1], [2.0, None]], "list<item: double>", True),
+        ([[1, 0.0, 0.5]], "list<item: double>", True),
+        ([[1.0], []], "list<item: double>", False),
+    ],
+)
+def test_numbers_of_both_kinds_are_floats(tmp_path: Path, values: list[Any], kind: str, is_marked: bool) -> None:
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps({"v": value}) + "\n" for value in values))
+    field = scan(str(path), 10).schema.field("v")
+    assert (str(field.type), field.metadata) == (kind, {b"integers": b"true"} if is_marked else None)
 
 
 def test_parquet_files_may_lack_columns_but_not_change_types(tmp_path: Path) -> None:
