@@ -158,7 +158,7 @@ def why_all_failed(ledger: Ledger) -> str:
         reasons.setdefault(record.reason or "no reason known", []).append(record.trial)
     causes = "; ".join(f"{reason} (trial {', '.join(map(str, trials))})" for reason, trials in reasons.items())
     return (
-        f"At least one trial must finish an epoch, but all {len(ledger.ended)} failed: {causes}. "
+        f"At least one trial must reach its end, but all {len(ledger.ended)} failed: {causes}. "
         f"{' '.join(_mends(causes))}"
     )
 
