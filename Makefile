@@ -15,7 +15,7 @@ demo: $(VENV)/run.done  # search, score and evaluate offline; sets up .venv
 	$(BIN)/python scripts/demo_summary.py $$run
 
 test: $(VENV)/dev.done  # run the tests, those that start a Ray beside the others; sets up .venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/dev.done  # also the tests marked `long`, and property tests on examples of their own choice
 	$(BIN)/python -m pytest -m 'not cluster' --hypothesis-profile=exploring

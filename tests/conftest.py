@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -25,16 +26,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only 
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # else each group of workers takes 2 s to end
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests out to the processes of `make test`: those that start a Ray follow each other, and come first.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests out to processes: all modules that start a Ray have the same, as two Rays take each other's cores."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
-    Two Rays at a time would take two cores from each other; beside them, one process has all other modules.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("integration") is None)  # stable
-    for item in items:
-        alone = item.get_closest_marker("integration")
-        item.add_marker(pytest.mark.xdist_group("ray" if alone else item.nodeid.split("::")[0]))
+    class OneRay(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            module = config.rootpath / nodeid.split("::")[0]
+            return "ray" if "mark.integration" in module.read_text(encoding="utf-8") else str(module)
+
+    return OneRay(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what takes longest: the modules that start a Ray."""
+    modules = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: item.path not in modules)  # stable
 
 
 @pytest.fixture(scope="session")
