@@ -8,7 +8,7 @@ import typer
 
 from t5ray import cli, heap, terminal
 from t5ray.counting import counted
-from t5ray.errors import ClusterError, ConfigError, T5RayError
+from t5ray.errors import ConfigError, T5RayError
 
 if TYPE_CHECKING:
     from t5ray.cluster import Cluster
@@ -183,7 +183,7 @@ def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracke
 
     try:
         terminal.tell(interrupt(prepared, ledger, workspace, tracker))
-    except (ClusterError, OSError) as exc:
+    except (T5RayError, OSError) as exc:
         terminal.say(f"\nNot all of it could be kept: {exc}")
     except KeyboardInterrupt:
         terminal.say("\nInterrupted again: search.json and report.html may be older than what --resume goes on from.")

@@ -37,6 +37,8 @@ class BundleCard(Settings):
     """Divides the scores of closed labels before they become probabilities; fitted on validation."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Validation metrics of these weights."""
+    run: dict[str, Any] = Field(default_factory=dict)
+    """Run of a search that made the weights, as `best` of search.json names it; empty for a run of train."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Resolved settings of the run that made the weights."""
     base_model: str = ""
