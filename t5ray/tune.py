@@ -97,8 +97,9 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     require_fit(space, prepared, settings.search.space)
     terminal.tell([*prepared.notes, *notes(space)])
     terminal.tell(look_up_warm_start(ledger, prepared, space))
-    ledger.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, ledger))
-    terminal.tell(short_of(space, settings.search.num_trials, ledger))
+    wanted = ledger.wanted(settings.search.num_trials, extend)
+    ledger.settle_target(wanted, most_trials(space, prepared, ledger))
+    terminal.tell(short_of(space, wanted, ledger))
     with ExitStack() as stack:
         tracker = None if preview else open_tracker(settings.tracking, outbox=workspace.outbox)
         if tracker is not None:

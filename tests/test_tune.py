@@ -80,11 +80,11 @@ def test_a_second_ctrl_c_at_the_end_is_one_line(
 def test_a_grid_that_has_run_whole_is_done_though_more_trials_were_asked_for(tmp_path: Path) -> None:
     """Else each --resume would judge the winner on test again."""
     ledger = Ledger(tmp_path / "ledger.json", finished=True)
-    assert ledger.settle_target(20, None, grid_points=2) == 2
+    assert ledger.settle_target(20, 2) == 2
     search = SearchConfig(num_trials=20, confirm_seeds=0)
     ledger.trials[0] = TrialRecord(0, {}, "COMPLETE")
     assert not _is_done(search, ledger)
     ledger.trials[1] = TrialRecord(1, {}, "COMPLETE")
     assert _is_done(search, ledger)
-    ledger.settle_target(20, None)
+    ledger.settle_target(20)
     assert not _is_done(search, ledger)
