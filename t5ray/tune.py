@@ -122,7 +122,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     if content is None:
         return cli.INTERRUPTED
     _close(settings, workspace.shown, content, is_exhausted=ledger.is_exhausted)
-    return 0
+    return cli.INTERRUPTED if tracker.was_interrupted else 0
 
 
 def _search(
@@ -252,15 +252,17 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", 
     more = "The search space has no more settings to try." if ledger.is_exhausted else "--extend N adds trials."
     again = "would be" if preview else "was"
     terminal.say(f"{workspace.shown}: this search is finished; nothing {again} trained again. {more}")
+    was_interrupted = False
     if not preview:
         workspace.upload()  # where the storage refused it before
         if workspace.outbox.exists() or has_handles(ledger):
             tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
             settle_run_ids(ledger, workspace, tracker)
             terminal.tell(tracker.close())
+            was_interrupted = tracker.was_interrupted
     if ledger.best is None:
         raise T5RayError(why_all_failed(ledger))
-    return 0
+    return cli.INTERRUPTED if was_interrupted else 0
 
 
 def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], *, is_exhausted: bool) -> None:

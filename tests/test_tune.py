@@ -1,5 +1,6 @@
 """What the search command says at its end."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,8 @@ from t5ray.config import RunConfig, SearchConfig
 from t5ray.search import conclude, study
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
-from t5ray.tune import _is_done, _search, outcome
+from t5ray.tracking import NoTracker
+from t5ray.tune import _is_done, _search, _send_rest, _tune, outcome
 
 CONTENT = {
     "metric": "accuracy",
@@ -88,3 +90,53 @@ def test_a_grid_that_has_run_whole_is_done_though_more_trials_were_asked_for(tmp
     assert _is_done(search, ledger)
     ledger.settle_target(20)
     assert not _is_done(search, ledger)
+
+
+class CutOff(NoTracker):
+    """As a tracker whose last sending Ctrl-C ends."""
+
+    was_interrupted = True
+
+
+def test_a_finished_search_whose_sending_was_cut_off_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: CutOff())
+    workspace = Workspace(tmp_path, tmp_path / "cache")
+    report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
+    ledger = Ledger(workspace.ledger, trials={0: TrialRecord(0, {}, "COMPLETE", reports=[report])})
+    settings = RunConfig(name="words")
+    assert _send_rest(settings, workspace, ledger, preview=False) == 0  # nothing is left to send
+    workspace.outbox.parent.mkdir()
+    workspace.outbox.touch()
+    assert _send_rest(settings, workspace, ledger, preview=True) == 0
+    assert _send_rest(settings, workspace, ledger, preview=False) == 130
+
+
+def test_a_search_whose_last_sending_was_cut_off_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its end is told all the same."""
+
+    def given(value: Any) -> Any:
+        return lambda *_, **__: value
+
+    space = tmp_path / "space.yaml"
+    space.write_text("parameters:\n  learning_rate: {uniform: [1.0e-4, 1.0e-2]}\n")
+    settings = RunConfig.model_validate({"name": "words", "storage": str(tmp_path), "search": {"space": str(space)}})
+    prepared = SimpleNamespace(notes=(), config=settings)
+    for name, value in {
+        "t5ray.training.prepare.prepare": prepared,
+        "t5ray.search.study.require_same_search": None,
+        "t5ray.search.contradictions.require_fit": None,
+        "t5ray.search.finite.most_trials": None,
+        "t5ray.tracking.open_tracker": CutOff(),
+        "t5ray.cluster.connect": nullcontext(),
+        "t5ray.search.capacity.settle_cpus": prepared,
+        "t5ray.search.preview.describe": [],
+        "t5ray.back_translation.with_back_translations": prepared,
+        "t5ray.tune._search": {**CONTENT, "best": {"trial": 3, "value": 0.9, "epoch": 2}},
+    }.items():
+        monkeypatch.setattr(name, given(value))
+    assert _tune(settings, preview=False, resume=False, extend=None) == 130
+    assert "Best: trial 3, epoch 2" in capsys.readouterr().out

@@ -165,7 +165,8 @@ class StudySearch(ray.tune.search.Searcher):
             again = copy.ask()
             drawn = setting(suggest(again, self.space))
             if drawn not in known:
-                return again.params
+                found: Params = again.params
+                return found
             if drawn == before:
                 break
             before = drawn

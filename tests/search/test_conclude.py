@@ -212,17 +212,16 @@ def test_what_a_full_disk_left_of_an_end_is_no_other_trial_s_bundle(
 ) -> None:
     """A bundle has taken its place, but search.json is still of the one before; then an extension leads."""
     prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
-    write = module.write_summary
 
     def full(*given: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_summary", full)
     ledger.finished = False
     ledger.trials[2] = ended(2, 0.875)
-    with pytest.raises(OSError, match="No space"):
-        conclude(prepared, ledger, workspace, NoTracker())
-    monkeypatch.setattr(module, "write_summary", write)
+    with monkeypatch.context() as disk:
+        disk.setattr(module, "write_summary", full)
+        with pytest.raises(OSError, match="No space"):
+            conclude(prepared, ledger, workspace, NoTracker())
     if is_older:  # whose bundles do not name their run
         card = json.loads((workspace.best / CARD).read_text())
         del card["run"]

@@ -158,7 +158,7 @@ def test_who_extends_by_more_than_is_left_hears_how_many_trials_that_would_be(tm
         ledger.target = 4
 
 
-class Stubborn(optuna.samplers.RandomSampler):
+class Stubborn(optuna.samplers.RandomSampler):  # type: ignore[misc]
     """Proposes the same whatever is known."""
 
     asked = 0
