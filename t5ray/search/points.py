@@ -75,8 +75,16 @@ def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -
             found.append(placed[0])
     ledger.warm_points = found
     name, differ = prepared.config.search.warm_start, differences(earlier, prepared, space)
-    learns = f"not its history: {', '.join(differ)} differ" if differ else "and all its trials' history"
+    learns = f"not its history: {_why(differ, earlier)}" if differ else "and all its trials' history"
     return [f"warm start   {counted(len(found), 'best point')} of {name} within this space, {learns}"]
+
+
+def _why(differ: Sequence[str], earlier: Ledger) -> str:
+    """Tell parts of an identity that differ from those that an older search did not write down."""
+    known = [part for part in differ if part in earlier.identity]
+    unknown = [part for part in differ if part not in known]
+    differs = f"{', '.join(known)} differ" if known else ""
+    return "; ".join(filter(None, (differs, f"not known of it: {', '.join(unknown)}" if unknown else "")))
 
 
 def differences(earlier: Ledger, prepared: Prepared, space: SearchSpace) -> list[str]:

@@ -275,6 +275,17 @@ def test_values_of_other_training_are_not_learned_from(
     assert bool(earlier_trials(Ledger(tmp_path / "x.json"), here, space())) == learns
 
 
+def test_what_an_older_search_did_not_write_down_is_said_to_be_unknown(tmp_path: Path, earlier: Ledger) -> None:
+    for part in ("model files", "task", "lengths"):
+        earlier.identity.pop(part)
+    earlier.save()
+    here = partial(prepared, tmp_path, "after", warm_start="before")
+    (said,) = look_up_warm_start(Ledger(tmp_path / "x.json"), here(), space())
+    assert said.endswith(", not its history: not known of it: model files, task, lengths")
+    (said,) = look_up_warm_start(Ledger(tmp_path / "x.json"), here(data="others"), space())
+    assert said.endswith(", not its history: data differ; not known of it: model files, task, lengths")
+
+
 def test_the_earlier_search_is_looked_up_once(tmp_path: Path, earlier: Ledger) -> None:
     """What it becomes later must not change the search that began from it."""
     here, ledger = prepared(tmp_path, "after", warm_start="before"), Ledger(tmp_path / "ledger.json")
