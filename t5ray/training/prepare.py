@@ -43,7 +43,7 @@ class Prepared:
     model: str
     """Directory or hub id that loads."""
     model_files: str
-    """Commit of a hub id, else digest of what was loaded from the directory that was named: what may lie there later is another model."""
+    """Commit of a hub id, else digest of what loads from the named directory: what may lie there later is another."""
     splits: Splits
     data: TokenisedData
     decode: DecodeConfig
