@@ -125,7 +125,7 @@ def test_a_search_whose_last_sending_was_cut_off_can_be_resumed(
     space.write_text("parameters:\n  learning_rate: {uniform: [1.0e-4, 1.0e-2]}\n")
     settings = RunConfig.model_validate({"name": "words", "storage": str(tmp_path), "search": {"space": str(space)}})
     prepared = SimpleNamespace(notes=(), config=settings)
-    for name, value in {
+    found: dict[str, Any] = {
         "t5ray.training.prepare.prepare": prepared,
         "t5ray.search.study.require_same_search": None,
         "t5ray.search.contradictions.require_fit": None,
@@ -136,7 +136,8 @@ def test_a_search_whose_last_sending_was_cut_off_can_be_resumed(
         "t5ray.search.preview.describe": [],
         "t5ray.back_translation.with_back_translations": prepared,
         "t5ray.tune._search": {**CONTENT, "best": {"trial": 3, "value": 0.9, "epoch": 2}},
-    }.items():
+    }
+    for name, value in found.items():
         monkeypatch.setattr(name, given(value))
     assert _tune(settings, preview=False, resume=False, extend=None) == 130
     assert "Best: trial 3, epoch 2" in capsys.readouterr().out
