@@ -83,6 +83,8 @@ def _evaluate(settings: "EvaluateConfig") -> int:
     finally:
         terminal.tell(tracker.close())
     _close(settings, evaluation)
+    if tracker.was_interrupted:
+        return cli.INTERRUPTED
     return cli.ROW_ERRORS if evaluation.num_errors else 0
 
 

@@ -130,12 +130,12 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
             "compare runs": ui_command(settings.tracking.uri),
         },
     )
-    return 0
+    return cli.INTERRUPTED if tracker.was_interrupted else 0
 
 
 def _send_rest(settings: "RunConfig") -> int | None:
     """End a run that was resumed though it is finished: what may be left is for storage and MLflow. None: it is not."""
-    from t5ray.tracking import send_rest
+    from t5ray.tracking import open_tracker
     from t5ray.training.place import Place
     from t5ray.training.run import drop_state, is_finished
 
@@ -146,8 +146,11 @@ def _send_rest(settings: "RunConfig") -> int | None:
         place.upload()  # where the storage refused it before
         drop_state(place)
     terminal.say(f"{place.shown}: this run is finished; nothing was trained again.")
-    terminal.tell(send_rest(settings.tracking, place.outbox))
-    return 0
+    if not place.outbox.exists():
+        return 0
+    tracker = open_tracker(settings.tracking, outbox=place.outbox)
+    terminal.tell(tracker.close())
+    return cli.INTERRUPTED if tracker.was_interrupted else 0
 
 
 def epoch_line(report: Mapping[str, Any], objective: str, training: "TrainingConfig") -> str:

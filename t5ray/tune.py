@@ -8,7 +8,7 @@ import typer
 
 from t5ray import cli, heap, terminal
 from t5ray.counting import counted
-from t5ray.errors import ClusterError, ConfigError, T5RayError
+from t5ray.errors import ConfigError, T5RayError
 
 if TYPE_CHECKING:
     from t5ray.cluster import Cluster
@@ -97,8 +97,9 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     require_fit(space, prepared, settings.search.space)
     terminal.tell([*prepared.notes, *notes(space)])
     terminal.tell(look_up_warm_start(ledger, prepared, space))
-    ledger.settle_target(settings.search.num_trials, extend, most_trials(space, prepared, ledger))
-    terminal.tell(short_of(space, settings.search.num_trials, ledger))
+    wanted = ledger.wanted(settings.search.num_trials, extend)
+    ledger.settle_target(wanted, most_trials(space, prepared, ledger))
+    terminal.tell(short_of(space, wanted, ledger))
     with ExitStack() as stack:
         tracker = None if preview else open_tracker(settings.tracking, outbox=workspace.outbox)
         if tracker is not None:
@@ -121,7 +122,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     if content is None:
         return cli.INTERRUPTED
     _close(settings, workspace.shown, content, is_exhausted=ledger.is_exhausted)
-    return 0
+    return cli.INTERRUPTED if tracker.was_interrupted else 0
 
 
 def _search(
@@ -183,7 +184,7 @@ def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracke
 
     try:
         terminal.tell(interrupt(prepared, ledger, workspace, tracker))
-    except (ClusterError, OSError) as exc:
+    except (T5RayError, OSError) as exc:
         terminal.say(f"\nNot all of it could be kept: {exc}")
     except KeyboardInterrupt:
         terminal.say("\nInterrupted again: search.json and report.html may be older than what --resume goes on from.")
@@ -251,15 +252,17 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", 
     more = "The search space has no more settings to try." if ledger.is_exhausted else "--extend N adds trials."
     again = "would be" if preview else "was"
     terminal.say(f"{workspace.shown}: this search is finished; nothing {again} trained again. {more}")
+    was_interrupted = False
     if not preview:
         workspace.upload()  # where the storage refused it before
         if workspace.outbox.exists() or has_handles(ledger):
             tracker = open_tracker(settings.tracking, outbox=workspace.outbox)
             settle_run_ids(ledger, workspace, tracker)
             terminal.tell(tracker.close())
+            was_interrupted = tracker.was_interrupted
     if ledger.best is None:
         raise T5RayError(why_all_failed(ledger))
-    return 0
+    return cli.INTERRUPTED if was_interrupted else 0
 
 
 def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], *, is_exhausted: bool) -> None:

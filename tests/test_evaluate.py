@@ -13,6 +13,7 @@ import pytest
 
 from t5ray.evaluate import main
 from t5ray.scoring.ledger import working_alone
+from t5ray.tracking import MemoryTracker
 from tests.test_predict import make_bundle
 
 WORKED = [("yes", "yes")] * 41 + [("yes", "no")] * 9 + [("no", "yes")] * 6 + [("no", "no")] * 44
@@ -79,6 +80,18 @@ def test_a_row_that_failed_counts_as_wrong_and_gives_exit_code_8(tmp_path: Path)
     assert judge(folder, tmp_path / "out", "--task", "classify") == 8
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (found["metrics"]["accuracy"], found["rows_with_error"]) == (0.5, 1)
+
+
+def test_an_evaluation_whose_sending_was_cut_off_says_so_by_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = MemoryTracker()
+    tracker.was_interrupted = True  # Ctrl-C came while it was closed
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    rows = [{"text": "t", "label": "yes", "prediction": "yes", "error": None}]
+    assert judge(write_predictions(tmp_path / "scored", rows, "jsonl"), tmp_path / "out", "--task", "classify") == 130
+    assert tracker.closed
+    assert "on 1 row" in capsys.readouterr().out
 
 
 def test_answers_are_right_after_squads_normalisation(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from t5ray.cluster import Cluster
 from t5ray.model.optim import learning_rate_at
-from t5ray.tracking import MemoryTracker
+from t5ray.tracking import MemoryTracker, NoTracker
 from t5ray.train import main
 from t5ray.training.mailbox import Message
 from t5ray.training.run import log_epoch
@@ -408,6 +408,26 @@ def test_a_model_that_says_no_label_at_all_is_told_with_what_to_do(
         "No output on test was one of the task's labels: the model has not learnt the task yet. Train for more epochs"
     )
     assert (line in capsys.readouterr().out) == is_told
+
+
+class CutOff(NoTracker):
+    """As a tracker whose last sending Ctrl-C ends."""
+
+    was_interrupted = True
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_run_whose_last_sending_was_cut_off_can_be_resumed(
+    small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    found = {"best_value": 0.5, "best_epoch": 1, "test": {"accuracy": 0.5}}
+    monkeypatch.setattr("t5ray.training.run.run_once", lambda *_, **__: found)
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: CutOff())
+    if is_finished:
+        (tmp_path / "finished").mkdir()
+        for name in ("train.json", "mlflow_outbox.jsonl"):
+            (tmp_path / "finished" / name).write_text("{}")
+    assert main(arguments(tmp_path, tiny_t5, *["--resume"] * is_finished)) == 130
 
 
 @pytest.mark.parametrize(

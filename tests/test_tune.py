@@ -1,5 +1,6 @@
 """What the search command says at its end."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,8 @@ from t5ray.config import RunConfig, SearchConfig
 from t5ray.search import conclude, study
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
-from t5ray.tune import _is_done, _search, outcome
+from t5ray.tracking import NoTracker
+from t5ray.tune import _is_done, _search, _send_rest, _tune, outcome
 
 CONTENT = {
     "metric": "accuracy",
@@ -80,11 +82,62 @@ def test_a_second_ctrl_c_at_the_end_is_one_line(
 def test_a_grid_that_has_run_whole_is_done_though_more_trials_were_asked_for(tmp_path: Path) -> None:
     """Else each --resume would judge the winner on test again."""
     ledger = Ledger(tmp_path / "ledger.json", finished=True)
-    assert ledger.settle_target(20, None, grid_points=2) == 2
+    assert ledger.settle_target(20, 2) == 2
     search = SearchConfig(num_trials=20, confirm_seeds=0)
     ledger.trials[0] = TrialRecord(0, {}, "COMPLETE")
     assert not _is_done(search, ledger)
     ledger.trials[1] = TrialRecord(1, {}, "COMPLETE")
     assert _is_done(search, ledger)
-    ledger.settle_target(20, None)
+    ledger.settle_target(20)
     assert not _is_done(search, ledger)
+
+
+class CutOff(NoTracker):
+    """As a tracker whose last sending Ctrl-C ends."""
+
+    was_interrupted = True
+
+
+def test_a_finished_search_whose_sending_was_cut_off_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: CutOff())
+    workspace = Workspace(tmp_path, tmp_path / "cache")
+    report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
+    ledger = Ledger(workspace.ledger, trials={0: TrialRecord(0, {}, "COMPLETE", reports=[report])})
+    settings = RunConfig(name="words")
+    assert _send_rest(settings, workspace, ledger, preview=False) == 0  # nothing is left to send
+    workspace.outbox.parent.mkdir()
+    workspace.outbox.touch()
+    assert _send_rest(settings, workspace, ledger, preview=True) == 0
+    assert _send_rest(settings, workspace, ledger, preview=False) == 130
+
+
+def test_a_search_whose_last_sending_was_cut_off_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its end is told all the same."""
+
+    def given(value: Any) -> Any:
+        return lambda *_, **__: value
+
+    space = tmp_path / "space.yaml"
+    space.write_text("parameters:\n  learning_rate: {uniform: [1.0e-4, 1.0e-2]}\n")
+    settings = RunConfig.model_validate({"name": "words", "storage": str(tmp_path), "search": {"space": str(space)}})
+    prepared = SimpleNamespace(notes=(), config=settings)
+    found: dict[str, Any] = {
+        "t5ray.training.prepare.prepare": prepared,
+        "t5ray.search.study.require_same_search": None,
+        "t5ray.search.contradictions.require_fit": None,
+        "t5ray.search.finite.most_trials": None,
+        "t5ray.tracking.open_tracker": CutOff(),
+        "t5ray.cluster.connect": nullcontext(),
+        "t5ray.search.capacity.settle_cpus": prepared,
+        "t5ray.search.preview.describe": [],
+        "t5ray.back_translation.with_back_translations": prepared,
+        "t5ray.tune._search": {**CONTENT, "best": {"trial": 3, "value": 0.9, "epoch": 2}},
+    }
+    for name, value in found.items():
+        monkeypatch.setattr(name, given(value))
+    assert _tune(settings, preview=False, resume=False, extend=None) == 130
+    assert "Best: trial 3, epoch 2" in capsys.readouterr().out

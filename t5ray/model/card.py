@@ -3,7 +3,7 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from t5ray.errors import ModelError, nearest
 CARD = "t5ray.json"
 SEEN = "seen.npy"
 """Beside the card: digests of the input texts that training and its validation saw, so that nobody judges on them."""
+LOADED = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*.model", "vocab.*", "merges.txt"),
+)
+"""Patterns of the files that transformers reads of a model and its tokenizer."""
 BEST = "best"
 """The bundle in the folder of a run or search."""
 REGISTRY_SCHEMES = ("models:/", "runs:/")
@@ -37,6 +42,8 @@ class BundleCard(Settings):
     """Divides the scores of closed labels before they become probabilities; fitted on validation."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Validation metrics of these weights."""
+    run: dict[str, Any] = Field(default_factory=dict)
+    """Run of a search that made the weights, as `best` of search.json names it; empty for a run of train."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Resolved settings of the run that made the weights."""
     base_model: str = ""
@@ -117,10 +124,23 @@ def fingerprint(source: str | Path, commit: str = "") -> str:
         commit: what `model.loading.commit_of` says of a hub id, which is empty for a directory.
     """
     folder = Path(source)
-    digest = hashlib.sha256()
     if not folder.is_dir():
         return hashlib.sha256(f"{source}@{commit}".encode()).hexdigest()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt")):
+    return _digest(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt"))
+
+
+def loaded_fingerprint(source: str) -> str:
+    """Return a digest of what a directory loads: equal digests train equally, whatever else lies there."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return fingerprint(source)
+    return _digest(p for p in folder.iterdir() if any(p.match(pattern) for pattern in LOADED))
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """Return a digest of files, by their names and content."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

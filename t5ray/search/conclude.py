@@ -60,7 +60,8 @@ def _on_seed(run: Mapping[str, Any]) -> str:
 def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> dict[str, Any]:
     """Publish the winner, judge it on test, and write search.json and report.html.
 
-    They are written once the bundle is there, too, so that they are of the one that lies there whatever ends this.
+    They are written once the bundle is there, too, so that they are of the one that lies there whatever ends this. The
+    bundle names its run itself, for where the disk takes it, but no more.
 
     Raises:
         T5RayError: every trial failed; says why.
@@ -74,7 +75,8 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
         report = source.reports[(source.best_epoch or 1) - 1]
         workspace.fetch_trial(source.key, report["best_step"])
         params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
-        loaded = publish_best(prepared, params, report, workspace.trials / source.key, workspace.best)
+        folder, best = workspace.trials / source.key, content["best"]
+        loaded = publish_best(prepared, params, report, folder, workspace.best, best)
         write_summary(workspace.folder, content)
         content["test"] = judge_on_test(prepared, loaded)
     write_summary(workspace.folder, content)

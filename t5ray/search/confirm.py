@@ -28,17 +28,20 @@ RESAMPLES = 2000
 def candidates(ledger: Ledger) -> list[int]:
     """Return the trials to confirm, the best first: the best of the search, the default, and those begun already.
 
-    Of trials with equal settings there is one: the one begun, else the best.
+    Of trials with equal settings there is one: the one begun, else the default, else the best.
     """
     scored = sorted((r for r in ledger.ended if r.best_value is not None and r.state != "FAIL"), key=ledger.rank)
     begun = {run.trial for run in ledger.confirm_runs}
     known = [ledger.trials[trial].params for trial in begun]
-    different = []
-    for record in scored:
-        if record.trial in begun or record.params not in known:
-            different.append(record)
+    default = next((record for record in scored if record.trial == 0), None)
+    different: list[int] = []
+    for found in scored:
+        is_default = default is not None and found.params == default.params and found.trial not in begun
+        record = default if default is not None and is_default else found
+        if record.trial not in different and (record.trial in begun or record.params not in known):
+            different.append(record.trial)
             known.append(record.params)
-    return [r.trial for i, r in enumerate(different) if i < BEST_OF or r.trial == 0 or r.trial in begun]
+    return [trial for i, trial in enumerate(different) if i < BEST_OF or trial == 0 or trial in begun]
 
 
 def means(ledger: Ledger) -> dict[int, float]:

@@ -28,33 +28,41 @@ def is_finite(space: SearchSpace) -> bool:
     return all(r.kind not in ("uniform", "loguniform") for ranges in space.parameters.values() for r in ranges)
 
 
+def tried(ledger: Ledger) -> set[Setting]:
+    """Return the settings that have run, or run now; what the time budget cut off has told nothing, and may."""
+    return {setting(record.params) for record in ledger.trials.values() if not record.was_cut}
+
+
 def untried(space: SearchSpace, known: Collection[Setting]) -> list[Params]:
-    """Return the settings of a finite space that no trial has run, of the first `COUNTED` in it."""
+    """Return the settings of a finite space that are not among these, of the first `COUNTED` in it."""
     return [params for params in islice(_settings(space), COUNTED) if setting(params) not in known]
 
 
 def most_trials(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> int | None:
-    """Return how many trials there can be: the points of a grid, or the settings in a space. None: no limit.
+    """Return how many trials there can be besides those that the time budget cut off. None: no limit.
 
-    First points may lie outside the space: they count besides.
+    They are the points of a grid, or the settings in a space; first points may lie outside the space, and count
+    besides. So do trials of an older search that ran some twice.
     """
-    if space.sampler.name == "grid" or not is_finite(space):
-        return points.most_trials(space, prepared, ledger)
-    inside = {setting(params) for params in islice(_settings(space), COUNTED + 1)}
-    if len(inside) > COUNTED:
+    first = points.first_points(space, prepared, ledger)
+    if space.sampler.name == "grid":
+        return len(first) - ledger.num_cut
+    inside = {setting(params) for params in islice(_settings(space), COUNTED + 1)} if is_finite(space) else set()
+    if not inside or len(inside) > COUNTED:
         return None
-    first = [(point(space, params), params) for params in points.first_points(space, prepared, ledger)]
-    settings = inside | {setting(params if placed is None else placed[0]) for placed, params in first}
-    return max(len(settings), len(ledger.trials))  # an older search may have run some twice
+    placed = ((point(space, params), params) for params in first)
+    settings = inside | {setting(params if found is None else found[0]) for found, params in placed}
+    return len(ledger.trials) - ledger.num_cut + len(settings - tried(ledger))
 
 
-def short_of(space: SearchSpace, asked: int, ledger: Ledger) -> list[str]:
-    """Return what to tell who asks for more trials than there can be; of a grid the plan says so."""
-    most = ledger.grid_points
-    if most is None or asked <= most or space.sampler.name == "grid":
+def short_of(space: SearchSpace, wanted: int, ledger: Ledger) -> list[str]:
+    """Return what to tell who wants more trials than there can be; the ledger's target is settled."""
+    if ledger.most_trials is None or wanted <= ledger.target:
         return []
-    has = counted(most, "different setting")
-    return [f"there are no {asked} trials: the search space, with what runs first, has {has}"]
+    is_grid = space.sampler.name == "grid"
+    what, kind = ("grid", "point") if is_grid else ("search space", "different setting")
+    has = counted(ledger.most_trials, kind)
+    return [f"there are no {wanted} trials: the {what}, with what runs first, has {has}"]
 
 
 def _settings(space: SearchSpace) -> Iterator[Params]:

@@ -61,6 +61,11 @@ class TrialRecord:
         return self.reports[-1]["best_value"] if self.reports else None
 
     @property
+    def was_cut(self) -> bool:
+        """Whether the time budget, and not the scheduler, ended it: that says nothing about its parameters."""
+        return self.state == "PRUNED" and self.stopped_epoch is None
+
+    @property
     def busy_s(self) -> float:
         """Seconds of training and validation."""
         return float(sum(report["train_s"] + report["validate_s"] for report in self.reports))
@@ -102,8 +107,8 @@ class Ledger:
     finished: bool = False
     target: int = 0
     """Trials in all that the search is to run, extensions included."""
-    grid_points: int | None = None
-    """Trials that there can be: the points of a grid. None: no limit."""
+    most_trials: int | None = None
+    """Trials that there can be besides those that the time budget cut off. None: no limit."""
     cpus_per_worker: int = 0
     """CPUs, and torch threads, that its workers have had; 0: none has begun."""
     budget_from_s: float = 0.0
@@ -135,6 +140,8 @@ class Ledger:
             runs = [TrialRecord(**record) for record in saved.pop("confirm_runs")]
             if "most" in saved:  # an older ledger, with another name of it, and none of `has_leader`
                 saved |= {"grid_points": saved.pop("most"), "has_leader": saved["confirm"] is not None}
+            if "grid_points" in saved:  # so it was called until it was not of grids alone
+                saved["most_trials"] = saved.pop("grid_points")
             return cls(path=path, trials=trials, confirm_runs=runs, **saved)
         except (OSError, ValueError, TypeError, KeyError) as exc:
             raise DataError(f"{path}: must hold the saved state of a search, but cannot be read: {exc}.") from exc
@@ -176,16 +183,29 @@ class Ledger:
         sign = -1 if self.mode == "max" else 1
         return sign * float(record.best_value or 0.0), record.trial
 
-    def settle_target(self, num_trials: int, extend: int | None, grid_points: int | None = None) -> int:
-        """Note and return how many trials there are to be; a later session never asks for fewer.
+    def wanted(self, num_trials: int, extend: int | None) -> int:
+        """Return how many trials are asked for in all; a later session never asks for fewer.
 
         Args:
             extend: trials to add to what there are, or were to be.
-            grid_points: trials that there can be. None: no limit.
         """
-        wanted = max(num_trials if not extend else 0, self.target, len(self.trials)) + (extend or 0)
-        self.grid_points, self.target = grid_points, wanted if grid_points is None else min(wanted, grid_points)
+        return max(num_trials if not extend else 0, self.target, len(self.trials)) + (extend or 0)
+
+    def settle_target(self, wanted: int, most_trials: int | None = None) -> int:
+        """Note and return how many trials there are to be.
+
+        Args:
+            wanted: see `wanted`.
+            most_trials: as the ledger notes it.
+        """
+        self.most_trials = most_trials
+        self.target = wanted if most_trials is None else min(wanted, most_trials + self.num_cut)
         return self.target
+
+    @property
+    def num_cut(self) -> int:
+        """Trials that the time budget cut off."""
+        return sum(record.was_cut for record in self.trials.values())
 
     @property
     def num_to_come(self) -> int:
@@ -195,7 +215,7 @@ class Ledger:
     @property
     def is_exhausted(self) -> bool:
         """Whether there is no trial left to run."""
-        return self.grid_points is not None and len(self.ended) >= self.grid_points
+        return self.most_trials is not None and len(self.ended) - self.num_cut >= self.most_trials
 
     @property
     def ended(self) -> list[TrialRecord]:

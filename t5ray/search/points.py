@@ -35,26 +35,22 @@ ALIKE = ("seed", "micro_batch_size", "micro_batch_tokens", "checkpoint_every_s",
 def first_points(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> list[Params]:
     """Return the settings of the first trials, in order and each run once; for a grid, of all of them.
 
-    Trials that the ledger has keep their numbers, whatever they are; what they have run is not planned again.
+    Trials that the ledger has keep their numbers, whatever they are; what they have run is not planned again, but for
+    what the time budget cut off.
     """
     defaults = default_settings(space, prepared.config.training)
     planned = [{**defaults, **given} for given in ({}, *space.start_from, *(ledger.warm_points or ()))]
     if space.sampler.name == "grid":
         planned += grid(space, prepared.config.search.seed)
-    begun = [record.params for _, record in sorted(ledger.trials.items())]
-    known, to_come = {frozenset(params.items()) for params in begun}, []
+    begun = [record for _, record in sorted(ledger.trials.items())]
+    known, to_come = {frozenset(record.params.items()) for record in begun if not record.was_cut}, []
     for settings in planned:
         placed = point(space, settings)
         run = frozenset((settings if placed is None else placed[0]).items())  # outside the space all settings are run
         if run not in known:
             known.add(run)
             to_come.append(settings)
-    return [*begun, *to_come]
-
-
-def most_trials(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> int | None:
-    """Return how many trials there can be: the points of a grid. None: no limit."""
-    return len(first_points(space, prepared, ledger)) if space.sampler.name == "grid" else None
+    return [*(record.params for record in begun), *to_come]
 
 
 def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -> list[str]:
@@ -79,8 +75,16 @@ def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -
             found.append(placed[0])
     ledger.warm_points = found
     name, differ = prepared.config.search.warm_start, differences(earlier, prepared, space)
-    learns = f"not its history: {', '.join(differ)} differ" if differ else "and all its trials' history"
+    learns = f"not its history: {_why(differ, earlier)}" if differ else "and all its trials' history"
     return [f"warm start   {counted(len(found), 'best point')} of {name} within this space, {learns}"]
+
+
+def _why(differ: Sequence[str], earlier: Ledger) -> str:
+    """Tell parts of an identity that differ from those that an older search did not write down."""
+    known = [part for part in differ if part in earlier.identity]
+    unknown = [part for part in differ if part not in known]
+    differs = f"{', '.join(known)} differ" if known else ""
+    return "; ".join(filter(None, (differs, f"not known of it: {', '.join(unknown)}" if unknown else "")))
 
 
 def differences(earlier: Ledger, prepared: Prepared, space: SearchSpace) -> list[str]:

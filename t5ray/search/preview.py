@@ -49,7 +49,6 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
         f"per trial    {counted(steps, 'step')} and {counted(tokens, 'token')}, where it runs to its end",
         f"sampler      {space.sampler.name}, {counted(len(space.parameters), 'parameter')}: "
         f"{', '.join(space.parameters)}",
-        *_short_grid(space, config.search.num_trials, num_trials),
         *(f"note         {note}" for note in _notes(prepared, space, cluster)),
         *_memory(prepared, cluster, slots),
     ]
@@ -63,12 +62,6 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
             f"{counted(num_expected(ledger, num_trials), 'full run')} at most{' are left' if ended else ''}"
         )
     return [*lines, *_disk(prepared, space.parameters, slots)]
-
-
-def _short_grid(space: SearchSpace, asked: int, num_trials: int) -> list[str]:
-    if space.sampler.name != "grid" or asked <= num_trials:
-        return []
-    return [f"note         there are no {asked} trials: the grid has {counted(num_trials, 'point')}"]
 
 
 def _per_epoch(prepared: Prepared) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from t5ray.config import SearchSpace
 from t5ray.search.confirm import Confirmation
-from t5ray.search.finite import is_finite, setting, untried
+from t5ray.search.finite import is_finite, setting, tried, untried
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.samplers import build_sampler
 from t5ray.search.space import Params, point, suggest
@@ -25,7 +25,7 @@ STATE_OF = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL"
 TRIALS_APART = 1_000_003
 """Between the sampler seeds of two searches whose seeds follow each other: more than a search has trials."""
 DRAWS = 5
-"""Of the sampler for one trial, where it proposes what has run, before any other setting is taken."""
+"""Of the sampler for one trial, where it proposes what has run, before any other setting is taken, at most."""
 OUTSIDE, HISTORY = "outside_space", "trials of an earlier search"
 
 
@@ -137,7 +137,7 @@ class StudySearch(ray.tune.search.Searcher):
         else:
             values = placed[1] if placed is not None else None
             if first is None and not known:
-                values = self._another(number)
+                values = self._in_place_of_proposal(number)
             if values is not None and not known:
                 self._study.enqueue_trial(values)
             trial = self._study.ask()
@@ -149,19 +149,27 @@ class StudySearch(ray.tune.search.Searcher):
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         return build_sampler(self.space.sampler, self.space, sampler_seed(self._seed, number))
 
-    def _another(self, number: int) -> Params | None:
-        """Return Optuna name -> value of what to run where the sampler proposes what has run; None: it does not.
+    def _in_place_of_proposal(self, number: int) -> Params | None:
+        """Return Optuna name -> value of what to run in place of the sampler's proposal; None where that stands.
 
-        What the sampler would say is found in a copy of the study, which hears of no other draws.
+        It does where it is new, and where all has run. What the sampler would say is found in a copy of the study,
+        which hears of no other draws. A sampler that says the same twice is not asked on: GP fits its model for each.
         """
         if not is_finite(self.space):
             return None
-        known = {setting(record.params) for record in self.ledger.trials.values()}
-        copy = self._copy(number, self._sampler(number))
-        for draw in range(DRAWS):
+        known, copy = tried(self.ledger), self._copy(number, self._sampler(number))
+        before = setting(suggest(copy.ask(), self.space))
+        if before not in known:
+            return None
+        for _ in range(DRAWS - 1):
             again = copy.ask()
-            if setting(suggest(again, self.space)) not in known:
-                return again.params if draw else None
+            drawn = setting(suggest(again, self.space))
+            if drawn not in known:
+                found: Params = again.params
+                return found
+            if drawn == before:
+                break
+            before = drawn
         left = untried(self.space, known)
         chosen = np.random.default_rng(sampler_seed(self._seed, number)).integers(max(1, len(left)))
         placed = point(self.space, left[chosen]) if left else None
@@ -249,8 +257,7 @@ def told_state(record: TrialRecord) -> str:
 
     One that the clock cut off says nothing about its parameters. Optuna, too, fails what it could not see end.
     """
-    was_cut = record.state == "PRUNED" and record.stopped_epoch is None
-    return "FAIL" if was_cut else record.state
+    return "FAIL" if record.was_cut else record.state
 
 
 def verdict(result: dict[str, Any] | None, error: bool) -> str:

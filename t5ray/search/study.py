@@ -110,7 +110,7 @@ def _found(space: Workspace, saved: Path, *, resume: bool, extend: int | None) -
     ledger = Ledger.load(saved)
     if extend and ledger.is_exhausted:
         raise ConfigError(
-            f"--extend: the search space must have settings left, but all {ledger.grid_points} have run in "
+            f"--extend: the search space must have settings left, but all {ledger.most_trials} have run in "
             f"{space.folder}. Search a wider one, or a finer grid, under another --name."
         )
     return ledger

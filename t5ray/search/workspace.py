@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from t5ray.errors import ClusterError
+from t5ray.model.card import read_card
 from t5ray.storage import (
     download_dir,
     download_file,
@@ -133,19 +134,26 @@ class Workspace(Place):
     def concluded(self) -> dict[str, Any] | None:
         """Return search.json of the bundle that lies there; None where the search has not come to an end before.
 
-        Where another machine has concluded it since, bundle and search.json are copied here from the storage URI.
+        Where another machine has concluded it since, bundle and search.json are copied here from the storage URI. A
+        bundle that was published, but not told of by search.json before something broke, speaks for itself.
+
+        Raises:
+            ClusterError: the storage does not say what it holds, or refuses it.
         """
-        if self.remote is not None:
-            with suppress(ClusterError), TemporaryDirectory(prefix="t5ray-state-") as folder:
+        if self.remote is not None and {self.summary.name, self.best.name} <= set(names_in(self.remote)):
+            with TemporaryDirectory(prefix="t5ray-state-") as folder:
                 newer = Path(folder) / self.summary.name
                 download_file(f"{self.remote}/{newer.name}", newer)
-                if _seconds(newer) > _seconds(self.summary):
+                if _seconds(newer) > _seconds(self.summary) or not self.best.exists():
                     replace_dir(f"{self.remote}/best", self.best)
                     shutil.copy2(newer, self.summary)
-        if not self.best.exists() or _seconds(self.summary) < 0:
-            return None
-        content: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
-        return content if content["best"] else None
+        card = read_card(self.best)
+        content: dict[str, Any] = {}
+        if self.best.exists() and _seconds(self.summary) >= 0:
+            content = json.loads(self.summary.read_text(encoding="utf-8"))
+        if card is not None and card.run and card.run != content.get("best"):
+            return {"best": card.run, "confirm": None, "test": None}
+        return content if content.get("best") else None
 
     def copy_state(self, target: Path) -> "Workspace":
         """Copy ledger and journal to a folder of another search, and return the workspace that reads them there.

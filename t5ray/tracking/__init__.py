@@ -30,7 +30,6 @@ __all__ = [
     "is_handle",
     "open_tracker",
     "resolve_model",
-    "send_rest",
     "ui_command",
 ]
 
@@ -52,15 +51,6 @@ def open_tracker(config: TrackingConfig, *, outbox: Path | None = None) -> Track
     from t5ray.tracking.mlflow_tracker import MlflowTracker
 
     return MlflowTracker.open(config.uri, config.experiment, outbox)
-
-
-def send_rest(config: TrackingConfig, outbox: Path) -> list[str]:
-    """Send what a finished run could not, and return one line for each thing that is still missing.
-
-    Raises:
-        TrackingError: as `open_tracker`.
-    """
-    return open_tracker(config, outbox=outbox).close() if outbox.exists() else []
 
 
 def resolve_model(uri: str, tracking_uri: str, folder: Path | None = None) -> Path:

@@ -28,6 +28,7 @@ class MlflowTracker:
         self._store = store
         self._outbox_path = outbox_path
         self._has_begun = False
+        self.was_interrupted = False
         self._names = {event.run: event.body["name"] for event in read_events(outbox_path) if event.kind == "start"}
         self._outbox = Outbox(store.send, outbox_path)
 
@@ -120,13 +121,18 @@ class MlflowTracker:
 
     def close(self) -> list[str]:
         """Send what is left, keep the rest in the outbox file, and say what is missing; Ctrl-C ends the sending."""
-        with suppress(KeyboardInterrupt):
+        is_cut = False
+        try:
             self._outbox.close(CLOSE_PATIENCE_S)
+        except KeyboardInterrupt:
+            is_cut = True
         unsent = self._outbox.unsent
+        self.was_interrupted = is_cut and bool(unsent)
         lines = [f"MLflow refused {reason}" for reason in self._refusals()]
         if unsent:
-            reason = self._outbox.away_reason or "no answer"
-            lines.append(f"MLflow at {shown(self._uri)} did not answer ({reason}). Not sent: {self._list(unsent)}.")
+            reason, server = self._outbox.away_reason or "no answer", f"MLflow at {shown(self._uri)}"
+            why = f"Sending to {server} was interrupted" if is_cut else f"{server} did not answer ({reason})"
+            lines.append(f"{why}. Not sent: {self._list(unsent)}.")
             lines.append(self._where_kept())
         return lines
 

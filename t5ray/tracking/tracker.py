@@ -21,6 +21,9 @@ def is_handle(run_id: str | None) -> bool:
 class Tracker(Protocol):
     """Records runs. No method waits for a server longer than about two seconds, but `flush` and `close`."""
 
+    was_interrupted: bool
+    """Whether Ctrl-C ended `close` before all was sent."""
+
     def start_run(
         self,
         name: str,
@@ -97,6 +100,8 @@ class Tracker(Protocol):
 
 class NoTracker:
     """Records nothing: the tracker of `--tracking-uri none`."""
+
+    was_interrupted = False
 
     def start_run(
         self,
@@ -175,6 +180,7 @@ class MemoryTracker:
     def __init__(self) -> None:
         self.runs: dict[str, MemoryRun] = {}
         self.closed = False
+        self.was_interrupted = False
 
     def start_run(
         self,

@@ -56,7 +56,12 @@ def identity_of(prepared: Prepared) -> dict[str, str]:
 
 
 def publish_best(
-    prepared: Prepared, params: Mapping[str, Any], report: Mapping[str, Any], folder: Path, target: Path
+    prepared: Prepared,
+    params: Mapping[str, Any],
+    report: Mapping[str, Any],
+    folder: Path,
+    target: Path,
+    run: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Turn the best epoch of a run into a bundle and return its model.
 
@@ -64,6 +69,7 @@ def publish_best(
         params: training settings that differ from the prepared ones.
         report: report of the best epoch.
         folder: where the run's checkpoints are.
+        run: which run of a search it is, as search.json says.
     """
     weights = folder / best_name(report["best_step"])
     put_back(weights)
@@ -76,6 +82,7 @@ def publish_best(
         columns=prepared.config.data.columns,
         temperature=_temperature(prepared, loaded),
         metrics={**report["metrics"], "validation_loss": report["validation_loss"]},
+        run=dict(run or {}),
         training=settings,
         base_model=hide_secrets(str(prepared.config.model)),
         data_fingerprint=prepared.splits.fingerprint,

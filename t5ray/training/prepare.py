@@ -14,7 +14,7 @@ from t5ray.data.augmented import TrainingTexts
 from t5ray.data.splits import Splits, read_splits
 from t5ray.data.tokens import TokenisedData, tokenise
 from t5ray.errors import ConfigError, DataError
-from t5ray.model.card import fingerprint
+from t5ray.model.card import loaded_fingerprint
 from t5ray.model.loading import (
     commit_of,
     initialise,
@@ -43,7 +43,7 @@ class Prepared:
     model: str
     """Directory or hub id that loads."""
     model_files: str
-    """Commit of a hub id, else digest of the files that were named: what may lie there later is another model."""
+    """Commit of a hub id, else digest of what loads from the named directory: what may lie there later is another."""
     splits: Splits
     data: TokenisedData
     decode: DecodeConfig
@@ -99,7 +99,7 @@ def prepare(config: RunConfig, cache: Path, varied: Collection[str] = ()) -> Pre
         config=config,
         task=splits.task,
         model=model,
-        model_files=(commit_of(named) or fingerprint(named))[:12],
+        model_files=(commit_of(named) or loaded_fingerprint(named))[:12],
         splits=splits,
         data=data,
         decode=_decode(config.decode, data),

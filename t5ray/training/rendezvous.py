@@ -18,9 +18,6 @@ from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch
 from t5ray.training.scratch import scratch
 
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-_folders = ExitStack()
-"""On worker 0: the folder of the file, for as long as the process lives."""
-atexit.register(_folders.close)
 
 
 class GroupConfig(TorchConfig):  # type: ignore[misc]
@@ -55,8 +52,11 @@ def _node() -> str:
 
 
 def _new_file() -> str:
-    """Return where the workers meet: a file that is not there yet."""
-    return str(Path(_folders.enter_context(scratch("group"))) / "store")
+    """Return where the workers meet: a file that is not there yet, in a folder that worker 0 has while it lives."""
+    held = ExitStack()
+    folder = held.enter_context(scratch("group"))
+    atexit.register(held.close)
+    return str(Path(folder, "store"))
 
 
 def _join(backend: str, rank: int, size: int, file: str, timeout_s: int) -> None:

@@ -188,6 +188,8 @@ def run_once(
     """
     session = _begin(prepared, place, tracker)
     session.folder.mkdir(exist_ok=True)
+    for left in (*place.folder.glob(".train.json.*"), *session.folder.glob(f".{REPORTS}.*")):  # by kills
+        left.unlink(missing_ok=True)
     try:
         _upload_books(session)
         reports = _trained_before(session)

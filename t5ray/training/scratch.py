@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from t5ray.locking import lock
+from t5ray.locking import is_let_go, lock
 
 HELD = ".held"
 """Locked by the process whose folder it is, as long as that lives."""
@@ -36,5 +36,5 @@ def _is_left(folder: Path) -> bool:
     held = (folder / HELD).stat(follow_symlinks=False)
     if held.st_uid != os.getuid() or time.time() - held.st_mtime < YOUNG_S:
         return False
-    with (folder / HELD).open() as file:
-        return lock(file)
+    with (folder / HELD).open("r+") as file:  # NFS locks for writers only
+        return is_let_go(file)

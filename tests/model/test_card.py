@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t5ray.errors import ModelError
-from t5ray.model.card import is_path, require_model
+from t5ray.model.card import fingerprint, is_path, loaded_fingerprint, require_model
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,34 @@ def test_names_of_mlflow_are_for_scoring() -> None:
 def test_what_is_there_or_may_be_elsewhere_passes() -> None:
     for source in ("runs/topics/best", "t5-small", "google/flan-t5-small"):
         require_model(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_loaded"),
+    [
+        ("config.json", True),
+        ("generation_config.json", True),
+        ("model.safetensors", True),
+        ("model-00002-of-00003.safetensors", True),
+        ("model.safetensors.index.json", True),
+        ("tokenizer.json", True),
+        ("tokenizer_config.json", True),
+        ("special_tokens_map.json", True),
+        ("added_tokens.json", True),
+        ("spiece.model", True),
+        ("vocab.json", True),
+        ("merges.txt", True),
+        ("notes.txt", False),
+        ("all_results.json", False),
+        ("trainer_state.json", False),
+        ("t5ray.json", False),  # what scoring knows of a bundle is not trained on
+    ],
+)
+def test_only_what_is_loaded_makes_another_model(tmp_path: Path, name: str, is_loaded: bool) -> None:
+    model = tmp_path / "t5"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    before, whole = loaded_fingerprint(str(model)), fingerprint(model)
+    (model / name).write_text("other")
+    assert (loaded_fingerprint(str(model)) != before) == is_loaded
+    assert fingerprint(model) != whole  # of scoring

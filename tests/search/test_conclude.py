@@ -9,14 +9,21 @@ from typing import Any, cast
 import fsspec
 import pytest
 
-from t5ray.config import RunConfig
+from t5ray import storage
+from t5ray.config import DecodeConfig, RunConfig
+from t5ray.errors import ClusterError
+from t5ray.model.card import CARD, BundleCard
 from t5ray.search import conclude as module
+from t5ray.search import workspace as places
 from t5ray.search.conclude import conclude, interrupt
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
+from t5ray.text.tasks import resolve_task
 from t5ray.tracking import NoTracker, Tracker
 from t5ray.training.prepare import Prepared
 from tests.search.events import epoch
+
+TASK = resolve_task("summarize")
 
 
 def test_a_search_is_finished_only_once_its_results_are_written(
@@ -29,7 +36,7 @@ def test_a_search_is_finished_only_once_its_results_are_written(
 
     for name in ("publish_best", "compare_candidates", "judge_on_test"):
         monkeypatch.setattr(module, name, lambda *given: None)
-    monkeypatch.setattr(module, "summary", lambda *given: {})
+    monkeypatch.setattr(module, "summary", lambda *given: {"best": None})
     monkeypatch.setattr(module, "write_summary", killed)
     ledger = Ledger(tmp_path / "ledger.json")
     ledger.trials = {0: TrialRecord(0, {}, "COMPLETE", reports=[epoch(1, 0.5, final=True)])}
@@ -71,6 +78,8 @@ def concluded_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[P
     def publish(*given: Any) -> None:
         workspace.best.mkdir(exist_ok=True)
         (workspace.best / "made_of").write_text(str(given[3].name))
+        card = BundleCard(task=TASK, decode=DecodeConfig(max_new_tokens=2), max_input_tokens=9, run=given[5])
+        (workspace.best / CARD).write_text(card.model_dump_json())
 
     monkeypatch.setattr(module, "publish_best", publish)
     monkeypatch.setattr(module, "judge_on_test", lambda *given: {"accuracy": 0.65, "loss": 1.5})
@@ -195,3 +204,71 @@ def test_an_extension_elsewhere_knows_the_bundle_at_the_uri(tmp_path: Path, monk
     assert files.cat("/bucket/leading/words/best/made_of").decode() == ledger.trials[1].key
     found = json.loads(files.cat("/bucket/leading/words/search.json"))
     assert (found["best"]["trial"], found["test"]["accuracy"], found["leading"]["trial"]) == (1, 0.65, 2)
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_what_a_full_disk_left_of_an_end_is_no_other_trial_s_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_older: bool
+) -> None:
+    """A bundle has taken its place, but search.json is still of the one before; then an extension leads."""
+    prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
+
+    def full(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    ledger.finished = False
+    ledger.trials[2] = ended(2, 0.875)
+    with monkeypatch.context() as disk:
+        disk.setattr(module, "write_summary", full)
+        with pytest.raises(OSError, match="No space"):
+            conclude(prepared, ledger, workspace, NoTracker())
+    if is_older:  # whose bundles do not name their run
+        card = json.loads((workspace.best / CARD).read_text())
+        del card["run"]
+        (workspace.best / CARD).write_text(json.dumps(card))
+    ledger.trials[3] = ended(3, 0.9375)
+    for _ in range(2):
+        interrupt(prepared, ledger, workspace, NoTracker())
+        found = search_json(workspace)
+        assert found["leading"] == {"trial": 3, "value": 0.9375, "epoch": 1}
+        if is_older:
+            assert (found["best"]["trial"], found["test"]) == (1, {"accuracy": 0.65, "loss": 1.5})
+        else:
+            assert (workspace.best / "made_of").read_text() == ledger.trials[2].key
+            assert (found["best"], found["test"]) == ({"trial": 2, "value": 0.875, "epoch": 1}, None)
+
+
+def test_a_storage_that_is_away_hides_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that never had the bundle must not tell the storage that there is none."""
+    prepared, ledger, here = concluded_search(tmp_path, monkeypatch)
+    here = replace(here, remote="memory://bucket/away/words")
+    here.upload()
+    elsewhere = replace(here, folder=tmp_path / "elsewhere" / "words")
+    elsewhere.trials.mkdir(parents=True)
+    ledger.path, ledger.finished = elsewhere.ledger, False
+    ledger.trials[2] = ended(2, 0.875)
+    before = fsspec.filesystem("memory").cat("/bucket/away/words/search.json")
+    for name in ("names_in", "download_file", "download_dir"):
+
+        def refuse(*given: Any) -> None:
+            raise ClusterError("the storage must be reachable")
+
+        with monkeypatch.context() as away:
+            away.setattr(places if name != "download_dir" else storage, name, refuse)
+            with pytest.raises(ClusterError, match="must be reachable"):
+                interrupt(prepared, ledger, elsewhere, NoTracker())
+        assert fsspec.filesystem("memory").cat("/bucket/away/words/search.json") == before
+    interrupt(prepared, ledger, elsewhere, NoTracker())
+    assert search_json(elsewhere)["best"]["trial"] == 1
+    assert (elsewhere.best / "made_of").read_text() == ledger.trials[1].key
+
+
+def test_a_search_at_a_uri_that_was_never_concluded_names_its_best_so_far(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, tmp_path / "cache", "memory://bucket/never/words")
+    workspace.trials.mkdir(parents=True)
+    ledger = Ledger(workspace.ledger, trials={0: ended(0, 0.5)})
+    for number, value in ((1, 0.25), (2, 0.75)):
+        ledger.trials[number] = ended(number, value)
+        interrupt(prepared_of(tmp_path), ledger, workspace, NoTracker())
+    found = json.loads(fsspec.filesystem("memory").cat("/bucket/never/words/search.json"))
+    assert (found["best"]["trial"], found["leading"]) == (2, None)

@@ -59,6 +59,17 @@ def test_equal_settings_are_confirmed_once() -> None:
     assert candidates(found) == [0, 2]
 
 
+def test_the_default_is_confirmed_as_such_though_its_settings_ran_again() -> None:
+    """The time budget had cut trial 0 off."""
+    found = ledger(0.2, 0.9, 0.8, 0.7, 0.3, 0.85)
+    found.trials[0].state = "PRUNED"
+    for again, expected in ((4, [1, 5, 2, 0]), (5, [1, 0, 2])):
+        found.trials[again].params = found.trials[0].params
+        assert candidates(found) == expected
+    found.confirm_runs = [trial(0, 0.5, seed=1)]
+    assert candidates(found) == [1, 0, 2]
+
+
 def test_who_is_being_confirmed_is_not_replaced_by_a_later_trial_with_its_settings() -> None:
     """Else the winner of the runs that have ended would be no candidate."""
     found = ledger(0.4, 0.5)

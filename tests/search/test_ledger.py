@@ -29,11 +29,13 @@ def test_a_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_before_comes_back(tmp_path: Path) -> None:
-    """As it was written when `grid_points` was called `most`, and a winner was noted at a search's end only."""
+    """As it was written when `most_trials` was called `most`, and a winner was noted at a search's end only."""
     path = tmp_path / "ledger.json"
     books = '"confirm": {"winner": 1}, "confirm_runs": [], "trials": []'
     path.write_text(f'{{"mode": "max", "most": 4, "target": 4, {books}}}')
-    assert Ledger.load(path) == Ledger(path, "max", target=4, grid_points=4, confirm={"winner": 1}, has_leader=True)
+    assert Ledger.load(path) == Ledger(path, "max", target=4, most_trials=4, confirm={"winner": 1}, has_leader=True)
+    path.write_text(f'{{"mode": "max", "grid_points": 4, "target": 4, {books}}}')  # later it was called so
+    assert Ledger.load(path) == Ledger(path, "max", target=4, most_trials=4, confirm={"winner": 1})
 
 
 def test_no_two_runs_of_other_origin_share_a_folder(tmp_path: Path) -> None:
@@ -108,8 +110,8 @@ def test_a_running_leader_is_not_the_best_yet(tmp_path: Path) -> None:
 
 def test_an_extension_that_was_cut_off_keeps_its_target(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.json", "max")
-    assert ledger.settle_target(20, None) == 20
+    assert ledger.settle_target(ledger.wanted(20, None)) == 20
     ledger.trials = {n: trial(n, [0.1]) for n in range(20)}
-    assert ledger.settle_target(20, 10) == 30
+    assert ledger.settle_target(ledger.wanted(20, 10)) == 30
     ledger.trials |= {n: trial(n, [0.1]) for n in range(20, 23)}
-    assert ledger.settle_target(20, None) == 30  # --resume
+    assert ledger.settle_target(ledger.wanted(20, None)) == 30  # --resume

@@ -9,6 +9,7 @@ import fsspec
 import pytest
 import ray.cloudpickle
 import ray.exceptions
+import ray.tune.experiment
 from mlflow import MlflowClient
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 
@@ -219,6 +220,16 @@ def test_deaths_are_counted_anew_from_each_epoch_that_was_not_told_before(tmp_pa
         trial.run_metadata.num_failures = died
         books.on_trial_result(0, [], trial, epoch(number, 0.5))
         assert trial.run_metadata.num_failures == left
+
+
+def test_tune_counts_the_deaths_of_a_trial_where_the_observer_resets_them() -> None:
+    """It has no public place for that: a release that moves it must be noticed here."""
+    trial = ray.tune.experiment.Trial("SlotTrainable", stub=True, max_failures=2)
+    assert trial.num_failures == 0
+    trial.run_metadata.num_failures = 3
+    assert (trial.num_failures, trial.should_recover()) == (3, False)
+    trial.run_metadata.num_failures = 0
+    assert (trial.num_failures, trial.should_recover()) == (0, True)
 
 
 def test_what_is_stopped_for_a_high_loss_is_said_to_be_behind(tmp_path: Path, clock: Clock) -> None:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from t5ray.cluster import Cluster, Node
 from t5ray.config import RunConfig, SearchSpace
 from t5ray.search import preview
+from t5ray.search.finite import most_trials
 from t5ray.search.ledger import Ledger, State, TrialRecord
-from t5ray.search.points import most_trials
 from t5ray.search.preview import Left, describe, estimate, expected_epochs, expected_rungs, foresee
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared, prepare
@@ -375,7 +375,7 @@ def test_the_plan_of_an_extended_search_counts_all_its_trials(plan: Plan) -> Non
     assert "rung         after epoch 1: about 13 trials arrive" in lines
 
 
-def test_the_plan_says_that_a_grid_is_smaller_than_what_was_asked_for(plan: Plan) -> None:
+def test_the_plan_of_a_grid_has_no_more_trials_than_points(plan: Plan) -> None:
     grid = SearchSpace.model_validate(
         {
             "parameters": {"batch_size": {"choice": [16, 32]}, "dropout": {"choice": [0.0, 0.1]}},
@@ -383,7 +383,6 @@ def test_the_plan_says_that_a_grid_is_smaller_than_what_was_asked_for(plan: Plan
         }
     )
     prepared, found = plan(search={"num_trials": 20}), books(0)
-    found.settle_target(20, None, most_trials(grid, prepared, found))
+    found.settle_target(20, most_trials(grid, prepared, found))
     lines = describe(prepared, grid, CLUSTER, found)
     assert lines[0].startswith("trials       4 (2 at a time: ")
-    assert "note         there are no 20 trials: the grid has 4 points" in lines

@@ -39,11 +39,11 @@ def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
 def test_a_grid_that_has_run_whole_is_not_extended(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "a", tmp_path / "cache")
     ledger = open_ledger(workspace, resume=False, extend=None)
-    assert ledger.settle_target(20, None, grid_points=4) == 4
+    assert ledger.settle_target(20, 4) == 4
     ledger.trials = {n: TrialRecord(n, {}, "COMPLETE") for n in range(3)}
     ledger.save()
     extended = open_ledger(workspace, resume=False, extend=5)
-    assert extended.settle_target(20, 5, grid_points=4) == 4  # one is left
+    assert extended.settle_target(extended.wanted(20, 5), 4) == 4  # one is left
     extended.trials[3] = TrialRecord(3, {}, "COMPLETE")
     extended.save()
     with pytest.raises(ConfigError, match="--extend: the search space must have settings left, but all 4 have run"):
@@ -62,7 +62,7 @@ def test_the_runs_of_an_extended_search_are_all_given_out(tmp_path: Path) -> Non
     ledger.confirm_runs = [TrialRecord(n, ledger.trials[n].params, seed=1) for n in range(4)]
     for run in ledger.confirm_runs:
         run.reports, run.state = [{"value": 0.5, "best_epoch": 1, "best_value": 0.5}], "COMPLETE"
-    ledger.settle_target(4, 3)
+    ledger.settle_target(ledger.wanted(4, 3))
     again = search(storage=open_storage(tmp_path / "journal"), num_trials=7, confirmation=Confirmation(ledger))
     given = 0
     while isinstance(config := again.suggest(str(given)), dict):

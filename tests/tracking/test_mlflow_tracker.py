@@ -156,7 +156,8 @@ def test_ctrl_c_while_a_tracker_sends_the_rest_keeps_it(tmp_path: Path) -> None:
     started = time.monotonic()
     unsent, where = tracker.close()
     assert time.monotonic() - started < mlflow_tracker.CLOSE_PATIENCE_S - 2
-    assert unsent.endswith("Not sent: study (start).")
+    assert unsent == "Sending to MLflow at http://127.0.0.1:1 was interrupted. Not sent: study (start)."
+    assert tracker.was_interrupted
     assert where == f"It is kept in {tmp_path}/outbox.jsonl. The same command with --resume sends it."
     assert len(read_events(tmp_path / "outbox.jsonl")) == 1
 

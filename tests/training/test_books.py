@@ -97,6 +97,19 @@ def test_a_run_whose_book_the_storage_refused_copies_it_there_in_its_next_sessio
     assert bucket.cat(f"/{tmp_path.name}/words/{RUN_BOOK}") == (place.folder / RUN_BOOK).read_bytes()
 
 
+def test_files_that_a_kill_left_half_written_are_deleted(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, tracker = Place.of(prepared.config), open_tracker(TrackingConfig(uri="none"))
+    session = _begin(prepared, place, tracker)
+    session.folder.mkdir()
+    left = [place.folder / ".train.json.0a1b2c3d", session.folder / ".reports.json.0a1b2c3d"]
+    for path in left:
+        path.write_text("{")
+    monkeypatch.setattr("t5ray.training.run._trained_before", lambda session: [])
+    monkeypatch.setattr("t5ray.training.run._conclude", lambda *given: {"ended": True})
+    assert run_once(prepared, place, tracker, lambda pulse: None, lambda report: None) == {"ended": True}
+    assert not any(path.exists() for path in left)
+
+
 def test_a_run_that_mlflow_refuses_leaves_its_name_free(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = open_tracker(TrackingConfig(uri="none"))
 

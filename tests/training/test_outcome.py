@@ -54,6 +54,8 @@ def test_a_run_is_told_from_one_whose_model_task_or_lengths_became_others(words:
         return identity_of(prepare(config, tmp_path / "cache"))
 
     before = identity()
+    for name in ("notes.txt", "all_results.json", "README.md", "trainer_state.json"):
+        (tmp_path / "t5" / name).write_text("of no model")
     assert identity() == before
     with pytest.raises(ConfigError, match=r"these differ: data\.max_input_tokens: was \d+, now 5\."):
         require_same(before, identity(max_input_tokens=5), "runs/x")

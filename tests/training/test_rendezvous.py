@@ -1,6 +1,9 @@
 """Workers that share a node meet where nobody else can reach them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -12,6 +15,16 @@ from t5ray.training.rendezvous import GroupConfig, loopback_interface
 
 def test_the_loopback_interface_is_found() -> None:
     assert any(each.address == "127.0.0.1" for each in psutil.net_if_addrs()[loopback_interface()])
+
+
+def test_where_a_group_met_is_gone_once_its_process_has_ended(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from t5ray.training.rendezvous import _new_file\n"
+        "found = {Path(_new_file()) for _ in range(2)}\n"
+        "assert len(found) == 2 and all(path.parent.is_dir() and not path.exists() for path in found)"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
+    assert not list(tmp_path.glob("t5ray-*"))
 
 
 def look(config: dict[str, str]) -> None:
