@@ -21,7 +21,7 @@ test-all: $(VENV)/dev.done  # also the tests marked `long`, and property tests o
 	$(BIN)/python -m pytest -m 'not cluster' --hypothesis-profile=exploring
 
 test-cluster: $(VENV)/dev.done  # a real cluster on hosts made of namespaces, as root on Linux
-	$(BIN)/python -m pytest -m cluster tests/search/test_elastic.py tests/cluster -rsP
+	$(BIN)/python -m pytest -m cluster tests/search/test_elastic.py tests/cluster -rsP --tb=short
 
 check: $(VENV)/dev.done  # ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check .

@@ -6,8 +6,10 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,20 +160,34 @@ class Cluster:
     def _on(self) -> list[Host]:
         return [host for host in (self.lan.head, *self.lan.workers) if host.init is not None]
 
-    def _signal(self, name: str, title: str) -> None:
-        """Send a signal to the processes of a title on every host."""
+    def _signal(self, name: str, title: str, hosts: Iterable[Host] | None = None) -> None:
+        """Send a signal to the processes of a title, on every host unless some are named."""
         pattern = f"[{title[0]}]{title[1:]}"  # which the shell that runs pkill does not match
-        for host in self._on():
+        for host in self._on() if hosts is None else hosts:
             host.run(f"pkill -{name} -f '{pattern}'", check=False)
 
     @contextmanager
-    def held(self, title: str) -> Iterator[None]:
-        """Let the processes of a title stand still, so that what they do lasts as long as a test needs."""
-        self._signal("STOP", title)
-        try:
-            yield
-        finally:
-            self._signal("CONT", title)
+    def held(self, title: str, *, newcomers: bool = False) -> Iterator[None]:
+        """Let the processes of a title stand still, so that what they do lasts as long as a test needs.
+
+        Args:
+            newcomers: those as well that begin meanwhile, on the hosts that there are now.
+        """
+        hosts, over = self._on(), threading.Event()
+        self._signal("STOP", title, hosts)
+
+        def stop_newcomers() -> None:
+            while newcomers and not over.wait(0.5):
+                self._signal("STOP", title, hosts)
+
+        with ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(stop_newcomers)
+            try:
+                yield
+            finally:
+                over.set()
+                stopping.result()
+                self._signal("CONT", title)
 
     def lose(self, host: Host) -> None:
         """Cut a host off, switch it off some seconds later, and wait until the head has noticed."""

@@ -229,7 +229,7 @@ def test_a_host_lost_in_mid_search_costs_no_trial_and_is_used_again_when_it_join
         cluster.lose(worker)
         heard = cluster.num_reports("lost")
     cluster.until_reports("lost", heard + 1)
-    with cluster.held(TRAINER):
+    with cluster.held(TRAINER, newcomers=True):  # else a trial that is just beginning again takes all that are left
         worker.start()
         cluster.until_at_work(TRAINER, "lost", {worker.name}.issubset)
     cluster.wait("lost")
