@@ -188,12 +188,18 @@ def test_an_end_that_is_cut_off_while_it_judges_leaves_what_the_new_bundle_is(
         interrupt(prepared, ledger, workspace, NoTracker())
 
 
-def test_an_extension_elsewhere_knows_the_bundle_at_the_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared, ledger, here = concluded_search(tmp_path, monkeypatch)
-    here = replace(here, remote="memory://bucket/leading/words")
+def on_another_machine(here: Workspace, remote: str, tmp_path: Path) -> Workspace:
+    """Bring a search to a URI, and return its place on a machine that has nothing of it."""
+    here = replace(here, remote=remote)
     here.upload()
     elsewhere = replace(here, folder=tmp_path / "elsewhere" / "words")
     elsewhere.trials.mkdir(parents=True)
+    return elsewhere
+
+
+def test_an_extension_elsewhere_knows_the_bundle_at_the_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, ledger, here = concluded_search(tmp_path, monkeypatch)
+    elsewhere = on_another_machine(here, "memory://bucket/leading/words", tmp_path)
     elsewhere.best.mkdir()
     (elsewhere.best / "made_of").write_text("an earlier one")
     (elsewhere.folder / "search.json").write_text('{"wall_s": 1.0, "best": {"trial": 0}}')
@@ -241,10 +247,7 @@ def test_what_a_full_disk_left_of_an_end_is_no_other_trial_s_bundle(
 def test_a_storage_that_is_away_hides_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that never had the bundle must not tell the storage that there is none."""
     prepared, ledger, here = concluded_search(tmp_path, monkeypatch)
-    here = replace(here, remote="memory://bucket/away/words")
-    here.upload()
-    elsewhere = replace(here, folder=tmp_path / "elsewhere" / "words")
-    elsewhere.trials.mkdir(parents=True)
+    elsewhere = on_another_machine(here, "memory://bucket/away/words", tmp_path)
     ledger.path, ledger.finished = elsewhere.ledger, False
     ledger.trials[2] = ended(2, 0.875)
     before = fsspec.filesystem("memory").cat("/bucket/away/words/search.json")
