@@ -5,7 +5,6 @@ is `run(command, argv)`. Must not import torch, ray or mlflow: `--help` answers 
 """
 
 import atexit
-import errno
 import shlex
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 import typer
 
 from t5ray import terminal
+from t5ray.disk import FULL
 from t5ray.errors import ClusterError, ConfigError, T5RayError
 from t5ray.redaction import hide_secrets
 
@@ -313,7 +313,7 @@ def _guarded(command: Callable[..., int]) -> Callable[..., None]:
             terminal.show_error(exc)
             code = exc.exit_code
         except OSError as exc:
-            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if exc.errno not in FULL:
                 raise
             again = "Free some, and give the same command again (tune and train: with --resume)."
             terminal.show_error(ClusterError(f"The disk must have room, but: {exc}. {again}"))

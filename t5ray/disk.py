@@ -1,8 +1,12 @@
-"""What survives a power cut, and where caches are."""
+"""What survives a power cut, how a full disk is known, and where caches are."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Causes of an OSError that say that a disk, or one's share of it, is full."""
 
 
 def cache_folder(kind: str) -> Path:

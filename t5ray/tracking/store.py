@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from t5ray.disk import FULL
 from t5ray.errors import TrackingError
 from t5ray.tracking.outbox import Away, Event, Refused
 from t5ray.tracking.registry import log_bundle, register
@@ -41,7 +42,7 @@ PASSING = (
 """What is raised where the network fails; the drivers of artifact storages raise theirs from it."""
 PASSING_ERRNOS = {
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
-    *(errno.ENOSPC, errno.EDQUOT),
+    *FULL,
 }
 """The same of the system, and that a disk is full."""
 T = TypeVar("T")

@@ -12,13 +12,14 @@ from itertools import count
 from typing import ParamSpec, TypeVar
 
 from t5ray.counting import counted
+from t5ray.disk import FULL
 from t5ray.errors import ClusterError, StorageError
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Between one attempt and the next."""
 LOOK_S = 0.2
 """How often a pause looks whether its process is about to end, which waits for its threads."""
-LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LOCAL = (*FULL, errno.EROFS)
 """Causes that lie here, and that waiting does not mend."""
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from t5ray.disk import FULL
 from t5ray.errors import StorageError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (*FULL, errno.EROFS, errno.EIO, errno.ESTALE)
 """Causes that are no fault of the run: the next one would meet them as well."""
 RUST = re.compile(r"\(os error (\d+)\)")
