@@ -42,6 +42,26 @@ def upload_dir(local: Path, target: str) -> None:
     _copy(str(local), target, target, upload=True)
 
 
+def replace_remote(local: Path, target: str, *, key: str) -> None:
+    """Copy a folder's files in place of what a folder or URI held.
+
+    Storage without renames cannot do so at once. So what was there goes first, and a file without which nobody takes
+    the folder for whole comes last: a copy that broke off is missing or unfinished, never a mixture of two.
+
+    Args:
+        key: path of that file in the folder.
+    Raises:
+        ClusterError: the storage refuses.
+    """
+    remove_dir(target)
+    files = sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())
+    with _reachable(target) as (there, root):
+        for folder in sorted({f"{root.rstrip('/')}/{name}".rpartition("/")[0] for name in files}):
+            there.makedirs(folder, exist_ok=True)
+        for names in ([name for name in files if name != key], [key]):
+            there.put([f"{local}/{name}" for name in names], [f"{root.rstrip('/')}/{name}" for name in names])
+
+
 def download_dir(source: str, local: Path) -> None:
     """Copy the content of a folder or URI into a local folder, which is made where it does not exist.
 
@@ -89,6 +109,17 @@ def download_file(source: str, local: Path) -> None:
         Path(folder, local.name).replace(local)
 
 
+def read_remote(path: str) -> bytes | None:
+    """Return what a file here or at a URI holds; None where it is not there.
+
+    Raises:
+        ClusterError: the storage refuses to say.
+    """
+    with _reachable(path) as (files, root):
+        files.invalidate_cache()
+        return bytes(files.cat_file(root)) if files.isfile(root) else None
+
+
 def is_there(path: str) -> bool:
     """Say whether a file or folder exists here or at a URI.
 
@@ -99,6 +130,7 @@ def is_there(path: str) -> bool:
 
     try:
         files, root = fsspec.core.url_to_fs(path)
+        files.invalidate_cache()
         return bool(files.exists(root))
     except Exception as exc:  # drivers raise errors of every class
         raise ClusterError(

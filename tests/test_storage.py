@@ -5,7 +5,16 @@ import fsspec
 import pytest
 
 from t5ray.errors import ClusterError
-from t5ray.storage import download_dir, free_bytes, is_uri, local_path, upload_dir
+from t5ray.storage import (
+    download_dir,
+    free_bytes,
+    is_uri,
+    local_path,
+    names_in,
+    read_remote,
+    replace_remote,
+    upload_dir,
+)
 
 
 def test_uris_are_told_from_paths() -> None:
@@ -34,6 +43,38 @@ def test_a_folder_goes_up_and_comes_back(tmp_path: Path, scheme: str) -> None:
     assert (tmp_path / "back" / "deep" / "b.txt").read_text() == "b"
     with fsspec.open(f"{target}/deep/b.txt") as file:
         assert file.read() == b"b"
+
+
+@pytest.mark.parametrize("scheme", ["memory://t5ray-replaced", "{}"])
+def test_a_folder_takes_the_place_of_another_and_its_key_comes_last(
+    tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = scheme.format(tmp_path / "storage") + "/best"
+    for folder, content in (("old", "1"), ("new", "2")):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        for name in ("config.json", "weights", "deep/words", f"of-{folder}"):
+            (tmp_path / folder / name).write_text(content)
+    replace_remote(tmp_path / "old", target, key="config.json")
+    files, _ = fsspec.core.url_to_fs(target)
+    put_file = files.put_file
+
+    def break_at_weights(here: str, there: str, *args: object, **more: object) -> None:
+        if there.endswith("/weights"):
+            raise ConnectionResetError
+        put_file(here, there, *args, **more)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "put_file", break_at_weights)
+        with pytest.raises(ClusterError):
+            replace_remote(tmp_path / "new", target, key="config.json")
+    assert read_remote(f"{target}/config.json") is None
+    assert read_remote(f"{target}/of-new") in (None, b"2")
+    assert "of-old" not in names_in(target)
+    replace_remote(tmp_path / "new", target, key="config.json")
+    download_dir(target, tmp_path / "back")
+    found = {path.relative_to(tmp_path / "back").as_posix(): path for path in (tmp_path / "back").rglob("*")}
+    assert sorted(found) == ["config.json", "deep", "deep/words", "of-new", "weights"]
+    assert {path.read_text() for path in found.values() if path.is_file()} == {"2"}
 
 
 def test_storage_that_refuses_is_a_cluster_error(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from t5ray.disk import sync
 from t5ray.errors import ModelError, nearest
 
 CARD = "t5ray.json"
+ENTRY = "config.json"
+"""Nobody takes a folder without it for a model."""
 SEEN = "seen.npy"
 """Beside the card: digests of the input texts that training and its validation saw, so that nobody judges on them."""
 LOADED = (
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *(ENTRY, "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*.model", "vocab.*", "merges.txt"),
 )
 """Patterns of the files that transformers reads of a model and its tokenizer."""
@@ -77,7 +79,7 @@ def require_model(source: str) -> None:
             f"{source}: must be a directory or a Hugging Face id; only predict and evaluate take MLflow's names of "
             "models. Name the directory of the bundle."
         )
-    if folder.is_dir() and not (folder / "config.json").exists() and (folder / BEST / "config.json").is_file():
+    if folder.is_dir() and not (folder / ENTRY).exists() and (folder / BEST / ENTRY).is_file():
         bundle = folder / BEST
         raise ModelError(f"{source}: must hold a model, but holds a run, whose bundle is {bundle}. Use {bundle}.")
     if is_path(source) and not folder.is_dir():

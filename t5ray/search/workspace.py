@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from t5ray.errors import ClusterError
-from t5ray.model.card import read_card
+from t5ray.model.card import ENTRY, read_card
 from t5ray.storage import (
     download_dir,
     download_file,
@@ -140,7 +140,8 @@ class Workspace(Place):
         Raises:
             ClusterError: the storage does not say what it holds, or refuses it.
         """
-        if self.remote is not None and {self.summary.name, self.best.name} <= set(names_in(self.remote)):
+        whole = (self.summary.name, f"{self.best.name}/{ENTRY}")
+        if self.remote is not None and all(is_there(f"{self.remote}/{name}") for name in whole):
             with TemporaryDirectory(prefix="t5ray-state-") as folder:
                 newer = Path(folder) / self.summary.name
                 download_file(f"{self.remote}/{newer.name}", newer)

@@ -15,8 +15,9 @@ from typing import IO, Self
 from t5ray.config import CACHE, RunConfig
 from t5ray.errors import ClusterError
 from t5ray.locking import lock
+from t5ray.model.card import CARD, ENTRY
 from t5ray.sessions import folder_of
-from t5ray.storage import is_there, is_uri, upload_dir, upload_file
+from t5ray.storage import is_there, is_uri, read_remote, replace_remote, upload_file
 
 OUTBOX = "mlflow_outbox.jsonl"
 
@@ -115,5 +116,10 @@ class Place:
         for part in self.folder.iterdir():
             if part.is_file() and part != self.outbox:
                 upload_file(part, self.remote)
-        if self.best.exists():
-            upload_dir(self.best, f"{self.remote}/best")
+        if self.best.exists() and not self._is_uploaded(self.best, f"{self.remote}/best"):
+            replace_remote(self.best, f"{self.remote}/best", key=ENTRY)
+
+    @staticmethod
+    def _is_uploaded(bundle: Path, remote: str) -> bool:
+        """Say whether the whole bundle is there: its config came last, and its card has its run and figures."""
+        return all(read_remote(f"{remote}/{name}") == (bundle / name).read_bytes() for name in (ENTRY, CARD))

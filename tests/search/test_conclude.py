@@ -12,7 +12,7 @@ import pytest
 from t5ray import storage
 from t5ray.config import DecodeConfig, RunConfig
 from t5ray.errors import ClusterError
-from t5ray.model.card import CARD, BundleCard
+from t5ray.model.card import CARD, ENTRY, BundleCard
 from t5ray.search import conclude as module
 from t5ray.search import workspace as places
 from t5ray.search.conclude import conclude, interrupt
@@ -80,6 +80,7 @@ def concluded_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[P
         (workspace.best / "made_of").write_text(str(given[3].name))
         card = BundleCard(task=TASK, decode=DecodeConfig(max_new_tokens=2), max_input_tokens=9, run=given[5])
         (workspace.best / CARD).write_text(card.model_dump_json())
+        (workspace.best / ENTRY).write_text("{}")
 
     monkeypatch.setattr(module, "publish_best", publish)
     monkeypatch.setattr(module, "judge_on_test", lambda *given: {"accuracy": 0.65, "loss": 1.5})
@@ -212,6 +213,25 @@ def test_an_extension_elsewhere_knows_the_bundle_at_the_uri(tmp_path: Path, monk
     assert (found["best"]["trial"], found["test"]["accuracy"], found["leading"]["trial"]) == (1, 0.65, 2)
 
 
+def test_a_bundle_that_came_to_the_uri_in_part_is_taken_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, here = concluded_search(tmp_path, monkeypatch)
+    elsewhere = on_another_machine(here, "memory://bucket/part/words", tmp_path)
+    files, best = fsspec.filesystem("memory"), "/bucket/part/words/best"
+    files.rm(f"{best}/{ENTRY}")
+    assert elsewhere.concluded() is None
+    assert not elsewhere.best.exists()
+    there = replace(here, remote=elsewhere.remote)
+    there.upload()
+    found = elsewhere.concluded()
+    assert found is not None
+    assert found["best"]["trial"] == 1
+    files.pipe(f"{best}/made_of", b"there already")
+    there.upload()
+    assert files.cat(f"{best}/made_of") == b"there already"  # gigabytes do not go there twice
+
+
 @pytest.mark.parametrize("is_older", [False, True])
 def test_what_a_full_disk_left_of_an_end_is_no_other_trial_s_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_older: bool
@@ -251,7 +271,7 @@ def test_a_storage_that_is_away_hides_no_bundle(tmp_path: Path, monkeypatch: pyt
     ledger.path, ledger.finished = elsewhere.ledger, False
     ledger.trials[2] = ended(2, 0.875)
     before = fsspec.filesystem("memory").cat("/bucket/away/words/search.json")
-    for name in ("names_in", "download_file", "download_dir"):
+    for name in ("is_there", "download_file", "download_dir"):
 
         def refuse(*given: Any) -> None:
             raise ClusterError("the storage must be reachable")
