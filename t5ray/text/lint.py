@@ -68,6 +68,7 @@ def lint_task(task: TaskConfig, examples: Sequence[Text], tokenizer: Tokenizer) 
     sample = examples[:: -(-len(examples) // TOKENIZED_ROWS)]
     findings = [
         _doubled_prefix(task, examples),
+        _equal_labels(task, tokenizer),
         _conflicts(examples),
         _lossy_targets(sample, tokenizer),
         _unseen_inputs(sample, tokenizer),
@@ -84,6 +85,24 @@ def _doubled_prefix(task: TaskConfig, examples: Sequence[Text]) -> Finding | Non
         "error",
         f"task {task.name}: a row's text must not start with the task's prefix {task.prefix!r}, which is put before "
         f"it, but in {_share(hits, examples)} it does. Take the prefix out of the data, or out of the task's `inputs`.",
+    )
+
+
+def _equal_labels(task: TaskConfig, tokenizer: Tokenizer) -> Finding | None:
+    """Find closed labels that are the same tokens, of which one could never be predicted."""
+    by_tokens: dict[tuple[int, ...], list[str]] = {}
+    labels = list(task.labels)
+    for label, tokens in zip(labels, _encode(tokenizer, labels) if labels else [], strict=True):
+        by_tokens.setdefault(tuple(tokens), []).append(label)
+    equal = [labels for labels in by_tokens.values() if len(labels) > 1]
+    if not equal:
+        return None
+    named = "; ".join(" and ".join(_short(label) for label in labels[:SHOWN_PLACES]) for labels in equal[:SHOWN_PLACES])
+    return Finding(
+        "error",
+        f"task {task.name}: labels must be different tokens to the model, but of {len(task.labels)} labels "
+        f"{sum(map(len, equal))} are not: {named} are the same. Write labels alike that mean the same, others in "
+        "words that the model's vocabulary has; or add tokens to the tokenizer.",
     )
 
 

@@ -50,6 +50,16 @@ def test_doubled_prefix_is_an_error_with_places() -> None:
     assert "in 4 of 5 rows (80.0%: rows.csv:2, rows.csv:4, rows.csv:5, …)" in finding.message
 
 
+def test_labels_that_are_the_same_tokens_are_an_error() -> None:
+    rows = examples(("a", "big  dog"), ("b", "big dog"), ("c", "cat"))
+    task = CLASSIFY.model_copy(update={"labels": ("big  dog", "big dog", "cat")})
+    findings = lint_task(task, rows, Squeezing())
+    assert [finding.severity for finding in findings] == ["error", "warning"]
+    assert "of 3 labels 2 are not: 'big  dog' and 'big dog' are the same" in findings[0].message
+    apart = task.model_copy(update={"labels": ("big dog", "cat")})
+    assert lint_task(apart, rows[1:], Squeezing()) == []
+
+
 def test_targets_that_become_unknown_pieces_are_counted() -> None:
     rows = examples(("a", "x"), ("b", "{x}"), ("c", "x<y"), ("d", "plain"))
     finding = only(lint_task(CLASSIFY, rows, character_tokenizer()))
