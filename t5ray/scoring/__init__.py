@@ -15,6 +15,7 @@
     opening.py    a model's name -> what scoring must know of it
     plan.py       settings -> a job, checked before Ray starts
     sameness.py   what makes two jobs the same
+    pool.py       how many scorers, and what each holds
     job.py        a job on Ray Data                        failures.py  what the first failed row of a job says
     labelled.py   rows with references                      evaluation.py   predictions against them
     back_translation.py  texts into another language and back, as two jobs

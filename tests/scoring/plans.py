@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from t5ray.cluster import Cluster
 from t5ray.config import PredictConfig
 from t5ray.scoring.ledger import Entry
 from t5ray.scoring.plan import Job, prepare, settled
@@ -27,3 +28,12 @@ def begin(config: PredictConfig, **record: Any) -> Job:
 
 def changed(config: PredictConfig, **values: Any) -> PredictConfig:
     return PredictConfig.model_validate({**config.model_dump(), **values})
+
+
+def small(**have: float) -> Cluster:
+    values = {"num_nodes": 1, "num_cpus": 8.0, "num_gpus": 0.0, "object_store_bytes": 1 << 30, **have}
+    return Cluster(**values, dashboard_url=None, started_here=True)  # type: ignore[arg-type]
+
+
+def settings(**values: object) -> PredictConfig:
+    return PredictConfig.model_validate({"model": "m", "input": "i", "output": "o", **values})

@@ -19,8 +19,9 @@ from t5ray.config import DataConfig, EvaluateConfig, PredictConfig
 from t5ray.data.rows import Problems, read_rows
 from t5ray.errors import DataError
 from t5ray.scoring.inputs import Shard
-from t5ray.scoring.job import Pool, run
+from t5ray.scoring.job import run
 from t5ray.scoring.labelled import read_predictions
+from t5ray.scoring.pool import Pool
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from t5ray.text.tasks import BUILT_IN
 from tests.scoring.doubles import ShoutingEngine
