@@ -79,10 +79,11 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.back_translation import with_back_translations
     from t5ray.cluster import connect
     from t5ray.tracking import open_tracker, ui_command
+    from t5ray.training.books import open_place
     from t5ray.training.outcome import advice
     from t5ray.training.prepare import prepare
     from t5ray.training.room import fits_here, require_room, shared_out, unused_gpus
-    from t5ray.training.run import describe, open_place, run_once
+    from t5ray.training.run import describe, run_once
 
     if resume and (sent := _send_rest(settings)) is not None:
         return sent
@@ -136,8 +137,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
 def _send_rest(settings: "RunConfig") -> int | None:
     """End a run that was resumed though it is finished: what may be left is for storage and MLflow. None: it is not."""
     from t5ray.tracking import open_tracker
+    from t5ray.training.books import drop_state, is_finished
     from t5ray.training.place import Place
-    from t5ray.training.run import drop_state, is_finished
 
     place = Place.of(settings)
     if not is_finished(place):

@@ -20,8 +20,8 @@ from t5ray.cluster import Cluster
 from t5ray.model.optim import learning_rate_at
 from t5ray.tracking import MemoryTracker, NoTracker
 from t5ray.train import main
+from t5ray.training.curves import log_epoch
 from t5ray.training.mailbox import Message
-from t5ray.training.run import log_epoch
 
 DATA = Path(__file__).parent / "texts" / "tickets.csv"
 EPOCHS = 3

@@ -20,8 +20,8 @@ from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
+from t5ray.training.curves import log_epoch
 from t5ray.training.plan import EpochReport
-from t5ray.training.run import log_epoch
 
 MLFLOW_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))

@@ -3,6 +3,8 @@
 The run, as a command sees it
 
     run.py          a single run, from its books to its bundle
+    books.py        what a single run keeps, for --resume and for the user
+    curves.py       what MLflow is sent of an epoch
     prepare.py      what a run needs, checked before Ray starts
     plan.py         what a run is told, and what it tells
     room.py         what a run gets of the machine: CPUs, and whether it fits

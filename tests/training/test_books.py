@@ -15,9 +15,10 @@ from t5ray.search.study import open_study
 from t5ray.search.workspace import Workspace
 from t5ray.sessions import RUN_BOOK
 from t5ray.tracking import Tracker, open_tracker
+from t5ray.training.books import open_session
 from t5ray.training.place import Place
 from t5ray.training.prepare import Prepared, prepare
-from t5ray.training.run import _begin, run_once
+from t5ray.training.run import run_once
 
 Open = Callable[[Prepared, Tracker], object]
 
@@ -35,7 +36,7 @@ def prepared(words: Path, tiny_t5: Path, tmp_path: Path) -> Prepared:
 
 
 def open_run(prepared: Prepared, tracker: Tracker) -> object:
-    return _begin(prepared, Place.of(prepared.config), tracker).run_id
+    return open_session(prepared, Place.of(prepared.config), tracker).run_id
 
 
 def open_search(prepared: Prepared, tracker: Tracker) -> object:
@@ -99,12 +100,12 @@ def test_a_run_whose_book_the_storage_refused_copies_it_there_in_its_next_sessio
 
 def test_files_that_a_kill_left_half_written_are_deleted(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     place, tracker = Place.of(prepared.config), open_tracker(TrackingConfig(uri="none"))
-    session = _begin(prepared, place, tracker)
+    session = open_session(prepared, place, tracker)
     session.folder.mkdir()
     left = [place.folder / ".train.json.0a1b2c3d", session.folder / ".reports.json.0a1b2c3d"]
     for path in left:
         path.write_text("{")
-    monkeypatch.setattr("t5ray.training.run._trained_before", lambda session: [])
+    monkeypatch.setattr("t5ray.training.run.trained_before", lambda session: [])
     monkeypatch.setattr("t5ray.training.run._conclude", lambda *given: {"ended": True})
     assert run_once(prepared, place, tracker, lambda pulse: None, lambda report: None) == {"ended": True}
     assert not any(path.exists() for path in left)

@@ -10,9 +10,9 @@ import pytest
 from t5ray import terminal
 from t5ray.data.tokens import TokenisedData
 from t5ray.tracking import Tracker
+from t5ray.training.curves import log_epoch
 from t5ray.training.loop import HISTORY_POINTS
 from t5ray.training.plan import Pulse, RunPlan
-from t5ray.training.run import log_epoch
 from tests.training.running import run
 
 CURVES = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "padding_share", "memory_bytes"}
