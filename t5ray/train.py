@@ -78,9 +78,8 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     """Prepare, connect, train, publish."""
     from t5ray.back_translation import with_back_translations
     from t5ray.cluster import connect
-    from t5ray.tracking import open_tracker, ui_command
+    from t5ray.tracking import open_tracker
     from t5ray.training.books import open_place
-    from t5ray.training.outcome import advice
     from t5ray.training.prepare import prepare
     from t5ray.training.room import fits_here, require_room, shared_out, unused_gpus
     from t5ray.training.run import describe, run_once
@@ -121,9 +120,18 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         except KeyboardInterrupt:
             terminal.say(f"\nInterrupted. Go on with: {go_on}")
             return cli.INTERRUPTED
-    bundle = f"{place.shown}/best"
+    _close(settings, place.shown, outcome)
+    return cli.INTERRUPTED if tracker.was_interrupted else 0
+
+
+def _close(settings: "RunConfig", folder: str, outcome: Mapping[str, Any]) -> None:
+    """Say what the run reached, and what to do with its bundle."""
+    from t5ray.tracking import ui_command
+    from t5ray.training.outcome import advice
+
+    bundle = f"{folder}/best"
     terminal.close(
-        f"{prepared.objective} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {bundle}"
+        f"{outcome['metric']} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {bundle}"
         f"{advice(outcome.get('test'))}",
         {
             "judge it": terminal.to_judge(bundle, str(settings.data.path)),
@@ -131,7 +139,6 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
             "compare runs": ui_command(settings.tracking.uri),
         },
     )
-    return cli.INTERRUPTED if tracker.was_interrupted else 0
 
 
 def _send_rest(settings: "RunConfig") -> int | None:

@@ -376,7 +376,9 @@ def shown_next(
     capsys: pytest.CaptureFixture[str],
 ) -> list[str]:
     """The lines after `Next:` at the end of a run in a folder with a space in its name, tracked nowhere."""
-    monkeypatch.setattr("t5ray.training.run.run_once", lambda *_, **__: {"best_value": 0.5, "best_epoch": 2})
+    monkeypatch.setattr(
+        "t5ray.training.run.run_once", lambda *_, **__: {"metric": "accuracy", "best_value": 0.5, "best_epoch": 2}
+    )
     assert main(arguments(tmp_path / "my runs", tiny_t5)) == 0
     before, _, after = capsys.readouterr().out.partition("Next:\n")
     assert f"accuracy 0.5000 in epoch 2. Bundle: {tmp_path}/my runs/finished/best\n" in before
@@ -401,7 +403,12 @@ def test_a_model_that_says_no_label_at_all_is_told_with_what_to_do(
     share: float,
     is_told: bool,
 ) -> None:
-    found = {"best_value": 0.0, "best_epoch": 1, "test": {"accuracy": 0.0, "known_label_share": share}}
+    found = {
+        "metric": "accuracy",
+        "best_value": 0.0,
+        "best_epoch": 1,
+        "test": {"accuracy": 0.0, "known_label_share": share},
+    }
     monkeypatch.setattr("t5ray.training.run.run_once", lambda *_, **__: found)
     assert main(arguments(tmp_path, tiny_t5)) == 0
     line = (
@@ -420,7 +427,7 @@ class CutOff(NoTracker):
 def test_a_run_whose_last_sending_was_cut_off_can_be_resumed(
     small_cluster: None, tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
 ) -> None:
-    found = {"best_value": 0.5, "best_epoch": 1, "test": {"accuracy": 0.5}}
+    found = {"metric": "accuracy", "best_value": 0.5, "best_epoch": 1, "test": {"accuracy": 0.5}}
     monkeypatch.setattr("t5ray.training.run.run_once", lambda *_, **__: found)
     monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: CutOff())
     if is_finished:
