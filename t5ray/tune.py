@@ -75,15 +75,11 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.cluster import connect
     from t5ray.config import load_space
     from t5ray.search.capacity import settle_cpus
-    from t5ray.search.contradictions import require_consistent, require_fit
-    from t5ray.search.finite import most_trials, short_of
-    from t5ray.search.points import look_up_warm_start
+    from t5ray.search.contradictions import require_consistent
     from t5ray.search.preview import describe, foresee
-    from t5ray.search.samplers import notes
-    from t5ray.search.study import open_ledger, preview_ledger, require_same_search, settle_confirm_seeds
+    from t5ray.search.study import open_ledger, preview_ledger
     from t5ray.search.workspace import Workspace
     from t5ray.tracking import open_tracker
-    from t5ray.training.prepare import prepare
 
     space = load_space(settings.search.space)
     require_consistent(space, settings.training, settings.search.space)
@@ -91,15 +87,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     ledger = (preview_ledger if preview else open_ledger)(workspace, resume=resume, extend=extend)
     if not extend and _is_done(settings.search, ledger):
         return _send_rest(settings, workspace, ledger, preview=preview)
-    settle_confirm_seeds(ledger, settings)
-    prepared = prepare(settings, workspace.cache, space.parameters)
-    require_same_search(ledger, prepared, space, workspace)
-    require_fit(space, prepared, settings.search.space)
-    terminal.tell([*prepared.notes, *notes(space)])
-    terminal.tell(look_up_warm_start(ledger, prepared, space))
-    wanted = ledger.wanted(settings.search.num_trials, extend)
-    ledger.settle_target(wanted, most_trials(space, prepared, ledger))
-    terminal.tell(short_of(space, wanted, ledger))
+    prepared = _settle(settings, space, ledger, workspace, extend=extend)
     with ExitStack() as stack:
         tracker = None if preview else open_tracker(settings.tracking, outbox=workspace.outbox)
         if tracker is not None:
@@ -123,6 +111,29 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         return cli.INTERRUPTED
     _close(settings, workspace.shown, content, is_exhausted=ledger.is_exhausted)
     return cli.INTERRUPTED if tracker.was_interrupted else 0
+
+
+def _settle(
+    settings: "RunConfig", space: "SearchSpace", ledger: "Ledger", workspace: "Workspace", *, extend: int | None
+) -> "Prepared":
+    """Check and note in the ledger what is searched, and how long, before anything is started for it."""
+    from t5ray.search.contradictions import require_fit
+    from t5ray.search.finite import most_trials, short_of
+    from t5ray.search.points import look_up_warm_start
+    from t5ray.search.samplers import notes
+    from t5ray.search.study import require_same_search, settle_confirm_seeds
+    from t5ray.training.prepare import prepare
+
+    settle_confirm_seeds(ledger, settings)
+    prepared = prepare(settings, workspace.cache, space.parameters)
+    require_same_search(ledger, prepared, space, workspace)
+    require_fit(space, prepared, settings.search.space)
+    terminal.tell([*prepared.notes, *notes(space)])
+    terminal.tell(look_up_warm_start(ledger, prepared, space))
+    wanted = ledger.wanted(settings.search.num_trials, extend)
+    ledger.settle_target(wanted, most_trials(space, prepared, ledger))
+    terminal.tell(short_of(space, wanted, ledger))
+    return prepared
 
 
 def _search(
@@ -157,13 +168,7 @@ def _search(
     except BaseException as exc:
         if not ledger.finished and not isinstance(exc, ConfigError):  # refused settings leave what is there alone
             _keep(prepared, ledger, workspace, tracker)
-            confirming = sum(run.state == "RUNNING" for run in ledger.confirm_runs)
-            also = f"; of the runs that confirm the best, {confirming}" if confirming else ""
-            ended, running = len(ledger.ended), len(ledger.interrupted)
-            terminal.say(
-                f"\n{counted(ended, 'trial')} {'has' if ended == 1 else 'have'} ended, "
-                f"{running} {'was' if running == 1 else 'were'} running{also}."
-            )
+            terminal.say(f"\n{_progress(ledger)}")
             terminal.say(f"Go on with: {_again(settings, workspace)}")
         if isinstance(exc, KeyboardInterrupt):
             if ledger.finished:
@@ -171,6 +176,17 @@ def _search(
             return None
         raise
     return content
+
+
+def _progress(ledger: "Ledger") -> str:
+    """Say in one sentence how far a search came that was cut off."""
+    confirming = sum(run.state == "RUNNING" for run in ledger.confirm_runs)
+    also = f"; of the runs that confirm the best, {confirming}" if confirming else ""
+    ended, running = len(ledger.ended), len(ledger.interrupted)
+    return (
+        f"{counted(ended, 'trial')} {'has' if ended == 1 else 'have'} ended, "
+        f"{running} {'was' if running == 1 else 'were'} running{also}."
+    )
 
 
 def _again(settings: "RunConfig", workspace: "Workspace") -> str:
@@ -188,42 +204,6 @@ def _keep(prepared: "Prepared", ledger: "Ledger", workspace: "Workspace", tracke
         terminal.say(f"\nNot all of it could be kept: {exc}")
     except KeyboardInterrupt:
         terminal.say("\nInterrupted again: search.json and report.html may be older than what --resume goes on from.")
-
-
-def outcome(content: Mapping[str, Any]) -> str:
-    """Say in one sentence what a search found."""
-    from t5ray.report.words import judged
-
-    best, default, metric, confirm = content["best"], content["default"]["value"], content["metric"], content["confirm"]
-    on_test = (content["test"] or {}).get("loss" if metric == "validation_loss" else metric)
-    test = "" if on_test is None else f"; on test {on_test:.4f}"
-    if confirm is None:
-        against = "" if default is None else f" against {default:.4f} with the default settings"
-        place = f"trial {best['trial']}, epoch {best['epoch']}"
-        unsure = f" Nothing was confirmed: {content['unconfirmed']}." if content["unconfirmed"] else ""
-        return f"Best: {place}, {judged(metric)} {best['value']:.4f}{against}{test}.{unsure}"
-    by_trial = {found["trial"]: found for found in confirm["candidates"]}
-    winner, other = by_trial[confirm["winner"]], by_trial.get(0)
-    against = "" if other is None or winner is other else f" against {_mean(other)} with the default settings"
-    tie = f"; a tie with {_trials(confirm['tie_with'])}" if confirm["tie_with"] else ""
-    seeds = counted(len(confirm["seeds"]), "fresh seed")
-    mean = f"{judged(metric)} {_mean(winner)} over {seeds}"
-    unsure = " One seed says nothing of how much seeds differ." if len(confirm["seeds"]) == 1 else ""
-    failed = [
-        f"trial {run['trial']} failed on seed {run['seed']}: {run['reason']}" for run in confirm.get("failed", ())
-    ]
-    out = f" Out of the comparison: {'; '.join(failed)}." if failed else ""
-    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}{out}"
-
-
-def _trials(numbers: Sequence[int]) -> str:
-    *others, last = map(str, sorted(numbers))
-    return f"trials {', '.join(others)} and {last}" if others else f"trial {last}"
-
-
-def _mean(candidate: Mapping[str, Any]) -> str:
-    low, high = candidate["interval"]
-    return f"{candidate['mean']:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _is_done(search: "SearchConfig", ledger: "Ledger") -> bool:
@@ -266,6 +246,7 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", 
 
 
 def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], *, is_exhausted: bool) -> None:
+    from t5ray.search.result import outcome
     from t5ray.tracking import ui_command
     from t5ray.training.outcome import advice
 

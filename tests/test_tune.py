@@ -1,4 +1,4 @@
-"""What the search command says at its end."""
+"""The search command: what it says at its end, and what it does with a search that has ended."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,51 +12,8 @@ from t5ray.search import conclude, study
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import NoTracker
-from t5ray.tune import _is_done, _search, _send_rest, _tune, outcome
-
-CONTENT = {
-    "metric": "accuracy",
-    "best": {"trial": 3, "value": 0.9, "epoch": 2},
-    "default": {"value": 0.8},
-    "confirm": None,
-    "unconfirmed": None,
-    "test": {"accuracy": 0.85},
-}
-
-
-def test_without_confirmation_the_best_trial_is_named_with_its_epoch() -> None:
-    assert outcome(CONTENT) == (
-        "Best: trial 3, epoch 2, validation accuracy 0.9000 against 0.8000 with the default settings; on test 0.8500."
-    )
-
-
-def test_a_confirmation_that_was_asked_for_and_not_made_is_said() -> None:
-    assert outcome({**CONTENT, "unconfirmed": "the time was up"}).endswith(" Nothing was confirmed: the time was up.")
-
-
-def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
-    candidates = [
-        {"trial": 3, "values": [0.9, 0.88], "mean": 0.89, "interval": [0.86, 0.92]},
-        {"trial": 0, "values": [0.8, 0.82], "mean": 0.81, "interval": [0.77, 0.85]},
-    ]
-    confirm = {"seeds": [1, 2], "rows": 100, "candidates": candidates, "winner": 3, "tie_with": [5]}
-    assert outcome({**CONTENT, "confirm": confirm}) == (
-        "Winner: trial 3, validation accuracy 0.8900 (0.8600 to 0.9200) over 2 fresh seeds against 0.8100 "
-        "(0.7700 to 0.8500) with the default settings; a tie with trial 5; on test 0.8500."
-    )
-    loss = outcome(
-        {**CONTENT, "metric": "validation_loss", "test": {"accuracy": 0.5, "loss": 0.25}, "confirm": confirm}
-    )
-    assert "validation loss 0.8900" in loss
-    assert "; on test 0.2500." in loss
-    several = outcome({**CONTENT, "confirm": {**confirm, "tie_with": [7, 5, 0]}})
-    assert "; a tie with trials 0, 5 and 7; on test" in several
-    failed = outcome(
-        {**CONTENT, "confirm": {**confirm, "failed": [{"trial": 2, "seed": 7, "reason": "the loss is nan"}]}}
-    )
-    assert failed.endswith("on test 0.8500. Out of the comparison: trial 2 failed on seed 7: the loss is nan.")
-    one = outcome({**CONTENT, "confirm": {**confirm, "seeds": [1]}})
-    assert one.endswith("on test 0.8500. One seed says nothing of how much seeds differ.")
+from t5ray.tune import _is_done, _search, _send_rest, _tune
+from tests.search.test_result import CONTENT
 
 
 def test_a_second_ctrl_c_at_the_end_is_one_line(

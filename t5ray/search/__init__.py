@@ -6,7 +6,7 @@
     ledger.py     what is known of every trial, on disk     observer.py   Tune's events -> ledger, MLflow, console
     journal.py    Optuna's study on disk                    study.py      the search itself
     confirm.py    the best trained again on fresh seeds     conclude.py   the winner's bundle, its test, the end
-    importance.py how much each parameter decided           result.py     search.json, report.html
+    importance.py how much each parameter decided           result.py     search.json, report.html, a sentence
     preview.py    what a search would do                    workspace.py  where everything of a search is kept
     capacity.py   how many trials run at a time, and on what
     contradictions.py  values of a space that no run can have

@@ -1,12 +1,14 @@
-"""search.json and report.html."""
+"""search.json and report.html, and what a search found in one sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from t5ray.config import load_space
+from t5ray.counting import counted
 from t5ray.model.card import write_json
 from t5ray.report import render_search
+from t5ray.report.words import judged
 from t5ray.search.confirm import standing, why_unconfirmed
 from t5ray.search.importance import importances
 from t5ray.search.ledger import Ledger, TrialRecord
@@ -75,3 +77,37 @@ def write_summary(folder: Path, content: dict[str, Any]) -> None:
     """Write search.json and report.html."""
     write_json(folder / "search.json", content)
     (folder / "report.html").write_text(render_search(content), encoding="utf-8")
+
+
+def outcome(content: Mapping[str, Any]) -> str:
+    """Say in one sentence what a search found."""
+    best, default, metric, confirm = content["best"], content["default"]["value"], content["metric"], content["confirm"]
+    on_test = (content["test"] or {}).get("loss" if metric == "validation_loss" else metric)
+    test = "" if on_test is None else f"; on test {on_test:.4f}"
+    if confirm is None:
+        against = "" if default is None else f" against {default:.4f} with the default settings"
+        place = f"trial {best['trial']}, epoch {best['epoch']}"
+        unsure = f" Nothing was confirmed: {content['unconfirmed']}." if content["unconfirmed"] else ""
+        return f"Best: {place}, {judged(metric)} {best['value']:.4f}{against}{test}.{unsure}"
+    by_trial = {found["trial"]: found for found in confirm["candidates"]}
+    winner, other = by_trial[confirm["winner"]], by_trial.get(0)
+    against = "" if other is None or winner is other else f" against {_mean(other)} with the default settings"
+    tie = f"; a tie with {_trials(confirm['tie_with'])}" if confirm["tie_with"] else ""
+    seeds = counted(len(confirm["seeds"]), "fresh seed")
+    mean = f"{judged(metric)} {_mean(winner)} over {seeds}"
+    unsure = " One seed says nothing of how much seeds differ." if len(confirm["seeds"]) == 1 else ""
+    failed = [
+        f"trial {run['trial']} failed on seed {run['seed']}: {run['reason']}" for run in confirm.get("failed", ())
+    ]
+    out = f" Out of the comparison: {'; '.join(failed)}." if failed else ""
+    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}{out}"
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    *others, last = map(str, sorted(numbers))
+    return f"trials {', '.join(others)} and {last}" if others else f"trial {last}"
+
+
+def _mean(candidate: Mapping[str, Any]) -> str:
+    low, high = candidate["interval"]
+    return f"{candidate['mean']:.4f} ({low:.4f} to {high:.4f})"
