@@ -74,10 +74,10 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.back_translation import with_back_translations
     from t5ray.cluster import connect
     from t5ray.config import load_space
+    from t5ray.search.books import open_ledger, preview_ledger
     from t5ray.search.capacity import settle_cpus
     from t5ray.search.contradictions import require_consistent
     from t5ray.search.preview import describe, foresee
-    from t5ray.search.study import open_ledger, preview_ledger
     from t5ray.search.workspace import Workspace
     from t5ray.tracking import open_tracker
 
@@ -117,11 +117,11 @@ def _settle(
     settings: "RunConfig", space: "SearchSpace", ledger: "Ledger", workspace: "Workspace", *, extend: int | None
 ) -> "Prepared":
     """Check and note in the ledger what is searched, and how long, before anything is started for it."""
+    from t5ray.search.books import require_same_search, settle_confirm_seeds
     from t5ray.search.contradictions import require_fit
     from t5ray.search.finite import most_trials, short_of
     from t5ray.search.points import look_up_warm_start
     from t5ray.search.samplers import notes
-    from t5ray.search.study import require_same_search, settle_confirm_seeds
     from t5ray.training.prepare import prepare
 
     settle_confirm_seeds(ledger, settings)
@@ -146,10 +146,11 @@ def _search(
 ) -> dict[str, Any] | None:
     """Run the trials, judge the winner, return search.json; None where Ctrl-C ended it. Whatever does, all is kept."""
     from t5ray.board import board
+    from t5ray.search.books import open_study
     from t5ray.search.conclude import conclude
     from t5ray.search.confirm import num_expected
     from t5ray.search.run_ids import settle_run_ids
-    from t5ray.search.study import open_study, run_search
+    from t5ray.search.study import run_search
 
     settings = prepared.config
     try:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from t5ray.config import RunConfig, SearchConfig
-from t5ray.search import conclude, study
+from t5ray.search import books, conclude
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import NoTracker
@@ -22,7 +22,7 @@ def test_a_second_ctrl_c_at_the_end_is_one_line(
     def interrupted(*given: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "open_study", interrupted)
+    monkeypatch.setattr(books, "open_study", interrupted)
     monkeypatch.setattr(conclude, "interrupt", interrupted)
     workspace = Workspace(tmp_path, tmp_path / "cache")
     prepared: Any = SimpleNamespace(config=RunConfig(name="words"))
@@ -84,7 +84,7 @@ def test_a_search_whose_last_sending_was_cut_off_can_be_resumed(
     prepared = SimpleNamespace(notes=(), config=settings)
     found: dict[str, Any] = {
         "t5ray.training.prepare.prepare": prepared,
-        "t5ray.search.study.require_same_search": None,
+        "t5ray.search.books.require_same_search": None,
         "t5ray.search.contradictions.require_fit": None,
         "t5ray.search.finite.most_trials": None,
         "t5ray.tracking.open_tracker": CutOff(),

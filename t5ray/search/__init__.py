@@ -4,7 +4,8 @@
     points.py     what runs before the sampler proposes     samplers.py   Optuna's samplers by name
     scheduler.py  ASHA and the median rule                  trainable.py  a warm slot as Tune sees it
     ledger.py     what is known of every trial, on disk     observer.py   Tune's events -> ledger, MLflow, console
-    journal.py    Optuna's study on disk                    study.py      the search itself
+    books.py      a search begun, or taken up again         journal.py    Optuna's study on disk
+    study.py      the search itself
     confirm.py    the best trained again on fresh seeds     conclude.py   the winner's bundle, its test, the end
     importance.py how much each parameter decided           result.py     search.json, report.html, a sentence
     preview.py    what a search would do                    workspace.py  where everything of a search is kept

@@ -1,4 +1,4 @@
-"""What is refused before a search starts, and what is left of its time and trials."""
+"""What is left of a search's time and trials, and what ends it."""
 
 import functools
 from pathlib import Path
@@ -6,49 +6,18 @@ from pathlib import Path
 import pytest
 import ray.tune
 
-from t5ray.config import RunConfig, SearchSpace, TrainingConfig
-from t5ray.errors import ConfigError, StorageError
+from t5ray.config import SearchSpace
+from t5ray.errors import StorageError
 from t5ray.search import study
 from t5ray.search.conclude import why_all_failed
 from t5ray.search.confirm import Confirmation
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.searcher import StudySearch
-from t5ray.search.study import (
-    budget_left_s,
-    most_runs,
-    open_ledger,
-    settle_confirm_seeds,
-)
-from t5ray.search.workspace import Workspace
+from t5ray.search.study import budget_left_s, most_runs
 from tests.search.test_observer import observer
 
 SPACE = SearchSpace.model_validate({"parameters": {"learning_rate": {"loguniform": [1e-5, 1e-2]}}})
-
-
-def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "a", tmp_path / "cache")
-    with pytest.raises(ConfigError, match="must hold a search to go on with, but holds none"):
-        open_ledger(workspace, resume=True, extend=None)
-    open_ledger(workspace, resume=False, extend=None).save()
-    with pytest.raises(ConfigError, match="Add --resume to go on with it"):
-        open_ledger(workspace, resume=False, extend=None)
-    assert open_ledger(workspace, resume=True, extend=None).trials == {}
-
-
-def test_a_grid_that_has_run_whole_is_not_extended(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "a", tmp_path / "cache")
-    ledger = open_ledger(workspace, resume=False, extend=None)
-    assert ledger.settle_target(20, 4) == 4
-    ledger.trials = {n: TrialRecord(n, {}, "COMPLETE") for n in range(3)}
-    ledger.save()
-    extended = open_ledger(workspace, resume=False, extend=5)
-    assert extended.settle_target(extended.wanted(20, 5), 4) == 4  # one is left
-    extended.trials[3] = TrialRecord(3, {}, "COMPLETE")
-    extended.save()
-    with pytest.raises(ConfigError, match="--extend: the search space must have settings left, but all 4 have run"):
-        open_ledger(workspace, resume=False, extend=1)
-    assert open_ledger(workspace, resume=True, extend=None).is_exhausted
 
 
 def test_the_runs_of_an_extended_search_are_all_given_out(tmp_path: Path) -> None:
@@ -90,27 +59,6 @@ def test_a_time_budget_goes_on_after_an_interruption_and_begins_anew_once_it_was
     assert budget_left_s(7200.0, ledger) == 1.0  # Tune takes no time that is over
     ledger.budget_from_s = 9000.0
     assert budget_left_s(7200.0, ledger) == 7200.0
-
-
-def test_what_kills_left_of_books_is_deleted_when_a_search_goes_on(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "a", tmp_path / "cache")
-    open_ledger(workspace, resume=False, extend=None).save()
-    left = [workspace.folder / name for name in ("state/.ledger.json.1a2b3c4d", ".search.json.1a2b3c4d")]
-    for path in left:
-        path.write_text("{")
-    kept = workspace.trials / ".spare.pt"
-    kept.write_text("")
-    open_ledger(workspace, resume=True, extend=None)
-    assert [path.exists() for path in (*left, kept)] == [False, False, True]
-
-
-@pytest.mark.parametrize("seed", [0, 2**31 - 1])
-def test_fresh_seeds_are_seeds_of_training_and_none_is_the_trials_own(tmp_path: Path, seed: int) -> None:
-    config = RunConfig.model_validate({"training": {"seed": seed}, "search": {"confirm_seeds": 3}})
-    settle_confirm_seeds(ledger := Ledger(tmp_path / "l.json"), config)
-    assert len({*ledger.confirm_seeds, seed}) == 4
-    for fresh in ledger.confirm_seeds:
-        TrainingConfig.model_validate({"seed": fresh})
 
 
 def test_causes_are_gathered(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 
 from t5ray.config import RunConfig, TrackingConfig
 from t5ray.errors import ClusterError, TrackingError
+from t5ray.search.books import open_study
 from t5ray.search.ledger import Ledger
-from t5ray.search.study import open_study
 from t5ray.search.workspace import Workspace
 from t5ray.sessions import RUN_BOOK
 from t5ray.tracking import Tracker, open_tracker
