@@ -44,7 +44,7 @@ def written(*functions: Callable[..., Any]) -> set[str]:
         ("## train.json", written(run._conclude)),
         ("An epoch's report:", {field.name for field in fields(EpochReport)}),
         ("## _job.json", written(job._opening_record, job._counts)),
-        ("## metrics.json", written(evaluation.conclude) | {"model", "data", "split", "predictions"}),
+        ("## metrics.json", written(evaluation._metrics) | {"model", "data", "split", "predictions"}),
         ("## The bundle: t5ray.json", set(BundleCard.model_fields)),
     ],
 )

@@ -145,20 +145,21 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
     judgement = judge(
         rows.task, scored.predictions, rows.references, bootstrap_samples=config.bootstrap_samples, seed=config.seed
     )
-    num_errors = sum(error is not None for error in scored.errors)
-    metrics = {
-        "rows": len(rows.records),
-        "metrics": judgement.metrics,
-        "per_class": judgement.per_class,
-        "intervals": judgement.intervals,
-        "calibration": asdict(scored.calibration) if scored.calibration else None,
-        "rows_with_error": num_errors,
-        "rows_left_out": len(rows.skipped),
-        "rows_seen_in_training": rows.num_seen,
-        "task": rows.task.name,
-        **rows.about,
-    }
-    judged = list(_judged(rows, scored))
+    contents = _contents(config, rows, scored, judgement)
+    folder = local_path(config.output)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            write_atomically(folder / name, text.encode("utf-8", "replace"))
+        for name in FILES:
+            if name not in contents:  # of an earlier evaluation, of another task
+                (folder / name).unlink(missing_ok=True)
+    return Evaluation(judgement, len(rows.records), scored.num_errors, tuple(folder / name for name in contents))
+
+
+def _contents(config: EvaluateConfig, rows: Labelled, scored: Scored, judgement: Judgement) -> dict[str, str]:
+    """Return name -> text of the files to write."""
+    metrics, judged = _metrics(rows, scored, judgement), list(_judged(rows, scored))
     contents = {
         "config.yaml": dump_yaml(_public(config)),
         "metrics.json": json.dumps(_with_nulls(metrics), indent=1, ensure_ascii=False, allow_nan=False),
@@ -169,7 +170,7 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
             title=f"Evaluation: {rows.task.name}",
             meta={
                 **rows.about,
-                "rows with an error": num_errors or None,
+                "rows with an error": scored.num_errors or None,
                 "rows left out": len(rows.skipped) or None,
                 "rows seen in training, left out": rows.num_seen or None,
                 "calibration error": scored.calibration,
@@ -179,15 +180,23 @@ def conclude(config: EvaluateConfig, rows: Labelled, scored: Scored) -> Evaluati
     }
     if judgement.confusion is not None:
         contents["confusion_matrix.csv"] = _confusion_csv(judgement)
-    folder = local_path(config.output)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in contents.items():
-            write_atomically(folder / name, text.encode("utf-8", "replace"))
-        for name in FILES:
-            if name not in contents:  # of an earlier evaluation, of another task
-                (folder / name).unlink(missing_ok=True)
-    return Evaluation(judgement, len(rows.records), num_errors, tuple(folder / name for name in contents))
+    return contents
+
+
+def _metrics(rows: Labelled, scored: Scored, judgement: Judgement) -> dict[str, Any]:
+    """Return the content of metrics.json."""
+    return {
+        "rows": len(rows.records),
+        "metrics": judgement.metrics,
+        "per_class": judgement.per_class,
+        "intervals": judgement.intervals,
+        "calibration": asdict(scored.calibration) if scored.calibration else None,
+        "rows_with_error": scored.num_errors,
+        "rows_left_out": len(rows.skipped),
+        "rows_seen_in_training": rows.num_seen,
+        "task": rows.task.name,
+        **rows.about,
+    }
 
 
 def _with_nulls(value: Any) -> Any:

@@ -72,6 +72,11 @@ class Scored:
     calibration: Calibration | None = None
     """Of the labels' probabilities; None where the model generates."""
 
+    @property
+    def num_errors(self) -> int:
+        """How many rows failed."""
+        return sum(error is not None for error in self.errors)
+
 
 def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
     """Read the rows of the asked split. Where none is asked for, rows that trained the model are left out.
@@ -149,10 +154,7 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
         DataError: there are no predictions, or rows without references.
     """
     where = str(config.predictions)
-    job = read_job(local_path(where)) if not is_uri(where) else None
-    job = job or {}
-    if job.get("state") == "running":
-        raise DataError(f"{where}: the predictions must be complete, but the job still runs or was stopped. Finish it.")
+    job = _finished_job(where)
     task = _task_of_predictions(config, job)
     sources, findings, _ = ((), [], []) if job else find_sources(where)
     problems = Problems(where, config.skip_bad_rows)
@@ -188,6 +190,18 @@ def read_predictions(config: EvaluateConfig) -> tuple[Labelled, Scored]:
     inputs = [_inputs(task, columns, row) for row in records]
     labelled = Labelled(task, records, inputs, references, about, "", tuple(findings), tuple(problems.lines))
     return labelled, Scored(predictions, errors)
+
+
+def _finished_job(where: str) -> Mapping[str, Any]:
+    """Return the record of the job that made predictions; an empty one where none is beside them.
+
+    Raises:
+        DataError: it has not ended.
+    """
+    job = (None if is_uri(where) else read_job(local_path(where))) or {}
+    if job.get("state") == "running":
+        raise DataError(f"{where}: the predictions must be complete, but the job still runs or was stopped. Finish it.")
+    return job
 
 
 def _former_ways(job: Mapping[str, Any]) -> dict[str, Restore]:
