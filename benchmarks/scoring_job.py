@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def demo_model(folder: Path) -> str:
-    from t5ray.model.loading import initialise
+    from t5ray.model.bare import initialise
 
     return str(initialise(model_files(), folder / "models", seed=SEED))
 

@@ -1,6 +1,8 @@
 """T5 and its tokenizer: load, save, publish as a bundle, optimise, decode. The only home of transformers.
 
     loading.py   a model from a hub id or directory       bundle.py   the directory that scores on its own
+    weight_files.py  what is in its files, unread         special_tokens.py  what begins, ends and pads its texts
+    bare.py      random weights for a model without any
     card.py      what scoring must know besides weights
     hardware.py  what this machine is fast at             numeric.py  precision, device and dropout
     engine.py    texts in, predictions out                predictor.py  tokens in, predictions out

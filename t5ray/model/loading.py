@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,10 +21,10 @@ from transformers.utils import logging as transformers_logging
 
 from t5ray.errors import ModelError, one_line
 from t5ray.model.card import require_model
+from t5ray.model.special_tokens import require_own_tokenizer, settle_special_tokens
+from t5ray.model.weight_files import WEIGHT_FILES, check_index, lacking_where_untied
 
 T5_FAMILY = ("t5", "mt5", "umt5")
-SPECIAL_TOKENS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def load_model(source: str, *, dtype: torch.dtype = torch.float32) -> LoadedMode
     """
     load_config(source)
     tokenizer = load_tokenizer(source)
-    _check_weight_files(Path(source))
+    check_index(Path(source))
     model = _whole_model(source, tokenizer, dtype=dtype)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
@@ -148,7 +145,7 @@ def _whole_model(source: str, tokenizer: PreTrainedTokenizerBase, **how: object)
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as exc:
         raise ModelError(_unloadable(source, "weights", exc)) from exc
-    lacking = [f"{name} is missing" for name in sorted(found["missing_keys"] | _untied(source))]
+    lacking = [f"{name} is missing" for name in sorted(found["missing_keys"] | lacking_where_untied(source))]
     lacking += [
         f"{name} is {list(there)}, not {list(wanted)}" for name, there, wanted in sorted(found["mismatched_keys"])
     ]
@@ -158,96 +155,9 @@ def _whole_model(source: str, tokenizer: PreTrainedTokenizerBase, **how: object)
             f"{source}: the weight files must hold all that config.json describes, but {', '.join(lacking[:3])}{more}. "
             "Name a whole T5: an encoder alone, or what a copy cut off, is none."
         )
-    _settle_special_tokens(source, model)
-    _require_own_tokenizer(source, model.config, tokenizer)
+    settle_special_tokens(source, model)
+    require_own_tokenizer(source, model.config, tokenizer)
     return model
-
-
-def _settle_special_tokens(source: str, model: PreTrainedModel) -> None:
-    """Have a model's config hold what generation_config.json says, or config.json where that is silent.
-
-    Predict falls back so token by token. `generate` goes by config.json only where there is no generation_config.json:
-    one that names no end makes it decode without, and one that names no start makes it fail.
-
-    Raises:
-        ModelError: a token is stated nowhere, or there are several.
-    """
-    for name in SPECIAL_TOKENS:
-        stated = (getattr(place, name, None) for place in (model.generation_config, model.config))
-        found = next((value for value in stated if value is not None), None)
-        token = found[0] if isinstance(found, list) and len(found) == 1 else found
-        if not isinstance(token, int):
-            raise ModelError(
-                f"{source}: {name} must be one token id in generation_config.json or config.json, but is {found}. "
-                "Write it there: T5's own are 0 to start and to pad, and 1 to end."
-            )
-        setattr(model.config, name, token)
-
-
-def _require_own_tokenizer(source: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a model that ends or pads texts with other tokens than its tokenizer.
-
-    Decoding goes by the model's, but targets, closed labels, CTranslate2 and whoever reads texts go by the tokenizer's.
-
-    Raises:
-        ModelError: names both.
-    """
-    for name in ("eos_token_id", "pad_token_id"):
-        ours, theirs = getattr(config, name), getattr(tokenizer, name)
-        if ours != theirs:
-            raise ModelError(
-                f"{source}: {name} must be the same in model and tokenizer, but is {ours} in generation_config.json or "
-                f"config.json, and {theirs} ({tokenizer.convert_ids_to_tokens(theirs)}) in the tokenizer. Put the "
-                f"tokenizer there that the model was trained with, or, if this is it, write {theirs} into both files."
-            )
-
-
-def _untied(source: str) -> set[str]:
-    """Return which of head and embeddings are missing where a checkpoint says that they differ.
-
-    transformers 5 ties them for every T5 whose files have but one of them.
-    """
-    settings, _ = PreTrainedConfig.get_config_dict(source)
-    names = _tensor_names(source)
-    if settings.get("tie_word_embeddings", True) or not names:
-        return set()
-    modules = {name.split(".")[-2] for name in names if "." in name}
-    head = set() if "lm_head" in modules else {"lm_head.weight"}
-    return head if modules & {"shared", "embed_tokens"} else head | {"shared.weight"}
-
-
-def _tensor_names(source: str) -> set[str]:
-    """Return the names of all tensors in the weight files of a directory or a downloaded model; none if not known."""
-    single, index = (_file_of(source, name) for name in WEIGHT_FILES)
-    if single is not None:
-        with safe_open(single, framework="pt") as file:
-            return set(file.keys())
-    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) if index is not None else set()
-
-
-def _file_of(source: str, name: str) -> Path | None:
-    folder = Path(source)
-    if folder.exists():
-        return folder / name if (folder / name).is_file() else None
-    found = try_to_load_from_cache(source, name)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _check_weight_files(folder: Path) -> None:
-    """Refuse an index of weights that names files elsewhere: transformers would read them.
-
-    Raises:
-        ModelError: the index is broken, or leads out of the folder.
-    """
-    index = folder / WEIGHT_FILES[1]
-    if not index.is_file():
-        return
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as exc:
-        raise ModelError(f"{index}: must be an index of weights, but could not be read: {exc}.") from exc
-    if outside := sorted(str(name) for name in names if Path(str(name)).name != name):
-        raise ModelError(f"{index}: all weight files must lie in the model's folder, but one is {outside[0]!r}.")
 
 
 def check_weights(folder: Path) -> None:
@@ -257,7 +167,7 @@ def check_weights(folder: Path) -> None:
         ModelError: there is none, one is missing, cut off or broken, they lack weights, or a special token is missing
             or not the tokenizer's.
     """
-    _check_weight_files(folder)
+    check_index(folder)
     single, index = (folder / name for name in WEIGHT_FILES)
     names = {single.name}
     if not single.is_file() and index.is_file():
@@ -269,39 +179,6 @@ def check_weights(folder: Path) -> None:
         except (OSError, SafetensorError) as exc:
             raise ModelError(_unloadable(str(folder), f"weights {name}", exc)) from exc
     _whole_model(str(folder), load_tokenizer(str(folder)), device_map="meta")
-
-
-def is_bare(source: str) -> bool:
-    """Say whether a directory holds a T5's config and tokenizer but no weights."""
-    folder = Path(source)
-    return (folder / "config.json").is_file() and not any((folder / name).exists() for name in WEIGHT_FILES)
-
-
-def initialise(bare: str | Path, cache: Path, *, seed: int) -> Path:
-    """Give a bare model seeded random weights, once, and return the directory that loads.
-
-    Used by the embedded demo, whose package carries no weights.
-
-    Args:
-        bare: directory with config.json and tokenizer files.
-        cache: parent of the directory to make; a directory made before with the same seed is returned as it is.
-    """
-    config_text = (Path(bare) / "config.json").read_text(encoding="utf-8")
-    digest = hashlib.sha256(f"{seed}\n{torch.__version__}\n{config_text}".encode()).hexdigest()[:12]
-    target = cache / f"random-t5-{digest}"
-    if not (target / WEIGHT_FILES[0]).is_file():
-        config, tokenizer = load_config(str(bare)), load_tokenizer(str(bare))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = AutoModelForSeq2SeqLM.from_config(config)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".random-t5-", dir=cache) as temporary:
-            tokenizer.save_pretrained(temporary)
-            model.save_pretrained(temporary)
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(temporary, f"{temporary}.whole")
-        Path(f"{temporary}.whole").replace(target)
-    return target
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

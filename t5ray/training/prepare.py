@@ -14,11 +14,10 @@ from t5ray.data.augmented import TrainingTexts
 from t5ray.data.splits import Splits, read_splits
 from t5ray.data.tokens import TokenisedData, tokenise
 from t5ray.errors import ConfigError, DataError
+from t5ray.model.bare import initialise, is_bare
 from t5ray.model.card import loaded_fingerprint
 from t5ray.model.loading import (
     commit_of,
-    initialise,
-    is_bare,
     load_config,
     load_tokenizer,
     model_max_tokens,

@@ -16,8 +16,8 @@ from transformers import (
 
 from t5ray.config import DecodeConfig
 from t5ray.demo import dates_data, examples_data, model_files
+from t5ray.model.bare import initialise
 from t5ray.model.engine import Engine
-from t5ray.model.loading import initialise
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_demo_model.py"
 

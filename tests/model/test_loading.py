@@ -12,8 +12,6 @@ from transformers import AutoModelForSeq2SeqLM
 from t5ray.errors import ModelError
 from t5ray.model.loading import (
     check_weights,
-    initialise,
-    is_bare,
     load_config,
     load_model,
     load_tokenizer,
@@ -165,19 +163,6 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused(tmp_path: Path) -> No
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match="must have a row for each token"):
         load_model(str(folder))
-
-
-def test_initialise_makes_seeded_weights_once(tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
-    character_tokenizer().save_pretrained(bare)
-    tiny_config().save_pretrained(bare)
-    assert is_bare(str(bare))
-    one, again = initialise(bare, tmp_path / "cache", seed=1), initialise(bare, tmp_path / "cache", seed=1)
-    other = initialise(bare, tmp_path / "cache", seed=2)
-    assert one == again != other
-    weights = [AutoModelForSeq2SeqLM.from_pretrained(folder).shared.weight for folder in (one, other)]
-    assert not torch.equal(*weights)
-    assert not is_bare(str(one))
 
 
 def test_model_max_tokens_reads_what_the_model_says() -> None:

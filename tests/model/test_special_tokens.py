@@ -18,9 +18,10 @@ from t5ray.config import DecodeConfig, RunConfig
 from t5ray.demo import model_files
 from t5ray.doctor import check_model
 from t5ray.errors import ModelError
+from t5ray.model.bare import initialise
 from t5ray.model.ctranslate import CTranslateEngine, is_installed
 from t5ray.model.engine import Engine
-from t5ray.model.loading import check_weights, initialise, load_model
+from t5ray.model.loading import check_weights, load_model
 from tests.model.decoding.models import make
 from tests.tiny import character_tokenizer, make_tiny_t5, tiny_config
 
