@@ -6,6 +6,7 @@
     card.py      what scoring must know besides weights
     hardware.py  what this machine is fast at             numeric.py  precision, device and dropout
     engine.py    texts in, predictions out                predictor.py  tokens in, predictions out
+    prediction.py  what both say of a row
     own_decode.py  decode settings of a model that is no bundle
     ctranslate.py  the same as engine.py, through CTranslate2
     batching.py  which rows go together                   streams.py  rows shared out to threads

@@ -24,7 +24,7 @@ from t5ray.model.card import fingerprint, read_card
 from t5ray.model.engine import Prepared, decode_in_force, prepare_inputs, tokenise
 from t5ray.model.loading import LoadedModel, commit_of, load_config, load_model, load_tokenizer, model_max_tokens
 from t5ray.model.numeric import default_device, scales_head
-from t5ray.model.predictor import Prediction, Tally
+from t5ray.model.prediction import Prediction, Tally
 
 EngineDtype = Literal["float32", "int8"]
 RULES = 1

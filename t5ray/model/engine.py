@@ -19,7 +19,8 @@ from t5ray.model.card import BundleCard, read_card
 from t5ray.model.loading import load_model, model_max_tokens
 from t5ray.model.numeric import default_device, resolve_precision
 from t5ray.model.own_decode import plain_decode
-from t5ray.model.predictor import Prediction, Predictor, Tally
+from t5ray.model.prediction import Prediction, Tally
+from t5ray.model.predictor import Predictor
 
 __all__ = ["Engine", "Prediction", "Prepared", "prepare_inputs", "tokenise"]
 

@@ -4,8 +4,7 @@ A task with closed labels does not generate: its labels are scored (`decoding/la
 in a scoring job, so that both give the same number.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
 from threading import Lock
@@ -29,7 +28,7 @@ from t5ray.model.batching import (
     runs_by_places,
 )
 from t5ray.model.decoding import labels as label_tree
-from t5ray.model.decoding.beam import BeamRules, beam_search
+from t5ray.model.decoding.beam import BeamRules, beam_search, sequence_log_probabilities
 from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.encoder import Encoded, encode
 from t5ray.model.decoding.greedy import Chooser, Generated, generate
@@ -37,38 +36,12 @@ from t5ray.model.decoding.processors import Best, Sampler, draws, make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.waiting import Waiting
 from t5ray.model.decoding.weights import prepare
+from t5ray.model.prediction import Prediction, Tally
 from t5ray.model.streams import num_streams, share_out
 
 Rows = Sequence[Sequence[int]]
 """Inputs as token ids with EOS."""
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the model said of one row."""
-
-    text: str
-    score: float | None
-    """Probability of the whole text under the model, or of the label among the labels; None unless asked for."""
-    hit_cap: bool
-    """True where the output was cut at the token cap, before its end."""
-    texts: tuple[str, ...] = ()
-    """All texts where several are asked for: of beams the best first, of samples as drawn; empty otherwise."""
-    label_scores: Mapping[str, float] | None = None
-    """Label -> probability, in the order of the labels; None unless asked for."""
-    input_cut: bool = False
-    """True where the input was longer than the model takes, and was cut."""
-
-
-@dataclass
-class Tally:
-    """What was forwarded so far."""
-
-    padded_tokens: int = 0
-    """Input positions forwarded, padding included."""
-    real_tokens: int = 0
-    """Input positions that held a token."""
 
 
 class Predictor:
@@ -309,18 +282,3 @@ def decode_tokens(tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor) -> l
     if tokenizer.is_fast:  # all rows in one call, during which Python's lock is free
         return list(tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=True))
     return list(tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def sequence_log_probabilities(
-    vocabulary: Vocabulary, decoder: Decoder, tokens: torch.Tensor, eos_id: int
-) -> torch.Tensor:
-    """Return the log-probability [B] of given texts [B, T], EOS included, over a fresh decoder."""
-    start = torch.full_like(tokens[:, :1], decoder.model.start_id)
-    fed, total = torch.cat((start, tokens), dim=1), torch.zeros(len(tokens), device=tokens.device)
-    ended, rows = torch.zeros_like(tokens[:, 0], dtype=torch.bool), torch.arange(len(tokens), device=tokens.device)
-    for position in range(tokens.shape[1]):
-        chosen = tokens[:, position]
-        found = vocabulary.log_probabilities(decoder.step(fed[:, position]), rows, chosen)
-        total += found.masked_fill(ended, 0.0)
-        ended |= chosen == eos_id
-    return total

@@ -16,7 +16,7 @@ from t5ray.errors import ModelError
 
 
 class TextPrediction(Protocol):
-    """One prediction of an engine: `model.predictor.Prediction`, which says what each member is."""
+    """One prediction of an engine: `model.prediction.Prediction`, which says what each member is."""
 
     @property
     def text(self) -> str: ...  # noqa: D102

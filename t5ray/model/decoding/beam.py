@@ -180,3 +180,18 @@ def _may_improve(beams: _Beams, length: int, rules: BeamRules) -> torch.Tensor:
 def _pick(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Return tokens [R, N, T] at places [R, M]."""
     return tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[-1]))
+
+
+def sequence_log_probabilities(
+    vocabulary: Vocabulary, decoder: Decoder, tokens: torch.Tensor, eos_id: int
+) -> torch.Tensor:
+    """Return the log-probability [B] of given texts [B, T], EOS included, over a fresh decoder."""
+    start = torch.full_like(tokens[:, :1], decoder.model.start_id)
+    fed, total = torch.cat((start, tokens), dim=1), torch.zeros(len(tokens), device=tokens.device)
+    ended, rows = torch.zeros_like(tokens[:, 0], dtype=torch.bool), torch.arange(len(tokens), device=tokens.device)
+    for position in range(tokens.shape[1]):
+        chosen = tokens[:, position]
+        found = vocabulary.log_probabilities(decoder.step(fed[:, position]), rows, chosen)
+        total += found.masked_fill(ended, 0.0)
+        ended |= chosen == eos_id
+    return total
