@@ -33,6 +33,8 @@ What is on disk
 
     place.py        where a run or a search keeps what, here and at a URI
     checkpoint.py   the states to go on from
+    newest.py       which of them all workers go on from
+    generators.py   the random numbers of one
     best.py         the best weights, named after the step that made them
     patience.py     a storage URI that is away for a moment
     refusal.py      a disk that takes no more

@@ -15,16 +15,14 @@ executed.
 
 import logging
 import pickle
-import shutil
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -34,9 +32,7 @@ from t5ray.disk import sync
 from t5ray.errors import ClusterError
 from t5ray.locking import turn
 from t5ray.model.bundle import clear_leftovers
-from t5ray.storage import DOWNLOAD, download_file, is_there, remove_dir, upload_file
-from t5ray.training.group import Group
-from t5ray.training.patience import patiently
+from t5ray.storage import remove_dir
 from t5ray.training.refusal import taken_by_disk, tensor_bytes
 
 LAST, BEFORE_LAST, UNFINISHED, SPARE = "last.pt", "last-but-one.pt", ".last.pt.tmp", ".spare.pt"
@@ -119,7 +115,7 @@ class StateWriter:
         with taken_by_disk(folder, lambda: tensor_bytes(state)), ExitStack() as ours:
             folder.mkdir(parents=True, exist_ok=True)
             if self.shares_disk:
-                ours.enter_context(_turn(folder))
+                ours.enter_context(turn_of(folder))
             ours.callback(temporary.unlink, missing_ok=True)
             with suppress(FileNotFoundError):  # its pages are in memory and its blocks on disk: new ones take longer
                 self._spare.replace(temporary)
@@ -164,7 +160,7 @@ class StateWriter:
         return spare_of(self.folder) if self.shares_disk else self.folder / BEFORE_LAST
 
 
-def _turn(folder: Path) -> AbstractContextManager[None]:
+def turn_of(folder: Path) -> AbstractContextManager[None]:
     """Be the only one of the runs whose folders lie side by side that has one state more on disk.
 
     That holds where the file system knows locks, turns come in time, and no run is killed in its own: it deletes what
@@ -177,7 +173,7 @@ def _turn(folder: Path) -> AbstractContextManager[None]:
 def load_last(folder: Path) -> tuple[dict[str, Any], Progress] | None:
     """Read the last whole state; None where there is none."""
     for name in (LAST, BEFORE_LAST):
-        state = _read(folder / name)
+        state = read_state(folder / name)
         if state is not None:
             return state, Progress(**state.pop("progress"))
     return None
@@ -192,9 +188,9 @@ def sweep(folder: Path, *, shares_disk: bool = False) -> int:
     Args:
         shares_disk: as of `StateWriter`: no other state stays.
     """
-    _clear(folder)
+    clear_unfinished(folder)
     for name in (LAST, BEFORE_LAST):
-        state = _read(folder / name)
+        state = read_state(folder / name)
         if state is not None:
             (folder / name).replace(folder / LAST)
             sync(folder / LAST)
@@ -206,59 +202,10 @@ def sweep(folder: Path, *, shares_disk: bool = False) -> int:
     return -1
 
 
-def _clear(folder: Path) -> None:
+def clear_unfinished(folder: Path) -> None:
     """Delete what a kill left half written."""
     clear_leftovers(folder, "best-*")
     (folder / UNFINISHED).unlink(missing_ok=True)
-
-
-def share_last(folder: Path, remote: str, group: Group, *, shares_disk: bool = False) -> None:
-    """Let the folder of every worker hold the state that is the newest of worker 0's folder and the URI.
-
-    Worker 0 chooses: other nodes may still hold the copy that an earlier session went on from.
-
-    Args:
-        shares_disk: as of `StateWriter`: while worker 0 compares two states there is one more.
-    """
-    step = group.broadcast(_newest(folder, remote, shares_disk=shares_disk) if group.rank == 0 else -1)
-    if group.rank > 0:
-        _take(folder, step, remote, shares_disk=shares_disk)
-
-
-def _take(folder: Path, step: int, remote: str, *, shares_disk: bool) -> None:
-    """Let last.pt be the URI's state, which is of this step; other workers of this node may be at the same."""
-    with suppress(FileNotFoundError):  # one of them was faster
-        _clear(folder)
-    if step < 0:
-        drop_last(folder)
-        return
-    found = _read(folder / LAST)
-    if found is None or found["progress"]["step"] != step:  # in one move: another worker may be about to read it
-        patiently(download_file, f"{remote}/{LAST}", folder / LAST)
-    if shares_disk:
-        (folder / BEFORE_LAST).unlink(missing_ok=True)
-
-
-def _newest(folder: Path, remote: str, *, shares_disk: bool) -> int:
-    """Let folder and URI hold the same state, the newer one, and return its step; -1: there is none."""
-    here, there = sweep(folder, shares_disk=shares_disk), -1
-    for killed in folder.glob(f"{DOWNLOAD}*"):  # nobody else is at it before they hear what this returns
-        shutil.rmtree(killed, ignore_errors=True)
-    if patiently(is_there, f"{remote}/{LAST}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with (
-            _turn(folder) if shares_disk else nullcontext(),
-            TemporaryDirectory(prefix=DOWNLOAD, dir=folder) as name,
-        ):
-            fetched = Path(name)
-            patiently(download_file, f"{remote}/{LAST}", fetched / LAST)
-            there = sweep(fetched)
-            if there > here:
-                drop_last(folder)
-                (fetched / LAST).replace(folder / LAST)
-    if here > there:
-        patiently(upload_file, folder / LAST, remote)
-    return max(here, there)
 
 
 def spare_of(folder: Path) -> Path:
@@ -287,28 +234,8 @@ def weights_in_state(config: TrainingConfig) -> int:
     return 1 + MOMENTS[config.optimizer] + (config.ema_decay > 0)
 
 
-def random_state() -> dict[str, torch.Tensor | None]:
-    """Return the state of this worker's generators."""
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if _uses_gpu() else None,
-    }
-
-
-def set_random_state(state: dict[str, torch.Tensor | None]) -> None:
-    """Put this worker's generators where they were."""
-    if state["cpu"] is not None:
-        torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and _uses_gpu():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def _uses_gpu() -> bool:
-    """Say whether this process computes on a GPU; one that trains on a CPU must not open any."""
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Read a state; None where there is none, or a damaged one, which is warned of."""
     if not path.is_file():
         return None
     try:
