@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import typer
 
-from t5ray import cli, evaluate, predict, train, tune
+from t5ray import evaluate, options, predict, train, tune
 from t5ray.config import (
     AugmentationConfig,
     EvaluateConfig,
@@ -72,7 +72,7 @@ start_from:                              # points to run right after the default
 ```"""
 PRESET_WORDS = "What `training.preset` sets where nothing else is given; of `none`, the defaults above."
 CHAPTERS = (
-    Chapter("train and tune", "", RunConfig, (tune, train), cli.SETTING_OF),
+    Chapter("train and tune", "", RunConfig, (tune, train), options.SETTING_OF),
     Chapter(
         "predict",
         "Any of `decode.…` above may be given here as well; the others are as the bundle says, or a plain model's "
@@ -142,7 +142,7 @@ def _flags(chapter: Chapter) -> dict[str, str]:
         for option in typer.main.get_command(app).params:
             found.setdefault(chapter.setting_of.get(str(option.name), str(option.name)), option.opts[0])
     if "seed" in found and chapter.setting_of:
-        found |= dict.fromkeys(cli.SEEDS, found["seed"])
+        found |= dict.fromkeys(options.SEEDS, found["seed"])
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t5ray import cli, terminal
+from t5ray import cli, options, terminal
 from t5ray.counting import counted
 from t5ray.errors import ClusterError, DataError, ModelError, T5RayError, TrackingError, one_line
 from t5ray.health.finding import Finding
@@ -29,14 +29,14 @@ ENOUGH_MEMORY_BYTES = 4 * 2**30
 
 def command(
     ctx: typer.Context,
-    config: cli.ConfigFile = None,
-    data: cli.Data = None,
-    model: cli.Model = None,
-    storage: cli.Storage = None,
-    tracking_uri: cli.TrackingUri = None,
-    address: cli.Address = None,
-    sets: cli.Sets = None,
-    cluster: cli.EveryNode = False,
+    config: options.ConfigFile = None,
+    data: options.Data = None,
+    model: options.Model = None,
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
+    sets: options.Sets = None,
+    cluster: options.EveryNode = False,
 ) -> int:
     """Check versions, memory, disk, storage, bf16, tracking, Ray, and that --data and --model open.
 
@@ -45,7 +45,7 @@ def command(
     terminal.quiet_libraries()
     from t5ray.config import RunConfig
 
-    settings = cli.load(ctx, RunConfig, cli.SETTING_OF)
+    settings = cli.load(ctx, RunConfig, options.SETTING_OF)
     checks: dict[str, Callable[[RunConfig], Finding]] = {
         "python": check_python,
         "versions": check_versions,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t5ray import cli, terminal
+from t5ray import cli, options, terminal
 from t5ray.counting import counted
 
 if TYPE_CHECKING:
@@ -21,28 +21,28 @@ SETTING_OF = {"tracking_uri": "tracking.uri", "experiment": "tracking.experiment
 
 def command(
     ctx: typer.Context,
-    config: cli.ConfigFile = None,
-    model: cli.ScoringModel = None,
-    data: cli.Data = None,
-    split: cli.Split = None,
-    predictions: cli.Predictions = None,
-    output: cli.Output = None,
-    task: cli.Task = None,
-    columns: cli.Columns = None,
-    skip_bad_rows: cli.SkipBadRows = None,
-    source_language: cli.SourceLanguage = None,
-    target_language: cli.TargetLanguage = None,
-    workers: cli.Workers = None,
-    cpus_per_worker: cli.CpusPerWorker = None,
-    gpus_per_worker: cli.GpusPerWorker = None,
-    batch_tokens: cli.BatchTokens = None,
-    engine: cli.Engine = None,
-    precision: cli.Precision = None,
-    tracking_uri: cli.TrackingUri = None,
-    experiment: cli.Experiment = None,
-    seed: cli.BootstrapSeed = None,
-    address: cli.Address = None,
-    sets: cli.Sets = None,
+    config: options.ConfigFile = None,
+    model: options.ScoringModel = None,
+    data: options.Data = None,
+    split: options.Split = None,
+    predictions: options.Predictions = None,
+    output: options.Output = None,
+    task: options.Task = None,
+    columns: options.Columns = None,
+    skip_bad_rows: options.SkipBadRows = None,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
+    workers: options.Workers = None,
+    cpus_per_worker: options.CpusPerWorker = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    batch_tokens: options.BatchTokens = None,
+    engine: options.Engine = None,
+    precision: options.Precision = None,
+    tracking_uri: options.TrackingUri = None,
+    experiment: options.Experiment = None,
+    seed: options.BootstrapSeed = None,
+    address: options.Address = None,
+    sets: options.Sets = None,
 ) -> int:
     """Judge a model on labelled rows, or predictions that are there already.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t5ray import cli, terminal
+from t5ray import cli, options, terminal
 from t5ray.counting import counted
 
 if TYPE_CHECKING:
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 def command(
     ctx: typer.Context,
-    config: cli.ConfigFile = None,
-    model: cli.ScoringModel = None,
-    input: cli.Input = None,
-    output: cli.Output = None,
-    task: cli.Task = None,
-    columns: cli.Columns = None,
-    source_language: cli.SourceLanguage = None,
-    target_language: cli.TargetLanguage = None,
-    format: cli.Format = None,
-    workers: cli.Workers = None,
-    cpus_per_worker: cli.CpusPerWorker = None,
-    gpus_per_worker: cli.GpusPerWorker = None,
-    batch_tokens: cli.BatchTokens = None,
-    engine: cli.Engine = None,
-    precision: cli.Precision = None,
-    scores: cli.Scores = None,
-    all_scores: cli.AllScores = None,
-    on_long: cli.OnLong = None,
-    retry_errors: cli.RetryErrors = None,
-    tracking_uri: cli.TrackingUri = None,
-    address: cli.Address = None,
-    sets: cli.Sets = None,
+    config: options.ConfigFile = None,
+    model: options.ScoringModel = None,
+    input: options.Input = None,
+    output: options.Output = None,
+    task: options.Task = None,
+    columns: options.Columns = None,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
+    format: options.Format = None,
+    workers: options.Workers = None,
+    cpus_per_worker: options.CpusPerWorker = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    batch_tokens: options.BatchTokens = None,
+    engine: options.Engine = None,
+    precision: options.Precision = None,
+    scores: options.Scores = None,
+    all_scores: options.AllScores = None,
+    on_long: options.OnLong = None,
+    retry_errors: options.RetryErrors = None,
+    tracking_uri: options.TrackingUri = None,
+    address: options.Address = None,
+    sets: options.Sets = None,
 ) -> int:
     """Score rows: the input's columns and `prediction`, in input order, each row exactly once.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from t5ray import cli, heap, terminal
+from t5ray import cli, heap, options, terminal
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig, TrainingConfig
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 def command(
     ctx: typer.Context,
-    config: cli.ConfigFile = None,
-    data: cli.Data = None,
-    task: cli.Task = None,
-    model: cli.Model = None,
-    columns: cli.Columns = None,
-    source_language: cli.SourceLanguage = None,
-    target_language: cli.TargetLanguage = None,
-    max_epochs: cli.MaxEpochs = None,
-    workers_per_trial: cli.WorkersPerTrial = None,
-    gpus_per_worker: cli.GpusPerWorker = None,
-    metric: cli.Metric = None,
-    storage: cli.Storage = None,
-    tracking_uri: cli.TrackingUri = None,
-    experiment: cli.Experiment = None,
-    register: cli.Register = None,
-    name: cli.Name = None,
-    seed: cli.Seed = None,
-    skip_bad_rows: cli.SkipBadRows = None,
-    address: cli.Address = None,
-    sets: cli.Sets = None,
-    preview: cli.Preview = False,
-    show_augmented: cli.ShowAugmented = None,
-    resume: cli.Resume = False,
+    config: options.ConfigFile = None,
+    data: options.Data = None,
+    task: options.Task = None,
+    model: options.Model = None,
+    columns: options.Columns = None,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
+    max_epochs: options.MaxEpochs = None,
+    workers_per_trial: options.WorkersPerTrial = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    metric: options.Metric = None,
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
+    experiment: options.Experiment = None,
+    register: options.Register = None,
+    name: options.Name = None,
+    seed: options.Seed = None,
+    skip_bad_rows: options.SkipBadRows = None,
+    address: options.Address = None,
+    sets: options.Sets = None,
+    preview: options.Preview = False,
+    show_augmented: options.ShowAugmented = None,
+    resume: options.Resume = False,
 ) -> int:
     """Fine-tune once. Hyperparameters: --set training.learning_rate=1e-4 and the like, or a --config file.
 

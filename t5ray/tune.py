@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from t5ray import cli, heap, terminal
+from t5ray import cli, heap, options, terminal
 from t5ray.counting import counted
 from t5ray.errors import ConfigError, T5RayError
 
@@ -21,35 +21,35 @@ if TYPE_CHECKING:
 
 def command(
     ctx: typer.Context,
-    config: cli.ConfigFile = None,
-    data: cli.Data = None,
-    task: cli.Task = None,
-    model: cli.Model = None,
-    columns: cli.Columns = None,
-    source_language: cli.SourceLanguage = None,
-    target_language: cli.TargetLanguage = None,
-    search_space: cli.SearchSpaceOption = None,
-    num_trials: cli.NumTrials = None,
-    max_epochs: cli.MaxEpochs = None,
-    workers_per_trial: cli.WorkersPerTrial = None,
-    gpus_per_worker: cli.GpusPerWorker = None,
-    max_concurrent: cli.MaxConcurrent = None,
-    time_budget: cli.TimeBudget = None,
-    confirm_seeds: cli.ConfirmSeeds = None,
-    warm_start: cli.WarmStart = None,
-    metric: cli.Metric = None,
-    storage: cli.Storage = None,
-    tracking_uri: cli.TrackingUri = None,
-    experiment: cli.Experiment = None,
-    register: cli.Register = None,
-    name: cli.Name = None,
-    seed: cli.Seed = None,
-    skip_bad_rows: cli.SkipBadRows = None,
-    address: cli.Address = None,
-    sets: cli.Sets = None,
-    preview: cli.Preview = False,
-    resume: cli.Resume = False,
-    extend: cli.Extend = None,
+    config: options.ConfigFile = None,
+    data: options.Data = None,
+    task: options.Task = None,
+    model: options.Model = None,
+    columns: options.Columns = None,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
+    search_space: options.SearchSpaceOption = None,
+    num_trials: options.NumTrials = None,
+    max_epochs: options.MaxEpochs = None,
+    workers_per_trial: options.WorkersPerTrial = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    max_concurrent: options.MaxConcurrent = None,
+    time_budget: options.TimeBudget = None,
+    confirm_seeds: options.ConfirmSeeds = None,
+    warm_start: options.WarmStart = None,
+    metric: options.Metric = None,
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
+    experiment: options.Experiment = None,
+    register: options.Register = None,
+    name: options.Name = None,
+    seed: options.Seed = None,
+    skip_bad_rows: options.SkipBadRows = None,
+    address: options.Address = None,
+    sets: options.Sets = None,
+    preview: options.Preview = False,
+    resume: options.Resume = False,
+    extend: options.Extend = None,
 ) -> int:
     """Search hyperparameters over Ray workers and keep the best checkpoint as a bundle.
 

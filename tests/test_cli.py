@@ -16,7 +16,7 @@ import pytest
 from pydantic import BaseModel
 from rich.console import Console
 
-from t5ray import cli, doctor, evaluate, predict, terminal, train, tune
+from t5ray import cli, doctor, evaluate, options, predict, terminal, train, tune
 from t5ray.config import EvaluateConfig, PredictConfig, RunConfig
 from t5ray.demo import dates_data, dates_task, model_files
 from t5ray.errors import DataError
@@ -95,7 +95,7 @@ def options_of(entry: Any) -> set[str]:
 # Flags and settings
 
 
-@pytest.mark.parametrize(("name", "setting"), cli.SETTING_OF.items())
+@pytest.mark.parametrize(("name", "setting"), options.SETTING_OF.items())
 def test_every_option_has_a_setting_that_exists(name: str, setting: str) -> None:
     setting_at(RunConfig(), setting)
     assert name in options_of(tune)
@@ -104,9 +104,9 @@ def test_every_option_has_a_setting_that_exists(name: str, setting: str) -> None
 @pytest.mark.parametrize(
     ("entry", "known"),
     [
-        (tune, {*cli.SETTING_OF, "seed", "preview", "resume", "extend"}),
-        (train, {*cli.SETTING_OF, "seed", "preview", "resume", "show_augmented"}),
-        (doctor, {*cli.SETTING_OF, "cluster"}),
+        (tune, {*options.SETTING_OF, "seed", "preview", "resume", "extend"}),
+        (train, {*options.SETTING_OF, "seed", "preview", "resume", "show_augmented"}),
+        (doctor, {*options.SETTING_OF, "cluster"}),
         (predict, {*PredictConfig.model_fields}),
         (evaluate, {*EvaluateConfig.model_fields, "tracking_uri", "experiment"}),
     ],
@@ -644,5 +644,5 @@ def test_help_shows_every_option_without_the_big_libraries(name: str) -> None:
     *shown, heavy = run.stdout.splitlines()
     assert heavy == "[]"
     named = {"columns": "column", "sets": "set"}
-    options = {f"--{named.get(option, option).replace('_', '-')}" for option in {*options_of(ENTRIES[name]), "sets"}}
-    assert options <= set(re.findall(r"--[a-z-]+", "\n".join(shown)))
+    flags = {f"--{named.get(option, option).replace('_', '-')}" for option in {*options_of(ENTRIES[name]), "sets"}}
+    assert flags <= set(re.findall(r"--[a-z-]+", "\n".join(shown)))
