@@ -10,6 +10,9 @@ from t5ray import cli, heap, options, terminal
 
 if TYPE_CHECKING:
     from t5ray.config import RunConfig, TrainingConfig
+    from t5ray.tracking import Tracker
+    from t5ray.training.place import Place
+    from t5ray.training.prepare import Prepared
 
 
 def command(
@@ -82,7 +85,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.training.books import open_place
     from t5ray.training.prepare import prepare
     from t5ray.training.room import fits_here, require_room, shared_out, unused_gpus
-    from t5ray.training.run import describe, run_once
+    from t5ray.training.run import describe
 
     if resume and (sent := _send_rest(settings)) is not None:
         return sent
@@ -108,20 +111,27 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         terminal.tell([*require_room(prepared, cluster), *unused_gpus(prepared, cluster)])
         prepared = with_back_translations(prepared, cluster, place.cache)
         try:
-            with terminal.progress("training", None) as advance:
-                outcome = run_once(
-                    prepared,
-                    place,
-                    tracker,
-                    on_tick=lambda pulse: advance(pulse.step, pulse.shown, pulse.num_steps),
-                    on_epoch=lambda report: terminal.say(epoch_line(report, prepared.objective, settings.training)),
-                    in_process=fits_here(settings, cluster),
-                )
+            outcome = _run(prepared, place, tracker, in_process=fits_here(settings, cluster))
         except KeyboardInterrupt:
             terminal.say(f"\nInterrupted. Go on with: {go_on}")
             return cli.INTERRUPTED
     _close(settings, place.shown, outcome)
     return cli.INTERRUPTED if tracker.was_interrupted else 0
+
+
+def _run(prepared: "Prepared", place: "Place", tracker: "Tracker", *, in_process: bool) -> dict[str, Any]:
+    """Train, with a bar, and a line for each epoch; return train.json."""
+    from t5ray.training.run import run_once
+
+    with terminal.progress("training", None) as advance:
+        return run_once(
+            prepared,
+            place,
+            tracker,
+            on_tick=lambda pulse: advance(pulse.step, pulse.shown, pulse.num_steps),
+            on_epoch=lambda report: terminal.say(epoch_line(report, prepared.objective, prepared.config.training)),
+            in_process=in_process,
+        )
 
 
 def _close(settings: "RunConfig", folder: str, outcome: Mapping[str, Any]) -> None:
