@@ -26,6 +26,7 @@ The loop, in plain PyTorch
     validation.py   loss and metrics on held-out rows, on real generations
     rows.py         held-out rows one by one, for comparisons in pairs
     stopping.py     early stopping
+    generators.py   where a worker's random numbers are
     memory.py       what becomes of a run whose GPU is too small
     group.py        the workers that share a run, seen from one of them
 
@@ -34,7 +35,6 @@ What is on disk
     place.py        where a run or a search keeps what, here and at a URI
     checkpoint.py   the states to go on from
     newest.py       which of them all workers go on from
-    generators.py   the random numbers of one
     best.py         the best weights, named after the step that made them
     patience.py     a storage URI that is away for a moment
     refusal.py      a disk that takes no more
