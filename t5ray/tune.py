@@ -79,8 +79,9 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.search.contradictions import require_consistent
     from t5ray.search.preview import describe, foresee
     from t5ray.search.workspace import Workspace
-    from t5ray.tracking import open_tracker
+    from t5ray.tracking import check_tracking, open_tracker
 
+    check_tracking(settings.tracking)
     space = load_space(settings.search.space)
     require_consistent(space, settings.training, settings.search.space)
     workspace = Workspace.of(settings)

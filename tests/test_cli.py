@@ -196,6 +196,17 @@ def flags(data: Path, model: Path, storage: Path, *more: str) -> list[str]:
     return [*map(str, named), "--name", "run", "--tracking-uri", "none", *more]
 
 
+@pytest.mark.parametrize("entry", [tune, train, evaluate])
+@pytest.mark.parametrize("uri", ["mlruns", "htp://tracker"])
+def test_a_tracking_uri_that_can_never_do_is_told_before_anything_is_read(
+    entry: ModuleType, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", str(REVIEWS), "--task", "classify", "--model", str(tmp_path / "nowhere"), "--tracking-uri", uri]
+    assert entry.main([*flags, *(["--output", "out"] if entry is evaluate else [])]) == 5
+    assert "tracking.uri: must be" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("column", ["text", "=body", "text="])
 def test_a_malformed_column_is_refused(column: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tune.main(["--column", column]) == 2

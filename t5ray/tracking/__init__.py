@@ -27,11 +27,22 @@ __all__ = [
     "NoTracker",
     "Status",
     "Tracker",
+    "check_tracking",
     "is_handle",
     "open_tracker",
     "resolve_model",
     "ui_command",
 ]
+
+
+def check_tracking(config: TrackingConfig) -> None:
+    """Refuse a tracking URI that MLflow cannot write to, before anything else is done; connects to nothing.
+
+    Raises:
+        TrackingError: as `check_uri`.
+    """
+    if config.uri != NO_TRACKING:
+        check_uri(config.uri)
 
 
 def open_tracker(config: TrackingConfig, *, outbox: Path | None = None) -> Tracker:
@@ -44,9 +55,9 @@ def open_tracker(config: TrackingConfig, *, outbox: Path | None = None) -> Track
         TrackingError: the URI is of a kind that MLflow 3 refuses, nothing answers there within about 10 s, the
             experiment is deleted, or the outbox file is not one.
     """
+    check_tracking(config)
     if config.uri == NO_TRACKING:
         return NoTracker()
-    check_uri(config.uri)
     _prepare_mlflow()
     from t5ray.tracking.mlflow_tracker import MlflowTracker
 
