@@ -4,11 +4,11 @@
     python -m benchmarks.search_turnover --dashboard         the same with Ray's dashboard on
     python -m benchmarks.search_turnover --only groups       Ray Train's local mode against a worker group of one
 
-Every trial has the same settings and the same work: the demo's tiny T5 on some of its dates, by the same loop. Both
-sides run two trials at a time (as the machine has CPUs), each in a Ray of its own. The nested side is what Ray's user
-guide "Hyperparameter Tuning with Ray Tune" shows. A trial's overhead is the time between its place being free and its
-end in which it neither trained nor validated; `whole` is the time from the first trial's start to the last one's end,
-without the start of Ray and of the data.
+Every trial has the same work, and the same settings but for a hair: the demo's tiny T5 on some of its dates, by the
+same loop. Both sides run two trials at a time (as the machine has CPUs), each in a Ray of its own. The nested side is
+what Ray's user guide "Hyperparameter Tuning with Ray Tune" shows. A trial's overhead is the time between its place
+being free and its end in which it neither trained nor validated; `whole` is the time from the first trial's start to
+the last one's end, without the start of Ray and of the data.
 """
 
 import argparse

@@ -62,9 +62,9 @@ def _evaluate(settings: "EvaluateConfig") -> int:
     from t5ray.scoring.labelled import read_labelled, read_predictions
     from t5ray.scoring.ledger import working_alone
     from t5ray.storage import local_path
-    from t5ray.tracking import check_tracking, open_tracker
+    from t5ray.tracking import open_tracker, require_usable
 
-    check_tracking(settings.tracking)
+    require_usable(settings.tracking)
     check_output(settings)
     model = None if settings.predictions else open_evaluated_model(settings)
     rows, scored = read_predictions(settings) if model is None else (read_labelled(settings, model), None)

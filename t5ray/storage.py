@@ -6,7 +6,7 @@ Comes in: a path or URI. Goes out: files, here or there. Must not know what is i
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -43,16 +43,18 @@ def upload_dir(local: Path, target: str) -> None:
 
 
 def replace_remote(local: Path, target: str, *, key: str) -> None:
-    """Copy a folder's files in place of what a folder or URI held.
+    """Copy a folder's files in place of what a folder or URI held; one process at a time may.
 
-    Storage without renames cannot do so at once. So what was there goes first, and a file without which nobody takes
-    the folder for whole comes last: a copy that broke off is missing or unfinished, never a mixture of two.
+    Storage without renames cannot do so at once. So the file without which nobody takes the folder for whole goes
+    first and comes last: where this broke off, what is there is unfinished, never a mixture of two.
 
     Args:
         key: path of that file in the folder.
     Raises:
         ClusterError: the storage refuses.
     """
+    with _reachable(target) as (there, root), suppress(FileNotFoundError):
+        there.rm(f"{root.rstrip('/')}/{key}")
     remove_dir(target)
     files = sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())
     with _reachable(target) as (there, root):
@@ -117,7 +119,10 @@ def read_remote(path: str) -> bytes | None:
     """
     with _reachable(path) as (files, root):
         files.invalidate_cache()
-        return bytes(files.cat_file(root)) if files.isfile(root) else None
+        try:
+            return bytes(files.cat_file(root))
+        except FileNotFoundError:
+            return None
 
 
 def is_there(path: str) -> bool:

@@ -81,15 +81,15 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     """Prepare, connect, train, publish."""
     from t5ray.back_translation import with_back_translations
     from t5ray.cluster import connect
-    from t5ray.tracking import check_tracking, open_tracker
+    from t5ray.tracking import open_tracker, require_usable
     from t5ray.training.books import open_place
     from t5ray.training.prepare import prepare
     from t5ray.training.room import fits_here, require_room, shared_out, unused_gpus
     from t5ray.training.run import describe
 
-    check_tracking(settings.tracking)
     if resume and (sent := _send_rest(settings)) is not None:
         return sent
+    require_usable(settings.tracking)
     place = open_place(settings, resume=resume)
     prepared = prepare(settings, place.cache)
     terminal.tell(prepared.notes)

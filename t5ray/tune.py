@@ -79,15 +79,15 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
     from t5ray.search.contradictions import require_consistent
     from t5ray.search.preview import describe, foresee
     from t5ray.search.workspace import Workspace
-    from t5ray.tracking import check_tracking, open_tracker
+    from t5ray.tracking import open_tracker, require_usable
 
-    check_tracking(settings.tracking)
     space = load_space(settings.search.space)
     require_consistent(space, settings.training, settings.search.space)
     workspace = Workspace.of(settings)
     ledger = (preview_ledger if preview else open_ledger)(workspace, resume=resume, extend=extend)
     if not extend and _is_done(settings.search, ledger):
         return _send_rest(settings, workspace, ledger, preview=preview)
+    require_usable(settings.tracking)
     prepared = _settle(settings, space, ledger, workspace, extend=extend)
     with ExitStack() as stack:
         tracker = None if preview else open_tracker(settings.tracking, outbox=workspace.outbox)
@@ -236,6 +236,7 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", 
     terminal.say(f"{workspace.shown}: this search is finished; nothing {again} trained again. {more}")
     was_interrupted = False
     if not preview:
+        workspace.concluded()  # by an extension on another machine since: its bundle stays
         workspace.upload()  # where the storage refused it before
         if workspace.outbox.exists() or has_handles(ledger):
             tracker = open_tracker(settings.tracking, outbox=workspace.outbox)

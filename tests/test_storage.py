@@ -77,6 +77,41 @@ def test_a_folder_takes_the_place_of_another_and_its_key_comes_last(
     assert {path.read_text() for path in found.values() if path.is_file()} == {"2"}
 
 
+def test_a_folder_whose_removal_breaks_off_has_lost_its_key_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = f"memory://{tmp_path.name}/best"
+    (tmp_path / "here").mkdir()
+    for name in ("config.json", "card", "weights"):
+        (tmp_path / "here" / name).write_text("1")
+    replace_remote(tmp_path / "here", target, key="config.json")
+    files = fsspec.filesystem("memory")
+    rm = files.rm
+
+    def break_off(path: str, recursive: bool = False, **more: object) -> None:
+        if recursive:
+            rm(f"{path}/card")
+            raise ConnectionResetError
+        rm(path, **more)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "rm", break_off)
+        with pytest.raises(ClusterError):
+            replace_remote(tmp_path / "here", target, key="config.json")
+    assert names_in(target) == ["weights"]
+
+
+def test_a_storage_that_does_not_answer_is_not_taken_for_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object, **more: object) -> None:
+        raise PermissionError("SlowDown")
+
+    files = fsspec.filesystem("memory")
+    for name in ("cat_file", "info"):
+        monkeypatch.setattr(files, name, refuse)
+    with pytest.raises(ClusterError, match="SlowDown"):
+        read_remote("memory://t5ray-slow/config.json")
+
+
 def test_storage_that_refuses_is_a_cluster_error(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="the storage must be reachable and writable"):
         download_dir(str(tmp_path / "missing"), tmp_path / "back")

@@ -1,16 +1,20 @@
 """The search command: what it says at its end, and what it does with a search that has ended."""
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import fsspec
 import pytest
 
-from t5ray.config import RunConfig, SearchConfig
+from t5ray.config import DecodeConfig, RunConfig, SearchConfig
+from t5ray.model.card import CARD, ENTRY, BundleCard
 from t5ray.search import books, conclude
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
+from t5ray.text.tasks import BUILT_IN
 from t5ray.tracking import NoTracker
 from t5ray.tune import _is_done, _search, _send_rest, _tune
 from tests.search.test_result import CONTENT
@@ -68,6 +72,29 @@ def test_a_finished_search_whose_sending_was_cut_off_can_be_resumed(
     workspace.outbox.touch()
     assert _send_rest(settings, workspace, ledger, preview=True) == 0
     assert _send_rest(settings, workspace, ledger, preview=False) == 130
+
+
+def test_resuming_a_finished_search_leaves_what_an_extension_elsewhere_has_published(tmp_path: Path) -> None:
+    def published(machine: str, *, seconds: float, trial: int) -> Workspace:
+        workspace = Workspace(tmp_path / machine, tmp_path / "cache", f"memory://{tmp_path.name}/words")
+        workspace.best.mkdir(parents=True)
+        run = {"trial": trial, "value": 0.5, "epoch": 1}
+        card = BundleCard(task=BUILT_IN["classify"], decode=DecodeConfig(), max_input_tokens=9, run=run)
+        (workspace.best / CARD).write_text(card.model_dump_json())
+        (workspace.best / ENTRY).write_text("{}")
+        (workspace.best / "made_by").write_text(machine)
+        (workspace.folder / "search.json").write_text(json.dumps({"wall_s": seconds, "best": run}))
+        workspace.upload()
+        return workspace
+
+    here = published("here", seconds=1.0, trial=0)
+    published("there", seconds=2.0, trial=1)
+    report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
+    ledger = Ledger(here.ledger, trials={0: TrialRecord(0, {}, "COMPLETE", reports=[report])})
+    assert _send_rest(RunConfig(name="words"), here, ledger, preview=False) == 0
+    assert fsspec.filesystem("memory").cat(f"/{tmp_path.name}/words/best/made_by") == b"there"
+    assert (here.best / "made_by").read_text() == "there"
+    assert json.loads((here.folder / "search.json").read_text())["best"]["trial"] == 1
 
 
 def test_a_search_whose_last_sending_was_cut_off_can_be_resumed(

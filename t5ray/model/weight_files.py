@@ -1,4 +1,4 @@
-"""What a checkpoint's weight files say that they hold, without reading a tensor."""
+"""What a checkpoint's weight files say that they hold, without reading a tensor; `loading.check_weights` opens them."""
 
 import json
 from pathlib import Path

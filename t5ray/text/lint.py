@@ -94,10 +94,10 @@ def _equal_labels(task: TaskConfig, tokenizer: Tokenizer) -> Finding | None:
     labels = list(task.labels)
     for label, tokens in zip(labels, _encode(tokenizer, labels) if labels else [], strict=True):
         by_tokens.setdefault(tuple(tokens), []).append(label)
-    equal = [labels for labels in by_tokens.values() if len(labels) > 1]
+    equal = [group for group in by_tokens.values() if len(group) > 1]
     if not equal:
         return None
-    named = "; ".join(" and ".join(_short(label) for label in labels[:SHOWN_PLACES]) for labels in equal[:SHOWN_PLACES])
+    named = "; ".join(" and ".join(_short(label) for label in group[:SHOWN_PLACES]) for group in equal[:SHOWN_PLACES])
     return Finding(
         "error",
         f"task {task.name}: labels must be different tokens to the model, but of {len(task.labels)} labels "

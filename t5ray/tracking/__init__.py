@@ -27,15 +27,15 @@ __all__ = [
     "NoTracker",
     "Status",
     "Tracker",
-    "check_tracking",
     "is_handle",
     "open_tracker",
+    "require_usable",
     "resolve_model",
     "ui_command",
 ]
 
 
-def check_tracking(config: TrackingConfig) -> None:
+def require_usable(config: TrackingConfig) -> None:
     """Refuse a tracking URI that MLflow cannot write to, before anything else is done; connects to nothing.
 
     Raises:
@@ -55,7 +55,7 @@ def open_tracker(config: TrackingConfig, *, outbox: Path | None = None) -> Track
         TrackingError: the URI is of a kind that MLflow 3 refuses, nothing answers there within about 10 s, the
             experiment is deleted, or the outbox file is not one.
     """
-    check_tracking(config)
+    require_usable(config)
     if config.uri == NO_TRACKING:
         return NoTracker()
     _prepare_mlflow()

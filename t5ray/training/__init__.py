@@ -26,7 +26,7 @@ The loop, in plain PyTorch
     validation.py   loss and metrics on held-out rows, on real generations
     rows.py         held-out rows one by one, for comparisons in pairs
     stopping.py     early stopping
-    generators.py   where a worker's random numbers are
+    random_state.py save and restore a worker's random numbers
     memory.py       what becomes of a run whose GPU is too small
     group.py        the workers that share a run, seen from one of them
 
@@ -34,7 +34,7 @@ What is on disk
 
     place.py        where a run or a search keeps what, here and at a URI
     checkpoint.py   the states to go on from
-    newest.py       which of them all workers go on from
+    shared_state.py which of them all workers go on from
     best.py         the best weights, named after the step that made them
     patience.py     a storage URI that is away for a moment
     refusal.py      a disk that takes no more

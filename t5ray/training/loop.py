@@ -21,13 +21,13 @@ from t5ray.storage import upload_file
 from t5ray.training.best import BestWeights
 from t5ray.training.checkpoint import LAST, Progress, StateWriter, drop_last, load_last, sweep
 from t5ray.training.course import EpochCourse, report_of
-from t5ray.training.generators import random_state, set_random_state
 from t5ray.training.group import Group
 from t5ray.training.memory import MORE_MEMORY, within_memory
 from t5ray.training.micro_batch import row_limit
-from t5ray.training.newest import share_last
 from t5ray.training.patience import patiently
 from t5ray.training.plan import Evaluation, Pulse, Report, RunFailed, RunPlan, Tick
+from t5ray.training.random_state import random_state, set_random_state
+from t5ray.training.shared_state import share_last
 from t5ray.training.step import optimizer_step
 from t5ray.training.stopping import should_stop
 from t5ray.training.trainee import Trainee, made_ready

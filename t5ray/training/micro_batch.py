@@ -17,9 +17,9 @@ from t5ray.data.batches import Indices, Limit, token_budget
 from t5ray.data.tokens import TokenisedSplit
 from t5ray.training.checkpoint import MOMENTS
 from t5ray.training.footprint import CPU_TOKENS
-from t5ray.training.generators import random_state, set_random_state
 from t5ray.training.group import Group
 from t5ray.training.plan import RunFailed
+from t5ray.training.random_state import random_state, set_random_state
 from t5ray.training.step import EpochSums, accumulate
 from t5ray.training.trainee import Trainee
 

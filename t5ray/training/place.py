@@ -113,11 +113,11 @@ class Place:
         """
         if self.remote is None:
             return
-        for part in self.folder.iterdir():
-            if part.is_file() and part != self.outbox:
-                upload_file(part, self.remote)
         if self.best.exists() and not self._is_uploaded(self.best, f"{self.remote}/best"):
             replace_remote(self.best, f"{self.remote}/best", key=ENTRY)
+        for part in self.folder.iterdir():  # after the bundle that they speak of
+            if part.is_file() and part != self.outbox:
+                upload_file(part, self.remote)
 
     @staticmethod
     def _is_uploaded(bundle: Path, remote: str) -> bool:

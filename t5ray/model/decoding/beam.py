@@ -1,7 +1,7 @@
 """Beam search with the rules of transformers 5, row for row: the same scores, lengths and moments to stop.
 
 Each row of the batch has K beams and, apart, its K best finished texts. Rows whose best texts can change no more leave
-the batch.
+the batch. What a text costs that was found is worked out again over a fresh decoder.
 Source: transformers GenerationMixin._beam_search; Wu et al. 2016 for the length penalty.
 """
 

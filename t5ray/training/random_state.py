@@ -1,4 +1,4 @@
-"""Where a worker's random numbers are, as its saved states keep it."""
+"""Save and restore a worker's random state, as its saved states keep it."""
 
 import torch
 

@@ -7,10 +7,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from t5ray.training import newest
+from t5ray.training import shared_state
 from t5ray.training.checkpoint import LAST
 from t5ray.training.group import Group
-from t5ray.training.newest import share_last
+from t5ray.training.shared_state import share_last
 from tests.training.test_checkpoint import killed_between_two_renames, save, step_of
 from tests.training.test_resume import flipped
 
@@ -83,7 +83,7 @@ def test_a_worker_that_fetches_the_state_takes_it_from_no_other_of_its_node(
     save(tmp_path / "first", 16)
     save(tmp_path / "second", 8)
     share_last(tmp_path / "first", remote, Worker(0, said))
-    monkeypatch.setattr(newest, "download_file", lambda source, local: there.append(local.exists()))
+    monkeypatch.setattr(shared_state, "download_file", lambda source, local: there.append(local.exists()))
     share_last(tmp_path / "second", remote, Worker(1, said))
     assert there == [True]  # until the new one takes its place
 
