@@ -11,8 +11,8 @@ _QUERY = re.compile(r"(?<=[?&;])(?P<name>[\w.%-]+)=(?P<value>[^&;\s]*[^&;\s:,.)'
 _SECRET_NAME = re.compile(
     r"token|secret|passw|pwd|signature|credential|auth|(access|api|account)[_.-]?key|^key$|^sig$", re.IGNORECASE
 )
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[opsu]_[A-Za-z0-9]{16,}")
-"""Of Hugging Face, AWS and GitHub."""
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[opsu]_[A-Za-z0-9]{16,}")
+"""Of Hugging Face, AWS and GitHub, as long as theirs are: shorter ones are names, as of a folder hf_checkpoints."""
 _BEARER = re.compile(r"(?P<word>\bbearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 _VARIABLE = re.compile(r"\b(?P<name>[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|KEY))=(?P<quote>['\"]?)[^\s'\"]+")
 """As a shell sets them."""

@@ -179,7 +179,7 @@ def test_numbers_are_judged_as_text(tmp_path: Path, capsys: pytest.CaptureFixtur
         {"text": "t", "label": 4, "prediction": float("nan")},
     ]
     folder = write_predictions(tmp_path / "scored", rows, "jsonl")
-    assert judge(folder, tmp_path / "out", "--task", "classify") == 0
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 8
     judged = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [(row["prediction"], row["correct"]) for row in judged] == [("3", True), (None, False)]
     wrong = write_predictions(tmp_path / "lists", [{"text": "t", "label": "a", "prediction": ["a"]}], "jsonl")
@@ -282,16 +282,36 @@ def test_files_of_an_earlier_evaluation_do_not_stay_beside_those_of_another_task
     }
 
 
+@pytest.mark.parametrize("given", ["data", "data/**/*.jsonl", "data/*/predictions.jsonl"])
+@pytest.mark.parametrize("flag", ["data", "predictions"])
+def test_an_output_that_the_same_command_would_judge_is_refused(
+    given: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    model = ["--model", "m"] if flag == "data" else []
+    assert main([*model, f"--{flag}", given, "--output", "data/eval", "--tracking-uri", "none"]) == 2
+    assert f"but --{flag} {given} holds data/eval" in " ".join(capsys.readouterr().err.split())
+
+
+def test_rows_for_which_somebody_else_has_no_prediction_are_counted(tmp_path: Path) -> None:
+    rows = [{"text": "x", "label": "a", "prediction": "a"}, {"text": "y", "label": "a", "prediction": None}]
+    folder = write_predictions(tmp_path / "scored", rows, "jsonl")
+    assert judge(folder, tmp_path / "out", "--task", "classify") == 8
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (found["rows"], found["rows_with_error"], found["metrics"]["accuracy"]) == (2, 1, 0.5)
+
+
 def test_an_output_that_would_replace_what_is_judged_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_predictions(tmp_path / "scored", [{"text": "x", "label": "a", "prediction": "a"}], "jsonl")
     before = sorted(folder.iterdir())
     assert judge(folder, tmp_path / "." / "scored", "--task", "classify") == 2
-    assert "output: must be a folder of its own, so that what is judged stays" in capsys.readouterr().err
+    assert "output: must lie outside of what is judged, so that it stays as it is" in capsys.readouterr().err
     data = tmp_path / "out" / "predictions.jsonl"
     assert main(["--model", "m", "--data", str(data), "--output", str(data.parent)]) == 2
-    assert f"but --data is there: {data}" in capsys.readouterr().err
+    assert f"but --data {data} holds" in capsys.readouterr().err
     assert main(["--model", "m", "--data", "d.csv", "--output", "s3://bucket/out"]) == 2
     assert "output: must be a folder, on a share where there are several nodes, but got 's3://" in (
         capsys.readouterr().err

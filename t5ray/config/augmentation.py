@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from t5ray.config.base import Settings
-from t5ray.config.fields import Precision
+from t5ray.config.fields import Location, Precision
 
 
 class Turns(NamedTuple):
@@ -111,9 +111,9 @@ class AugmentationConfig(Settings):
 class BackTranslationConfig(Settings):
     """Two models that take text into another language and back. One model with two prefixes counts as two."""
 
-    forward: str | None = None
+    forward: Location | None = None
     """Bundle, directory, URI or Hugging Face id of the model that translates training texts. None: there is none."""
-    backward: str | None = None
+    backward: Location | None = None
     """Likewise, of the model that translates them back. None: `forward` does it."""
     forward_prefix: str = "translate English to German: "
     """Put before each text."""

@@ -3,12 +3,13 @@
 from pydantic import Field
 
 from t5ray.config.base import Settings
+from t5ray.config.fields import Location
 
 
 class DataConfig(Settings):
     """Where rows come from and how they are cut into splits and tokens."""
 
-    path: str | None = None
+    path: Location | None = None
     """File, glob, folder, fsspec URI or `hf:NAME[:CONFIG]`. None: the embedded demo."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column the task looks for, or `split` -> column of the data."""

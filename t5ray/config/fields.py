@@ -1,5 +1,6 @@
 """Kinds of values that several groups of settings share."""
 
+import os.path
 import re
 from typing import Annotated, Literal, Protocol, TypeVar
 
@@ -7,6 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 Precision = Literal["auto", "fp32", "bf16"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "bf16_pure"]
+Location = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, URI or name. `~` is the home directory, also where no shell replaces it: in a file, or after `--output=`."""
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

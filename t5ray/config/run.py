@@ -8,6 +8,7 @@ from t5ray.config.augmentation import BackTranslationConfig
 from t5ray.config.base import Settings
 from t5ray.config.data import DataConfig
 from t5ray.config.decode import DecodeConfig
+from t5ray.config.fields import Location
 from t5ray.config.search import SearchConfig
 from t5ray.config.training import TrainingConfig
 
@@ -39,13 +40,13 @@ class RunConfig(Settings):
     """Everything `train` and `tune` take."""
 
     data: DataConfig = DataConfig()
-    task: str | None = None
+    task: Location | None = None
     """classify, summarize, answer, translate or a YAML file. None only with the embedded demo."""
     source_language: str | None = None
     """For translate: the language of `source`. None: the task's (English)."""
     target_language: str | None = None
     """For translate: the language of `target`. None: the task's (German)."""
-    model: str | None = None
+    model: Location | None = None
     """Hugging Face id or directory of a T5. None only with the embedded demo."""
     training: TrainingConfig = TrainingConfig()
     decode: DecodeConfig = DecodeConfig()
@@ -53,7 +54,7 @@ class RunConfig(Settings):
     search: SearchConfig = SearchConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
-    storage: str = "t5ray_runs"
+    storage: Location = "t5ray_runs"
     """Directory or fsspec URI that holds one folder per named run."""
     name: str | None = None
     """Name of the run and of its folder. None: made from the task and the time."""

@@ -8,20 +8,20 @@ from pydantic_core import PydanticCustomError
 from t5ray.config.base import Settings
 from t5ray.config.decode import AskedDecode
 from t5ray.config.explain import MISSING_ONE_OF
-from t5ray.config.fields import Precision, WorkerPool, refuse_fp16, refuse_unfit_engine
+from t5ray.config.fields import Location, Precision, WorkerPool, refuse_fp16, refuse_unfit_engine
 from t5ray.config.run import TrackingConfig
 
 
 class PredictConfig(Settings):
     """Everything `predict` takes."""
 
-    model: str
+    model: Location
     """Bundle, Hugging Face directory or id, or models:/NAME@ALIAS."""
-    input: str
+    input: Location
     """File, glob, folder, fsspec URI or hf:NAME[:CONFIG]."""
-    output: str
+    output: Location
     """Directory for the parts and `_job.json`."""
-    task: str | None = None
+    task: Location | None = None
     """Only for a model that is no bundle: how rows become inputs."""
     source_language: str | None = None
     """For translate with a model that is no bundle."""
@@ -73,18 +73,18 @@ class PredictConfig(Settings):
 class EvaluateConfig(Settings):
     """Everything `evaluate` takes."""
 
-    output: str
+    output: Location
     """Directory for metrics.json, predictions.jsonl and report.html."""
-    model: str | None = None
+    model: Location | None = None
     """Bundle, Hugging Face directory or id, or models:/NAME@ALIAS. None with `predictions`."""
-    data: str | None = None
+    data: Location | None = None
     """Rows with references. None with `predictions`."""
-    predictions: str | None = None
+    predictions: Location | None = None
     """Output directory of predict, with the references in the same rows."""
     split: Literal["train", "validation", "test", "all"] | None = None
     """Which split of the data. None: test where the data have a `split` column, else all; only rows that training did
     not see."""
-    task: str | None = None
+    task: Location | None = None
     """With a model that is no bundle, or with `predictions` beside which no `_job.json` says the task."""
     source_language: str | None = None
     """For translate with a model that is no bundle."""

@@ -3,13 +3,13 @@
 from pydantic import Field
 
 from t5ray.config.base import Settings
-from t5ray.config.fields import Seconds
+from t5ray.config.fields import Location, Seconds
 
 
 class SearchConfig(Settings):
     """How many trials over which space, and what decides."""
 
-    space: str = "t5_small"
+    space: Location = "t5_small"
     """Search-space file, or the name of a shipped one (demo, t5_small, t5_base, t5_large, adafactor)."""
     num_trials: int = Field(default=10, ge=1)
     """Trials in all, the default settings included."""

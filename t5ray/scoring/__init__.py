@@ -14,7 +14,7 @@
     fetching.py   models at URIs and in MLflow, kept in a cache
     opening.py    a model's name -> what scoring must know of it
     plan.py       settings -> a job, checked before Ray starts
-    sameness.py   what makes two jobs the same
+    sameness.py   what makes two jobs the same             overlap.py   an output that would be input
     pool.py       how many scorers, and what each holds
     job.py        a job on Ray Data                        failures.py  what the first failed row of a job says
     labelled.py   rows with references                      evaluation.py   predictions against them

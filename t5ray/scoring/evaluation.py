@@ -29,9 +29,10 @@ from t5ray.report import render_evaluation
 from t5ray.scoring.labelled import Labelled, Scored, read_parts
 from t5ray.scoring.ledger import write_atomically, writing
 from t5ray.scoring.opening import ScoringModel, open_model
+from t5ray.scoring.overlap import would_be_read
 from t5ray.scoring.plan import FinishedJob, Job, output_folder, prepare, require_utf8
 from t5ray.scoring.writing import ERROR, PREDICTION, SCORES, json_text
-from t5ray.storage import is_uri, local_path
+from t5ray.storage import local_path
 from t5ray.text.calibration import calibration_of
 from t5ray.text.metrics import Judgement, judge
 from t5ray.text.squad import squad_exact_match
@@ -62,15 +63,12 @@ def check_output(config: EvaluateConfig) -> None:
         DataError: a path is no UTF-8.
     """
     require_utf8(config)
-    output = output_folder(config.output).resolve()
+    output = output_folder(config.output).absolute()
     for name, path in (("predictions", config.predictions), ("data", config.data)):
-        if path is None or is_uri(path):
-            continue
-        judged = local_path(path).resolve()
-        if (name == "predictions" and judged == output) or judged in [output / file for file in FILES]:
+        if path is not None and any(would_be_read(path, output / file) for file in FILES):
             raise ConfigError(
-                f"output: must be a folder of its own, so that what is judged stays as it is, but --{name} is there: "
-                f"{path}. Choose another --output."
+                f"output: must lie outside of what is judged, so that it stays as it is and the same command finds "
+                f"nothing else, but --{name} {path} holds {config.output}. Choose another --output."
             )
 
 

@@ -67,15 +67,15 @@ class Scored:
     """What the model said of each row."""
 
     predictions: list[str | None]
-    """None where the row failed."""
+    """None where the row failed, or whoever predicted gave none."""
     errors: list[str | None]
     calibration: Calibration | None = None
     """Of the labels' probabilities; None where the model generates."""
 
     @property
     def num_errors(self) -> int:
-        """How many rows failed."""
-        return sum(error is not None for error in self.errors)
+        """How many rows have no prediction, as their error or whoever wrote them has it."""
+        return sum(prediction is None for prediction in self.predictions)
 
 
 def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:

@@ -5,13 +5,10 @@ A job is known by its fingerprint: model, task, decode settings, precision, inpu
 goes on; another one is refused, and told apart by name.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from fsspec.utils import glob_translate
 
 from t5ray.config import LANGUAGES, DecodeConfig, EvaluateConfig, PredictConfig, TaskConfig
 from t5ray.data.rows import missing_column
@@ -23,6 +20,7 @@ from t5ray.scoring.hub_copy import copied, is_hub
 from t5ray.scoring.inputs import Input, Shard, list_sources, recall, remembered
 from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, Ledger, read_job
 from t5ray.scoring.opening import ScoringModel, open_model
+from t5ray.scoring.overlap import would_be_read
 from t5ray.scoring.sameness import is_done, job_fingerprint, refuse_other_job
 from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import ScorerSpec
@@ -184,16 +182,7 @@ def _require_free(output: Path) -> None:
 
 def _refuse_output_in_input(config: PredictConfig, output: Path) -> None:
     """Refuse an output whose parts would be rows of the input when the same command is run again."""
-    if is_uri(config.input):
-        return
-    given, part = local_path(config.input).absolute(), output / f"part-00000.{config.format}"
-    inside = given.is_dir() and output.resolve().is_relative_to(given.resolve())
-    resolved, target = given.resolve(), part.resolve()  # of a pattern: the links in what comes before it
-    if inside or any(
-        _matches(str(pattern), path)
-        for pattern, name in ((given, part), (resolved, target))
-        for path in (name, *name.parents)
-    ):
+    if would_be_read(config.input, output / f"part-00000.{config.format}"):
         raise _output_in_input(config)
 
 
@@ -202,13 +191,6 @@ def _output_in_input(config: PredictConfig) -> ConfigError:
         f"output: must lie outside of the input, whose rows its parts would become, but {config.output} is in "
         f"{config.input}. Choose another --output."
     )
-
-
-def _matches(pattern: str, path: Path) -> bool:
-    try:
-        return re.match(glob_translate(pattern), str(path)) is not None
-    except ValueError:  # no pattern, which the scan says better
-        return False
 
 
 def _spec(

@@ -24,6 +24,14 @@ MODELS = [
 ]
 
 
+def test_a_location_may_begin_at_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    run = RunConfig.model_validate({"model": "~/t5", "storage": "~/runs", "data": {"path": "~/rows/*.csv"}})
+    assert (run.model, run.storage, run.data.path) == ("/home/me/t5", "/home/me/runs", "/home/me/rows/*.csv")
+    scoring = PredictConfig(model="google/t5~small", input="s3://b/~x", output="~/scored")
+    assert (scoring.model, scoring.input, scoring.output) == ("google/t5~small", "s3://b/~x", "/home/me/scored")
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1.5h", 5400), ("1d", 86400), (45, 45), ("45", 45)]
 )
