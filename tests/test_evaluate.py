@@ -295,7 +295,10 @@ def test_an_output_that_the_same_command_would_judge_is_refused(
 
 
 def test_rows_for_which_somebody_else_has_no_prediction_are_counted(tmp_path: Path) -> None:
-    rows = [{"text": "x", "label": "a", "prediction": "a"}, {"text": "y", "label": "a", "prediction": None}]
+    rows: list[dict[str, Any]] = [
+        {"text": "x", "label": "a", "prediction": "a"},
+        {"text": "y", "label": "a", "prediction": None},
+    ]
     folder = write_predictions(tmp_path / "scored", rows, "jsonl")
     assert judge(folder, tmp_path / "out", "--task", "classify") == 8
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
