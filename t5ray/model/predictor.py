@@ -68,7 +68,8 @@ class Predictor:
             batch_tokens: input tokens forwarded at once, at most (one input may exceed it alone).
             require_numbers: refuse to predict from NaN; training, whose losses tell it, goes on with what comes.
         Raises:
-            ModelError: texts must be generated and the decode settings carry no output cap.
+            ModelError: texts must be generated and the decode settings carry no output cap, or the tokenizer does not
+                end labels.
         """
         self._labels = tuple(decode.answers or labels)
         if decode.max_new_tokens is None and not self._labels:
@@ -230,6 +231,7 @@ class Predictor:
 
     def _make_tree(self) -> label_tree.Tree:
         ids = self._tokenizer(list(self._labels), verbose=False).input_ids
+        label_tree.require_ends(self._labels, ids, self._model.eos_id)
         kept: dict[tuple[int, ...], str] = {}
         for label, tokens in zip(self._labels, ids, strict=True):
             kept.setdefault(tuple(tokens), label)  # of labels that the tokenizer cannot tell apart the first stands

@@ -103,13 +103,18 @@ def _require_apart(answers: Sequence[str], place: str, source: str) -> None:
 
     Raises:
         ConfigError: names them.
+        ModelError: the tokenizer does not end them.
     """
     if not answers:
         return
-    from t5ray.model.loading import load_tokenizer  # only here: no driver needs transformers otherwise
+    from t5ray.model.decoding.labels import require_ends  # only here: no driver needs torch otherwise
+    from t5ray.model.loading import load_tokenizer  # likewise transformers
 
+    tokenizer = load_tokenizer(source)
+    ids = tokenizer(list(answers), verbose=False).input_ids
+    require_ends(answers, ids, tokenizer.eos_token_id)
     known: dict[tuple[int, ...], str] = {}
-    for answer, tokens in zip(answers, load_tokenizer(source)(list(answers), verbose=False).input_ids, strict=True):
+    for answer, tokens in zip(answers, ids, strict=True):
         other = known.setdefault(tuple(tokens), answer)
         if other != answer:
             raise ConfigError(

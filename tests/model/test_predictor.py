@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from transformers import PreTrainedModel
 
 from t5ray.config import DecodeConfig
@@ -66,6 +67,19 @@ def loss_of(model: PreTrainedModel, row: list[int], labels: torch.Tensor) -> flo
 def test_labels_that_the_tokenizer_cannot_tell_apart_share_the_first_name() -> None:
     found = predictor(DecodeConfig(), ("a\u4e00", "a\u4e8c")).predict(token_rows(), all_scores=True)
     assert {tuple(prediction.label_scores or {}) for prediction in found} == {("a\u4e00",)}
+
+
+@pytest.mark.parametrize("labels", [("b", "a", "ab", "abc"), ("</s>b", "a")])
+def test_labels_that_do_not_end_with_eos_and_there_alone_are_refused(labels: tuple[str, ...]) -> None:
+    """Where a label is the beginning of another one, no end would tell them apart: all had the score of the first."""
+    tokenizer = character_tokenizer()
+    if "ab" in labels:
+        tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    message = (
+        r"must end every label with its EOS token, id 1, and have it nowhere else, but '(</s>)?b' gives \[\d.*\]\. "
+    )
+    with pytest.raises(ModelError, match=message):
+        Predictor(make("t5"), tokenizer, DecodeConfig(), labels=labels)
 
 
 def test_all_scores_need_labels() -> None:

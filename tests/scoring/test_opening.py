@@ -154,6 +154,20 @@ def test_labels_that_are_the_same_to_a_plain_model_are_refused(
     assert open_model(changed(settings, task=str(task))).labels == tuple(sorted(labels[1:]))
 
 
+def test_labels_that_a_plain_models_tokenizer_does_not_end_are_refused(
+    settings: PredictConfig, tmp_path: Path, tiny_t5: Path
+) -> None:
+    endless = shutil.copytree(tiny_t5, tmp_path / "endless")
+    file = endless / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": None}))
+    config = changed(settings, model=str(endless))
+    assert open_model(config).labels == ()  # transformers generates from inputs without EOS as well
+    with pytest.raises(
+        ModelError, match=r"must end every label with its EOS token, id 1, .* 'ab' gives \[3, 4\]\. Use"
+    ):
+        open_model(changed(config, decode={"answers": ["ab", "a", "abc", "b"]}))
+
+
 def test_long_inputs_are_errors_only_to_a_model_that_says_what_is_long(
     settings: PredictConfig, tmp_path: Path, tiny_t5: Path
 ) -> None:

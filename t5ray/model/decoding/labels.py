@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import torch
 
+from t5ray.errors import ModelError
 from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.weights import T5Weights
@@ -51,8 +52,23 @@ class Tree:
     """Tokens of the longest answer, EOS included."""
 
 
+def require_ends(labels: Sequence[str], ids: Sequence[Sequence[int]], eos_id: int) -> None:
+    """Refuse labels whose tokens do not end in EOS, or have it before: one could be the beginning of another.
+
+    Raises:
+        ModelError: names the first such label.
+    """
+    for label, tokens in zip(labels, ids, strict=True):
+        if eos_id not in tokens or tokens.index(eos_id) + 1 != len(tokens):
+            raise ModelError(
+                f"The tokenizer must end every label with its EOS token, id {eos_id}, and have it nowhere else, but "
+                f"{label[:60]!r} gives {list(tokens)[:20]}. Use the tokenizer that belongs to the model, and labels "
+                "without its EOS token."
+            )
+
+
 def build(answers: Sequence[Sequence[int]], device: torch.device) -> Tree:
-    """Make the tree of answers, given as tokens that end in EOS; no answer comes twice.
+    """Make the tree of answers, given as tokens that `require_ends` passes; no answer comes twice.
 
     Example:
         [[5, 1], [5, 6, 1]] -> node 0: {5: node 1}; node 1: {1: answer 0, 6: node 2}; node 2: {1: answer 1}
