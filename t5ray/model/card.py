@@ -19,7 +19,7 @@ ENTRY = "config.json"
 SEEN = "seen.npy"
 """Beside the card: digests of the input texts that training and its validation saw, so that nobody judges on them."""
 LOADED = (
-    *(ENTRY, "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *(ENTRY, "generation_config.json", "*.safetensors", "*.safetensors.index.json", "adapter_config.json"),
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*.model", "vocab.*", "merges.txt"),
 )
 """Patterns of the files that transformers reads of a model and its tokenizer."""
@@ -118,25 +118,27 @@ def read_card(source: str | Path) -> BundleCard | None:
 
 
 def fingerprint(source: str | Path, commit: str = "") -> str:
-    """Return a digest of weights, tokenizer and card: equal digests predict equally.
+    """Return a digest of weights, tokenizer, decode settings and card: equal digests predict equally.
 
-    A directory is represented by the content of its files, a hub id by its name and commit.
+    A directory is represented by the content of what is loaded of it, whatever else lies there, a hub id by its name
+    and commit.
 
     Args:
         commit: what `model.loading.commit_of` says of a hub id, which is empty for a directory.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        return hashlib.sha256(f"{source}@{commit}".encode()).hexdigest()
-    return _digest(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt"))
+    return _fingerprint(source, commit, (*LOADED, CARD))
 
 
 def loaded_fingerprint(source: str) -> str:
-    """Return a digest of what a directory loads: equal digests train equally, whatever else lies there."""
+    """Return the same without the card: equal digests train equally."""
+    return _fingerprint(source, "", LOADED)
+
+
+def _fingerprint(source: str | Path, commit: str, patterns: Iterable[str]) -> str:
     folder = Path(source)
     if not folder.is_dir():
-        return fingerprint(source)
-    return _digest(p for p in folder.iterdir() if any(p.match(pattern) for pattern in LOADED))
+        return hashlib.sha256(f"{source}@{commit}".encode()).hexdigest()
+    return _digest(p for p in folder.iterdir() if any(p.match(pattern) for pattern in patterns))
 
 
 def _digest(paths: Iterable[Path]) -> str:

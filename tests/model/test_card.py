@@ -1,11 +1,13 @@
 """Whether the name of a model means a directory here or a model of the hub, and what is said where it is not there."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from t5ray.errors import ModelError
-from t5ray.model.card import fingerprint, is_path, loaded_fingerprint, require_model
+from t5ray.model.card import CARD, fingerprint, is_path, loaded_fingerprint, require_model
+from tests.tiny import make_tiny_t5
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +78,7 @@ def test_what_is_there_or_may_be_elsewhere_passes() -> None:
         ("tokenizer_config.json", True),
         ("special_tokens_map.json", True),
         ("added_tokens.json", True),
+        ("adapter_config.json", True),  # transformers puts the adapter of such a folder upon the weights
         ("spiece.model", True),
         ("vocab.json", True),
         ("merges.txt", True),
@@ -92,4 +95,14 @@ def test_only_what_is_loaded_makes_another_model(tmp_path: Path, name: str, is_l
     before, whole = loaded_fingerprint(str(model)), fingerprint(model)
     (model / name).write_text("other")
     assert (loaded_fingerprint(str(model)) != before) == is_loaded
-    assert fingerprint(model) != whole  # of scoring
+    assert (fingerprint(model) != whole) == (is_loaded or name == CARD)  # of scoring
+
+
+def test_a_folder_of_a_model_alone_has_the_digest_that_jobs_begun_before_have(tmp_path: Path) -> None:
+    model = make_tiny_t5(tmp_path / "t5")
+    (model / CARD).write_text("{}")
+    wanted = hashlib.sha256()
+    for path in sorted(model.iterdir()):
+        wanted.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    (model / "seen.npy").write_bytes(b"what training saw changes no prediction")
+    assert fingerprint(model) == wanted.hexdigest()
