@@ -151,9 +151,9 @@ class Scorer:
         return self._engine
 
     def _columns(self) -> list[str]:
-        """Return the columns that inputs are made of."""
+        """Return the columns that inputs are made of, each once."""
         names = (*self._spec.task.input_columns, *LANGUAGES)
-        return [self._spec.columns.get(name, name) for name in names]
+        return list(dict.fromkeys(self._spec.columns.get(name, name) for name in names))
 
     def _start(self, rows: ShardRows, part: Path | None) -> tuple[Results, list[int]]:
         """Return what is known of the shard and the rows that are to be scored.

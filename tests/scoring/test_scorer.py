@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from t5ray.config import TaskConfig
 from t5ray.errors import ClusterError, DataError, ModelError
 from t5ray.scoring import scorer as scorer_module
 from t5ray.scoring.halving import HOPELESS
@@ -115,6 +116,16 @@ def test_a_cell_without_a_value_that_no_input_needs_is_written_as_text(tmp_path:
     assert [row["noise"] for row in rows] == ["a", "\\xffb"]
     assert [row["inside"] for row in rows] == [[{"k": "a"}], [{"k": "\\xffb"}]]
     assert [row["at"] for row in rows] == ["1970-01-01 00:00:00.000000Z", "1970-01-01 00:00:01.500000Z"]
+
+
+def test_a_cell_without_a_value_is_one_bad_row_though_two_of_the_tasks_columns_are_made_of_it(tmp_path: Path) -> None:
+    cells = pa.StringArray.from_buffers(3, pa.py_buffer(struct.pack("4i", 0, 1, 3, 4)), pa.py_buffer(b"a\xffbc"))
+    pq.write_table(pa.table({"text": cells}), tmp_path / "rows.parquet")
+    spec = spec_for(tmp_path / "rows.parquet", tmp_path / "out")
+    task = TaskConfig(name="pair", inputs="{one} {other}", targets="{label}", metrics=("accuracy",))
+    rows = score_all(replace(spec, task=task, columns={"one": "text", "other": "text"}))
+    assert [row["prediction"] for row in rows] == ["A A", None, "C C"]
+    assert [row["error"] is None for row in rows] == [True, False, True]
 
 
 def test_equal_texts_come_to_the_engine_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
