@@ -69,20 +69,16 @@ def open_model(config: PredictConfig, *, task: TaskConfig | None = None) -> Scor
     commit, card = _commit(source), read_card(source)
     known = task or _task(config, card.task if card else None)
     closed = known.labels if known.closed_labels else ()
-    decode = _decode(config, source, card, closed)
+    labels = _answers(config, card) or closed
+    if labels:
+        _require_one_text(config, known.name, labels)
+    decode = _decode(config, source, card, generates=not labels)
     if decode.answers:
         _require_apart(decode.answers, "decode.answers", source)
     elif not card:
         _require_apart(closed, f"{config.task}: labels", source)
     if config.on_long == "error" and not card:
         _require_length(config, source)
-    labels = decode.answers or closed
-    if labels and config.decode and config.decode.num_return_sequences > 1:
-        raise ConfigError(
-            f"decode.num_return_sequences: needs a model that generates, but {known.name} with {config.model} takes "
-            f"each prediction from {counted(len(labels), 'text')}. Leave it out; --all-scores gives the probability of "
-            "each of them."
-        )
     return ScoringModel(
         source=source,
         fingerprint=fingerprint(source, commit),
@@ -123,6 +119,20 @@ def _require_apart(answers: Sequence[str], place: str, source: str) -> None:
             )
 
 
+def _require_one_text(config: PredictConfig, task: str, labels: Sequence[str]) -> None:
+    """Refuse several texts a row where each is one of a closed set: told before beams are, more of which do not help.
+
+    Raises:
+        ConfigError: they are asked for.
+    """
+    if config.decode and config.decode.num_return_sequences > 1:
+        raise ConfigError(
+            f"decode.num_return_sequences: needs a model that generates, but {task} with {config.model} takes each "
+            f"prediction from {counted(len(labels), 'text')}. Leave it out; --all-scores gives the probability of each "
+            "of them."
+        )
+
+
 def _require_length(config: PredictConfig, source: str) -> None:
     """Refuse that inputs longer than a plain model's length are errors where it has none.
 
@@ -146,7 +156,14 @@ def _commit(source: str) -> str:
     return commit_of(source)
 
 
-def _decode(config: PredictConfig, source: str, card: BundleCard | None, closed: Sequence[str]) -> DecodeConfig:
+def _answers(config: PredictConfig, card: BundleCard | None) -> tuple[str, ...]:
+    """Return the texts that the decode settings narrow predictions to: those asked for, or the bundle's own."""
+    if config.decode and "answers" in config.decode.model_fields_set:
+        return config.decode.answers
+    return card.decode.answers if card else ()
+
+
+def _decode(config: PredictConfig, source: str, card: BundleCard | None, *, generates: bool) -> DecodeConfig:
     """Put the settings that are asked for upon the model's own. What a plain model generates by is no matter to labels.
 
     Raises:
@@ -154,7 +171,6 @@ def _decode(config: PredictConfig, source: str, card: BundleCard | None, closed:
         ModelError: a plain model's file cannot be read, or asks for what decoding here does not know.
     """
     asked = config.decode
-    generates = not (closed or (asked and asked.answers))
     try:
         if generates and not card:
             return plain_decode(source, asked)
