@@ -27,7 +27,10 @@ PACKINGS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, "
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What reading a file may raise."""
 
-VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+VERSION_KEYS = (
+    *("ETag", "etag", "md5Hash", "Content-MD5", "LastModified", "Last-Modified", "last_modified"),
+    *("mtime", "created", "CRC"),
+)
 """What file systems call that which changes when a file does; the first that is there counts."""
 
 

@@ -24,6 +24,8 @@ TEXT = "text"
 INPUT_FORMATS = {**FORMATS, ".txt": TEXT}
 """Suffix -> format; all but Parquet may be packed."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+NO_VERSION = "no time known"
+"""End of the stamp of a file whose file system gives neither time nor version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ class InputFile:
     """First line(s) of a CSV, which every range needs to be read; else empty."""
     sha256: str
     stamp: str
-    """What tells a change without reading: size, and time or version. Another file of equal size and time is not told
-    from it: numbers of inodes differ from mount to mount on some shares, and time stamps of them change with rights."""
+    """What tells a change without reading: size, and time or version, where there is one. Another file of equal size
+    and time is not told from it: numbers of inodes differ from mount to mount on some shares, and time stamps of them
+    change with rights."""
 
     def require_unchanged(self) -> None:
         """Refuse a file that is not the one that was scanned.
@@ -147,7 +150,19 @@ def _shown_version(info: Mapping[str, Any]) -> str:
     name, value = version_of(info)
     if name == "mtime" and isinstance(value, float):
         return f"changed {datetime.datetime.fromtimestamp(value, datetime.UTC).isoformat()}"
-    return f"{name} {value}" if name else "no time known"
+    return f"{name} {value}" if name else NO_VERSION
+
+
+def are_as_stamped(stamps: Sequence[Sequence[str]], sources: Sequence[Source]) -> bool:
+    """Say whether files are known to be those of an earlier run without reading them; never where one has no version.
+
+    Args:
+        stamps: name and stamp of each file then, in order.
+    Raises:
+        DataError: a file is gone.
+    """
+    now = [(source.name, stamp_of(source)) for source in sources]
+    return [tuple(stamp) for stamp in stamps] == now and not any(stamp.endswith(NO_VERSION) for _, stamp in now)
 
 
 def remembered(rows: Input) -> dict[str, Any]:
@@ -167,13 +182,12 @@ def remembered(rows: Input) -> dict[str, Any]:
 
 
 def recall(record: Mapping[str, Any], sources: Sequence[Source]) -> Input | None:
-    """Return the scan that an earlier run of the same job made; None where any file is not as it was then.
+    """Return the scan that an earlier run of the same job made; None where any file may not be as it was then.
 
     Args:
         record: what `remembered` gave.
     """
-    then = [[file["name"], file["stamp"]] for file in record["files"]]
-    if then != [[source.name, stamp_of(source)] for source in sources]:
+    if not are_as_stamped([(file["name"], file["stamp"]) for file in record["files"]], sources):
         return None
     files = [
         InputFile(

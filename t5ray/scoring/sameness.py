@@ -10,7 +10,7 @@ from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig
 from t5ray.config.decode import DEFAULT_NEW_TOKENS
 from t5ray.errors import ConfigError
 from t5ray.scoring.hub_copy import is_hub
-from t5ray.scoring.inputs import list_sources, stamp_of
+from t5ray.scoring.inputs import are_as_stamped, list_sources
 from t5ray.scoring.opening import ScoringModel
 from t5ray.storage import local_path
 
@@ -43,8 +43,7 @@ def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Predi
         return False
     if is_hub(config.input):
         return bool(earlier["config"]["input"] == config.input)  # its copy is gone, and the hub is not asked again
-    sources = list_sources(config.input).sources
-    return list(earlier["stamps"]) == [[source.name, stamp_of(source)] for source in sources]
+    return are_as_stamped(earlier["stamps"], list_sources(config.input).sources)
 
 
 def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], config: PredictConfig) -> None:

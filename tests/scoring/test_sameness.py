@@ -3,17 +3,21 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.zip import ZipFileSystem
 
 from t5ray.cluster import Cluster
 from t5ray.config import DecodeConfig, PredictConfig
 from t5ray.errors import ConfigError, ModelError
 from t5ray.scoring.job import run
-from t5ray.scoring.plan import prepare, settled
+from t5ray.scoring.ledger import Entry
+from t5ray.scoring.plan import FinishedJob, prepare, settled
 from tests.scoring.plans import begin, changed, planned
 
 
@@ -154,3 +158,37 @@ def test_what_does_not_decide_the_output_may_change(settings: PredictConfig) -> 
     os.utime(settings.input, (1, 1))
     assert len(planned(changed(settings, workers=7, batch_tokens=64)).pending) == 2
     assert len(planned(changed(settings, on_long="error", retry_errors=True)).pending) == 3
+
+
+COUNTS = {"rows_out": 2, "rows_with_error": 0, "rows_per_s": 9.0, "padding_share": 0.1, "capped_share": 0.0}
+
+
+@pytest.mark.parametrize("has_version", [True, False])
+def test_an_input_is_known_again_without_a_time_by_its_content(
+    settings: PredictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_version: bool
+) -> None:
+    def pack(first: str) -> None:
+        with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+            archive.writestr("rows.jsonl", json.dumps({"text": first}) + '\n{"text": "b"}\n')
+        ZipFileSystem.clear_instance_cache()  # as in another process
+
+    def without_version(files: ZipFileSystem, path: str) -> dict[str, Any]:
+        info: dict[str, Any] = fsspec.archive.AbstractArchiveFileSystem.info(files, path)
+        return {name: info[name] for name in ("name", "size", "type")}
+
+    if not has_version:
+        monkeypatch.setattr(ZipFileSystem, "info", without_version)
+    pack("a")
+    config = changed(settings, input=f"zip://rows.jsonl::{tmp_path}/rows.zip")
+    job = begin(config, state="done", num_shards=2, **COUNTS)
+    job.spec.ledger.commit(1, b"part", Entry(rows=1))
+    if has_version:
+        assert isinstance(prepare(config), FinishedJob)
+    else:
+        assert planned(config).pending == ()
+    pack("z")
+    with pytest.raises(ConfigError, match=r"differs in input \(content of rows\.jsonl\)"):
+        prepare(config)
+    job.spec.ledger.part(1).unlink()
+    with pytest.raises(ConfigError, match=r"differs in input \(content of rows\.jsonl\)"):
+        prepare(config)
