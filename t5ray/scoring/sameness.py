@@ -4,10 +4,12 @@ Comes in: settings, and what `_job.json` says of an earlier run. Goes out: a fin
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from t5ray.config import LANGUAGES, DecodeConfig, PredictConfig
 from t5ray.config.decode import DEFAULT_NEW_TOKENS
+from t5ray.data.hub import PREFIX
 from t5ray.errors import ConfigError
 from t5ray.scoring.hub_copy import is_hub
 from t5ray.scoring.inputs import are_as_stamped, list_sources
@@ -42,6 +44,8 @@ def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Predi
     if {name: value for name, value in _fingerprint_of(earlier).items() if name != "input"} != wanted:
         return False
     if is_hub(config.input):
+        if Path(config.input.removeprefix(PREFIX).partition(":")[0]).is_dir():
+            return False  # no dataset of the hub, but a folder, which may hold other rows by now
         return bool(earlier["config"]["input"] == config.input)  # its copy is gone, and the hub is not asked again
     return are_as_stamped(earlier["stamps"], list_sources(config.input).sources)
 

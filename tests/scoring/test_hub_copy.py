@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from t5ray.config import PredictConfig
-from t5ray.errors import DataError
+from t5ray.errors import ConfigError, DataError
 from t5ray.scoring.hub_copy import copied, drop_copy
 from t5ray.scoring.inputs import list_sources
 from t5ray.scoring.plan import FinishedJob, Job, prepare
 from t5ray.scoring.scorer import Scorer
 from tests.scoring.doubles import ShoutingEngine
+from tests.scoring.plans import begin
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,30 @@ def test_a_dataset_of_the_hub_is_scored_like_any_input(dataset: Path, tmp_path: 
         | {"config": config.model_dump(mode="json")}
     )
     drop_copy(tmp_path / "out")
-    assert isinstance(prepare(config), FinishedJob)
+    again = prepare(config)
+    assert isinstance(again, Job)
+    assert again.pending == ()  # what is in a folder may change, so that it is read again
+    shutil.rmtree(dataset)
+    assert isinstance(prepare(config), FinishedJob)  # as of a dataset of the hub, which is not asked again
+
+
+def test_another_local_dataset_of_the_same_address_is_another_input(
+    tmp_path: Path, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "topics").mkdir(parents=True)
+        (tmp_path / name / "topics" / "train.jsonl").write_text(json.dumps({"text": name}) + "\n")
+    given: dict[str, Any] = {"model": str(tiny_t5), "input": "hf:topics", "output": str(tmp_path / "out")}
+    config = PredictConfig(**given, task="classify", shard_rows=2)
+    monkeypatch.chdir(tmp_path / "one")
+    begin(config, state="done", num_shards=1)
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(ConfigError, match=r"differs in input \(content of 00000-train\.parquet\)"):
+        prepare(config)
+    monkeypatch.chdir(tmp_path / "one")
+    (tmp_path / "one" / "topics" / "train.jsonl").write_text(json.dumps({"text": "changed"}) + "\n")
+    with pytest.raises(ConfigError, match=r"differs in input \(content of 00000-train\.parquet\)"):
+        prepare(config)
 
 
 def test_splits_stay_in_order_where_there_are_more_than_ten(tmp_path: Path) -> None:
