@@ -56,11 +56,27 @@ class Source:
         Raises:
             DataError: the file is gone, unreadable or not packed as its name says; also while the caller reads it.
         """
+        with self.reading(), self.files.open(self.path, "rb") as raw:
+            yield PACKINGS[self.packing](raw) if self.packing else raw
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Translate what reading the file may raise, for those who keep it open.
+
+        Raises:
+            DataError: as `open`.
+        """
         try:
-            with self.files.open(self.path, "rb") as raw:
-                yield PACKINGS[self.packing](raw) if self.packing else raw
+            yield
         except UNREADABLE as exc:
             raise DataError(f"{self.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
+        except ValueError as exc:
+            if type(exc) is not ValueError or "http" not in self.files.protocol:
+                raise  # a value of the caller's, not a server that only gives whole files
+            reason = one_line(exc).partition(".")[0]  # what follows is advice to programmers
+            raise DataError(
+                f"{self.name}: the server must let parts of a file be read, but: {reason}. Download the file first."
+            ) from exc
 
 
 class Found(NamedTuple):
@@ -97,7 +113,7 @@ def find_sources(path: str, formats: Mapping[str, str] = FORMATS) -> Found:
     with _reaching(path):
         files, root = _file_system(path)
         if files.isfile(root):
-            return Found([_source(files, root, PurePosixPath(root).name, formats)], [], [])
+            return Found([_source(files, root, PurePosixPath(_without_query(root)).name, formats)], [], [])
         is_folder = files.isdir(root)
         base = root if is_folder else _fixed_part(root)
         found, links = _collect(files, {root: {"type": "directory"}} if is_folder else _matching(files, root), base)
@@ -212,12 +228,19 @@ def _is_hidden(name: PurePosixPath) -> bool:
     return any(part.startswith((".", "_")) for part in name.parts)
 
 
+def _without_query(path: str) -> str:
+    """Return a path as its file is named: what follows `?` in an address of the web may be a signature."""
+    return path.partition("?")[0] if path.startswith(("http://", "https://")) else path
+
+
 def _format_of(path: str, formats: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return format and packing; None where the suffix says nothing."""
-    name = PurePosixPath(path.lower())
-    packing = name.suffix if name.suffix in PACKINGS else ""
-    kind = formats.get(PurePosixPath(name.stem).suffix if packing else name.suffix)
-    return None if kind is None or (packing and kind == "parquet") else (kind, packing)
+    """Return format and packing; None where the suffix says nothing, nor that of an address with its query."""
+    for name in (PurePosixPath(_without_query(path).lower()), PurePosixPath(path.lower())):
+        packing = name.suffix if name.suffix in PACKINGS else ""
+        kind = formats.get(PurePosixPath(name.stem).suffix if packing else name.suffix)
+        if kind and not (packing and kind == "parquet"):
+            return kind, packing
+    return None
 
 
 def _suffixes(formats: Mapping[str, str]) -> str:
@@ -227,7 +250,8 @@ def _suffixes(formats: Mapping[str, str]) -> str:
 def _source(files: Any, path: str, name: str, formats: Mapping[str, str]) -> Source:
     kind = _format_of(path, formats)
     if kind is None:
-        raise DataError(f"{printable(path)}: the name of a file of rows must end in one of {_suffixes(formats)}.")
+        shown = printable(_without_query(path))
+        raise DataError(f"{shown}: the name of a file of rows must end in one of {_suffixes(formats)}.")
     return Source(printable(name), path, kind[0], kind[1], files)
 
 

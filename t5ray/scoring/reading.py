@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from t5ray.data.cells import values_of
 from t5ray.data.formats import READERS, BadRow, Row, read_json_lines, read_source
-from t5ray.data.sources import UNREADABLE, Source
+from t5ray.data.sources import Source
 from t5ray.errors import DataError
 from t5ray.scoring.inputs import DELIMITERS, TEXT, InputFile, Shard
 
@@ -63,12 +63,12 @@ class RangeReader:
         if self._file is None or source.path != self._path or self._file.tell() > start:
             self._open.close()
             self._file, self._path = self._open.enter_context(source.open()), source.path
-        try:
-            self._file.seek(start)
-            return self._file.read(stop - start)
-        except UNREADABLE as exc:
-            self._file = None
-            raise DataError(f"{source.name}: the file must be readable to its end, but reading failed: {exc}.") from exc
+        file, self._file = self._file, None  # unless it can be read on
+        with source.reading():
+            file.seek(start)
+            data = file.read(stop - start)
+        self._file = file
+        return data
 
 
 def read_shard(

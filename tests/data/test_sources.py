@@ -4,9 +4,11 @@ import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec import AbstractFileSystem
 from fsspec.registry import known_implementations
 
 from t5ray.data.sources import find_sources
@@ -119,6 +121,29 @@ def test_uri(tmp_path: Path) -> None:
     sources, _, _ = find_sources("memory://sources/*.csv")
     with sources[0].open() as file:
         assert file.read() == b"text\nhello\n"
+
+
+class AnyAddress(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Has a file at each address."""
+
+    protocol = ("http", "https")
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        return {"name": path, "size": 1, "type": "file"}
+
+
+def test_the_query_of_an_address_is_no_part_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda path: (AnyAddress(), path))
+    signed = "https://host/rows/a.csv.gz?X-Signature=a/b.parquet&X-Expires=9"
+    ((source,), _, _) = find_sources(signed)
+    assert (source.name, source.path, source.format, source.packing) == ("a.csv.gz", signed, "csv", ".gz")
+    with pytest.raises(DataError, match=r"^https://host/rows: the name of a file of rows must end in one of \.csv,"):
+        find_sources("https://host/rows?X-Signature=abc")
+    assert find_sources("https://host/get?file=rows.csv").sources[0].format == "csv"
 
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}

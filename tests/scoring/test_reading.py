@@ -6,6 +6,10 @@ import io
 import json
 import lzma
 import struct
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from hypothesis import strategies as st
 
 from t5ray.data.sources import Source
 from t5ray.errors import DataError
+from t5ray.scoring.inputs import list_sources
 from t5ray.scoring.reading import MOST_QUOTED, RangeReader, ShardRows, read_shard
 from t5ray.scoring.scanning import scan
 
@@ -25,7 +30,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 sizes = st.integers(1, 9)
 
 
-def read_all(path: Path, shard_rows: int) -> list[ShardRows]:
+def read_all(path: Path | str, shard_rows: int) -> list[ShardRows]:
     found = scan(str(path), shard_rows)
     return [read_shard(found.files[shard.file], shard, None) for shard in found.shards]
 
@@ -235,3 +240,55 @@ def test_a_packed_file_is_unpacked_once_for_shards_in_order(tmp_path: Path, monk
         read += read_shard(found.files[0], found.shards[place], None, ranges).records[:1]
     assert [record["text"] for record in read] == ["line 0", "line 5", "line 15", "line 10"]
     assert opened == ["a.txt.gz"] * 2
+
+
+class Whole(SimpleHTTPRequestHandler):
+    """Gives files as a whole only, as the server of Python's own does."""
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+class WholeAndSaysSo(Whole):
+    """Also says that it does."""
+
+    def end_headers(self) -> None:
+        self.send_header("Accept-Ranges", "none")
+        super().end_headers()
+
+
+@pytest.fixture(params=[Whole, WholeAndSaysSo])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where `tmp_path` is served, without parts of files."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(request.param, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_server_that_gives_no_parts_of_files_is_told(tmp_path: Path, address: str, name: str) -> None:
+    rows = [{"text": str(number)} for number in range(9)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.csv").write_text("\n".join(["text", *(row["text"] for row in rows)]))
+    told = rf"^{name}: the server must let parts of a file be read, but: [^.]*\. Download the file first\.$"
+    with pytest.raises(DataError, match=told):
+        read_all(f"{address}/{name}", 4)
+
+
+def test_a_packed_file_beyond_the_first_block_of_a_server_without_parts_is_told(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"0123\n" * 9))
+    (source,) = list_sources(f"{address}/a.txt.gz").sources
+    ranges = RangeReader()
+    assert ranges.read(source, 5, 10) == b"0123\n"
+
+    def read(size: int) -> bytes:
+        raise ValueError("The HTTP server doesn't appear to support range requests.")
+
+    monkeypatch.setattr(ranges._file, "read", read)
+    with pytest.raises(DataError, match="the server must let parts of a file be read"):
+        ranges.read(source, 10, 15)
+    assert ranges.read(source, 10, 15) == b"0123\n"
