@@ -97,6 +97,11 @@ def _load(address: str) -> dict[str, Any]:
     import datasets  # heavy, and only here
 
     name, _, config = address.removeprefix(PREFIX).partition(":")
+    if not name:
+        raise DataError(
+            f"{address}: must name a dataset of the Hugging Face hub, or a folder in its layout, but names none. Write "
+            "hf:NAME or hf:NAME:CONFIG."
+        )
     try:
         return dict(datasets.load_dataset(name, config or None))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as exc:

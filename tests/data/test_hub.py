@@ -106,6 +106,12 @@ def test_no_such_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         open_hub(f"hf:{tmp_path}/nothing", SPLIT_NAMES)
 
 
+@pytest.mark.parametrize("address", ["hf:", "hf::large"])
+def test_an_address_without_a_name(address: str) -> None:
+    with pytest.raises(DataError, match=rf"^{address}: must name a dataset .* but names none\. Write hf:NAME"):
+        open_hub(address, SPLIT_NAMES)
+
+
 def test_broken_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "dataset"
     folder.mkdir()
