@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from t5ray.counting import counted
 from t5ray.data.formats import READERS, BadRow, Row
 from t5ray.data.sources import Source
-from t5ray.errors import DataError
+from t5ray.errors import DataError, one_line
 from t5ray.scoring.inputs import DELIMITERS, TEXT, Input, InputFile, list_sources, stamp_of
 from t5ray.scoring.kinds import Kinds, require_distinct
 
@@ -71,7 +71,10 @@ def _unify(schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:
         try:
             merged = pa.unify_schemas([merged, schema])
         except (pa.ArrowInvalid, pa.ArrowTypeError) as exc:
-            raise DataError(f"{name}: its columns must have the types of the files before it, but: {exc}") from exc
+            raise DataError(
+                f"{name}: its columns must have the types of the files before it, but: {one_line(exc).rstrip('.')}. "
+                "Cast the column to one type in all files."
+            ) from exc
     for place, field in enumerate(merged):
         if any(field.name not in schema.names for _, schema in schemas):
             merged = merged.set(place, field.with_nullable(True))

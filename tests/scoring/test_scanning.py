@@ -113,7 +113,10 @@ def test_parquet_files_may_lack_columns_but_not_change_types(tmp_path: Path) -> 
     pq.write_table(pa.table({"text": ["y"]}), tmp_path / "b.parquet")
     assert scan(str(tmp_path), 10).schema.names == ["text", "n"]
     pq.write_table(pa.table({"text": [1]}), tmp_path / "c.parquet")
-    with pytest.raises(DataError, match=r"c\.parquet: its columns must have the types of the files before it"):
+    told = (
+        r"c\.parquet: its columns must have the types of the files before it, but: .*Field text has .* string vs int64"
+    )
+    with pytest.raises(DataError, match=rf"^{told}\. Cast the column to one type in all files\.$"):
         scan(str(tmp_path), 10)
 
 
