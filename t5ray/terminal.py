@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +20,9 @@ from rich.text import Text
 
 from t5ray.errors import T5RayError
 from t5ray.redaction import hide_secrets
+
+if TYPE_CHECKING:
+    from t5ray.config import RunConfig
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -138,9 +141,17 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
-def to_judge(bundle: str, data: str) -> str:
-    """Return the command that judges a bundle on the test split of the data it was made from."""
-    words = ["--model", bundle, "--data", data, "--split", "test", "--output", f"{_run_of(bundle)}-evaluation"]
+def to_judge(bundle: str, made: "RunConfig") -> str:
+    """Return the command that judges a bundle on the test split of its data, and logs it where its run was logged.
+
+    Args:
+        made: settings of the run that made it.
+    """
+    words = ["--model", bundle, "--data", str(made.data.path), "--split", "test"]
+    words += ["--output", f"{_run_of(bundle)}-evaluation", *(["--skip-bad-rows"] if made.data.skip_bad_rows else [])]
+    for flag, name in (("--tracking-uri", "uri"), ("--experiment", "experiment")):
+        if name in made.tracking.model_fields_set:
+            words += [flag, getattr(made.tracking, name)]
     return shlex.join(["python", "-m", "t5ray.evaluate", *words])
 
 

@@ -145,7 +145,7 @@ def _close(settings: "RunConfig", folder: str, outcome: Mapping[str, Any]) -> No
         f"{outcome['metric']} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {bundle}"
         f"{advice(outcome.get('test'))}",
         {
-            "judge it": terminal.to_judge(bundle, str(settings.data.path)),
+            "judge it": terminal.to_judge(bundle, settings),
             "score rows": terminal.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
         },

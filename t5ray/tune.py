@@ -110,7 +110,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         content = _search(prepared, space, ledger, workspace, cluster, tracker)
     if content is None:
         return cli.INTERRUPTED
-    _close(settings, workspace.shown, content, is_exhausted=ledger.is_exhausted)
+    _close(settings, workspace.shown, content, ledger)
     return cli.INTERRUPTED if tracker.was_interrupted else 0
 
 
@@ -248,24 +248,36 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", 
     return cli.INTERRUPTED if was_interrupted else 0
 
 
-def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], *, is_exhausted: bool) -> None:
+def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], ledger: "Ledger") -> None:
     from t5ray.search.result import outcome
     from t5ray.tracking import ui_command
     from t5ray.training.outcome import advice
 
-    bundle, num_trials = f"{folder}/best", settings.search.num_trials
-    more = (
-        {} if is_exhausted else {"more trials": cli.again("tune", name=settings.name, resume=False, extend=num_trials)}
-    )
+    bundle, num_trials, more = f"{folder}/best", settings.search.num_trials, {}
+    if not ledger.is_exhausted:
+        if ledger.num_to_come:
+            more["the other trials"] = cli.again("tune", name=settings.name, resume=True, extend=None)
+        more["more trials"] = cli.again("tune", name=settings.name, resume=False, extend=num_trials)
     terminal.close(
-        f"{outcome(content)} Bundle: {bundle}{advice(content['test'])}",
+        f"{outcome(content)}{_out_of_time(ledger)} Bundle: {bundle}{advice(content['test'])}",
         {
-            "judge it": terminal.to_judge(bundle, str(settings.data.path)),
+            "judge it": terminal.to_judge(bundle, settings),
             "score rows": terminal.to_score(bundle),
             "compare runs": ui_command(settings.tracking.uri),
             "read the report": f"{folder}/report.html",
             **more,
         },
+    )
+
+
+def _out_of_time(ledger: "Ledger") -> str:
+    """Say what the time budget left undone of a search that has ended; nothing where it was none."""
+    if not ledger.num_cut and (ledger.is_exhausted or not ledger.num_to_come):
+        return ""
+    cut, to_come = ledger.num_cut, ledger.num_to_come
+    return (
+        f" The time budget was used up: {counted(cut, 'trial')} {'was' if cut == 1 else 'were'} cut off, "
+        f"{to_come} {'has' if to_come == 1 else 'have'} not run."
     )
 
 

@@ -1,6 +1,8 @@
 """The search command: what it says at its end, and what it does with a search that has ended."""
 
 import json
+import re
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +16,10 @@ from t5ray.model.card import CARD, ENTRY, BundleCard
 from t5ray.search import books, conclude
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
+from t5ray.terminal import to_judge
 from t5ray.text.tasks import BUILT_IN
 from t5ray.tracking import NoTracker
-from t5ray.tune import _is_done, _search, _send_rest, _tune
+from t5ray.tune import _close, _is_done, _search, _send_rest, _tune
 from tests.search.test_result import CONTENT
 
 
@@ -72,6 +75,34 @@ def test_a_finished_search_whose_sending_was_cut_off_can_be_resumed(
     workspace.outbox.touch()
     assert _send_rest(settings, workspace, ledger, preview=True) == 0
     assert _send_rest(settings, workspace, ledger, preview=False) == 130
+
+
+def test_what_a_time_budget_left_undone_is_said_with_the_command_that_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", "--name", "words"])
+    report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
+    ledger = Ledger(tmp_path / "ledger.json", target=6, trials={0: TrialRecord(0, {}, "PRUNED", reports=[report])})
+    _close(RunConfig(name="words"), "runs/words", CONTENT, ledger)
+    said = capsys.readouterr().out
+    assert "on test 0.8500. The time budget was used up: 1 trial was cut off, 5 have not run." in " ".join(said.split())
+    assert re.search(r"the other trials .*t5ray.tune --name words --resume", said)
+    ledger.target, ledger.trials[0].stopped_epoch = 1, 1  # by ASHA
+    _close(RunConfig(name="words"), "runs/words", CONTENT, ledger)
+    said = capsys.readouterr().out
+    assert "budget" not in said
+    assert "--resume" not in said
+
+
+def test_the_command_that_judges_logs_and_leaves_out_as_its_run_did() -> None:
+    made = RunConfig.model_validate(
+        {"data": {"path": "a.csv", "skip_bad_rows": True}, "tracking": {"uri": "sqlite:///a.db", "experiment": "x y"}}
+    )
+    said = to_judge("runs/words/best", made)
+    assert said.endswith("--output words-evaluation --skip-bad-rows --tracking-uri sqlite:///a.db --experiment 'x y'")
+    assert to_judge("runs/words/best", RunConfig.model_validate({"data": {"path": "a.csv"}})).endswith(
+        "words-evaluation"
+    )
 
 
 def test_resuming_a_finished_search_leaves_what_an_extension_elsewhere_has_published(tmp_path: Path) -> None:

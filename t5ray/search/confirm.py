@@ -19,6 +19,7 @@ from t5ray.counting import counted
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.text.bootstrap import Floats, Statistic, percentile_interval, resampled
 from t5ray.text.comparison import are_behind, means_over_seeds
+from t5ray.text.statistics import bounds
 
 BEST_OF = 3
 """Trials that are confirmed, the default besides."""
@@ -187,8 +188,9 @@ def compare(
 ) -> dict[str, Any] | None:
     """Return `confirm` of search.json; None where fewer than two candidates came to their end.
 
-    Intervals: 95 %, bootstrap of the mean over seeds (`means_over_seeds`). Rows are drawn together for all candidates
-    (paired), seeds for each by itself. A tie: the difference to the winner is within chance (`are_behind`).
+    Intervals: 95 %, bootstrap of the mean over seeds (`means_over_seeds`), within what the metric can be. Rows are drawn
+    together for all candidates (paired), seeds for each by itself. A tie: the difference to the winner is within chance
+    (`are_behind`).
 
     Args:
         statistics: (trial, seed) -> the objective over the validation sample's `rows` rows.
@@ -208,7 +210,9 @@ def compare(
                 "trial": trial,
                 "values": [ledger.confirm_run(trial, seed).best_value for seed in seeds],
                 "mean": found[trial],
-                "interval": list(percentile_interval(_drawn(values[trial], trial, degrees=len(seeds) - 1))),
+                "interval": np.clip(
+                    percentile_interval(_drawn(values[trial], trial, degrees=len(seeds) - 1)), *bounds(metric)
+                ).tolist(),
             }
             for trial in order
         ],

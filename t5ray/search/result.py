@@ -16,6 +16,8 @@ from t5ray.search.scheduler import rung_epochs
 from t5ray.training.outcome import public, versions
 from t5ray.training.prepare import Prepared
 
+UNFINISHED = {"PRUNED": "were stopped early", "FAIL": "failed", "RUNNING": "were cut off"}
+"""What became of default settings that did not reach the end."""
 OF_THE_BUNDLE = ("best", "confirm", "test")
 """Keys of search.json that say what the bundle is."""
 
@@ -50,7 +52,7 @@ def summary(
         "overhead_s": round(sum(record.overhead_s for record in runs), 3),
         "best": best,
         "leading": None if best == kept["best"] else best,
-        "default": {"value": default.best_value if default else None},
+        "default": {"value": default.best_value, "state": default.state} if default else {"value": None, "state": None},
         "confirm": ledger.confirm,
         "unconfirmed": why_unconfirmed(ledger),
         "test": test,
@@ -85,7 +87,9 @@ def outcome(content: Mapping[str, Any]) -> str:
     on_test = (content["test"] or {}).get("loss" if metric == "validation_loss" else metric)
     test = "" if on_test is None else f"; on test {on_test:.4f}"
     if confirm is None:
-        against = "" if default is None else f" against {default:.4f} with the default settings"
+        ended = UNFINISHED.get(content["default"].get("state", ""))
+        short = f", which {ended}" if ended else ""
+        against = "" if default is None else f" against {default:.4f} with the default settings{short}"
         place = f"trial {best['trial']}, epoch {best['epoch']}"
         unsure = f" Nothing was confirmed: {content['unconfirmed']}." if content["unconfirmed"] else ""
         return f"Best: {place}, {judged(metric)} {best['value']:.4f}{against}{test}.{unsure}"

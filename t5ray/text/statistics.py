@@ -10,6 +10,7 @@ The home of sacrebleu and rouge_score.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,13 @@ CORPUS_METRICS: tuple[MetricName, ...] = ("chrf", "bleu")
 CHUNK_ROWS = 256
 """Rows given to sacrebleu at once: it keeps the n-grams of all their references in memory, 100 kB and more a row."""
 RowScore = Callable[[str, Sequence[str]], float]
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """Return the lowest and the highest value that a metric, or `validation_loss`, can have."""
+    if metric == "validation_loss":
+        return 0.0, math.inf
+    return 0.0, 100.0 if metric in CORPUS_METRICS else 1.0
 
 
 @dataclass(frozen=True, eq=False)

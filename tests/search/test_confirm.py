@@ -230,6 +230,14 @@ def test_the_interval_is_that_of_the_binomial_and_a_clear_winner_has_no_tie() ->
     assert by_trial[1]["interval"] == pytest.approx([0.7608, 0.8392], abs=0.005)
 
 
+def test_an_interval_holds_no_value_that_the_metric_cannot_have() -> None:
+    """Two seeds far apart: Student's t with one degree of freedom reaches 12.7 standard errors."""
+    outcome = confirmed({0: [[0.0] * 90 + [1.0] * 10, [0.0] * 100], 1: [[1.0] * 100, [1.0] * 60 + [0.0] * 40]})
+    low, high = sorted(c["interval"] for c in outcome["candidates"])  # type: ignore[attr-defined]
+    assert (low[0], high) == (0.0, [0.0, 1.0])
+    assert low[0] < low[1] < 1.0
+
+
 def test_rows_are_compared_in_pairs() -> None:
     """One is right wherever the other is, and on 12 of 400 rows more: sure in pairs, though the intervals overlap."""
     low = np.repeat([1.0, 0.0], [200, 200])

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from t5ray.config import RunConfig
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.result import outcome, summary, write_summary
@@ -65,6 +67,16 @@ def test_a_search_ends_whose_trees_have_nothing_to_part(tmp_path: Path) -> None:
 def test_without_confirmation_the_best_trial_is_named_with_its_epoch() -> None:
     assert outcome(CONTENT) == (
         "Best: trial 3, epoch 2, validation accuracy 0.9000 against 0.8000 with the default settings; on test 0.8500."
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [("PRUNED", "which were stopped early"), ("FAIL", "which failed"), ("RUNNING", "which were cut off")],
+)
+def test_a_default_that_did_not_reach_the_end_is_told_as_such(state: str, said: str) -> None:
+    assert f"against 0.8000 with the default settings, {said}; on test" in outcome(
+        {**CONTENT, "default": {"value": 0.8, "state": state}}
     )
 
 
