@@ -188,8 +188,8 @@ def compare(
 ) -> dict[str, Any] | None:
     """Return `confirm` of search.json; None where fewer than two candidates came to their end.
 
-    Intervals: 95 %, bootstrap of the mean over seeds (`means_over_seeds`), within what the metric can be. Rows are drawn
-    together for all candidates (paired), seeds for each by itself. A tie: the difference to the winner is within chance
+    Intervals: 95 %, bootstrap of the mean over seeds (`means_over_seeds`), within the bounds of the metric. Rows are
+    drawn together for all candidates (paired), seeds for each by itself. A tie: the difference to the winner is within chance
     (`are_behind`).
 
     Args:
