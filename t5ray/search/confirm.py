@@ -189,8 +189,8 @@ def compare(
     """Return `confirm` of search.json; None where fewer than two candidates came to their end.
 
     Intervals: 95 %, bootstrap of the mean over seeds (`means_over_seeds`), within the bounds of the metric. Rows are
-    drawn together for all candidates (paired), seeds for each by itself. A tie: the difference to the winner is within chance
-    (`are_behind`).
+    drawn together for all candidates (paired), seeds for each by itself. A tie: the difference to the winner is within
+    chance (`are_behind`).
 
     Args:
         statistics: (trial, seed) -> the objective over the validation sample's `rows` rows.
