@@ -18,7 +18,7 @@ from t5ray.counting import counted
 from t5ray.errors import ConfigError
 from t5ray.search.journal import open_storage
 from t5ray.search.ledger import Ledger
-from t5ray.search.space import Params, default_settings, grid, point
+from t5ray.search.space import Params, completed, default_settings, grid, point
 from t5ray.search.workspace import Workspace
 from t5ray.sessions import search_identity
 from t5ray.training.outcome import identity_of
@@ -38,8 +38,9 @@ def first_points(space: SearchSpace, prepared: Prepared, ledger: Ledger) -> list
     Trials that the ledger has keep their numbers, whatever they are; what they have run is not planned again, but for
     what the time budget cut off.
     """
-    defaults = default_settings(space, prepared.config.training)
-    planned = [{**defaults, **given} for given in ({}, *space.start_from, *(ledger.warm_points or ()))]
+    training = prepared.config.training
+    planned = [default_settings(space, training)]
+    planned += [completed(space, given, training) for given in (*space.start_from, *(ledger.warm_points or ()))]
     if space.sampler.name == "grid":
         planned += grid(space, prepared.config.search.seed)
     begun = [record for _, record in sorted(ledger.trials.items())]
@@ -63,14 +64,14 @@ def look_up_warm_start(ledger: Ledger, prepared: Prepared, space: SearchSpace) -
         return []
     with _earlier(prepared) as copy:
         earlier = _ledger(copy, prepared)
-    defaults = default_settings(space, prepared.config.training)
+    training = prepared.config.training
     scored = sorted((r for r in earlier.ended if r.best_value is not None and r.state != "FAIL"), key=earlier.rank)
     found: list[Params] = []
-    runs = [point(space, {**defaults, **given}) for given in ({}, *space.start_from)]
-    known = [placed[0] for placed in runs if placed is not None]
+    runs = [default_settings(space, training), *(completed(space, given, training) for given in space.start_from)]
+    known = [placed[0] for placed in (point(space, settings) for settings in runs) if placed is not None]
     for record in scored:
         its = {name: value for name, value in record.params.items() if name in space.parameters}
-        placed = point(space, {**defaults, **its})
+        placed = point(space, completed(space, its, training))
         if placed is not None and placed[0] not in (*known, *found) and len(found) < WARM_POINTS:
             found.append(placed[0])
     ledger.warm_points = found

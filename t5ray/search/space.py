@@ -78,6 +78,22 @@ def default_settings(space: SearchSpace, training: TrainingConfig) -> Params:
     return {name: getattr(training, name) for name in space.parameters}
 
 
+def completed(space: SearchSpace, given: Mapping[str, Any], training: TrainingConfig) -> Params:
+    """Return a point with a value for each parameter: what it leaves out takes the default.
+
+    But where the range that holds has one value and no more, it takes that: `fixed` is meant for every trial.
+    """
+    settings = {**default_settings(space, training), **given}
+    params: Params = {}
+    for name, ranges in space.parameters.items():
+        fitting = next((values for values in ranges if values.holds(params)), None)
+        if fitting is not None:
+            if name not in given and fitting.is_listed and len(fitting.bounds) == 1:
+                (settings[name],) = fitting.bounds
+            params[name] = settings[name]
+    return settings
+
+
 def grid(space: SearchSpace, seed: int) -> list[Params]:
     """Return every combination of the grid's values once, in an order drawn by the seed; conditions hold.
 

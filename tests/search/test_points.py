@@ -131,6 +131,32 @@ def test_points_that_differ_only_where_no_condition_holds_run_once(tmp_path: Pat
     assert found == [{"optimizer": "adamw", "momentum": 0.9}, {"optimizer": "sgd", "momentum": 0.5}]
 
 
+FIXED: dict[str, Any] = {
+    "learning_rate": {"loguniform": [1e-5, 1e-2]},
+    "label_smoothing": {"fixed": 0.1},
+    "dropout": {"choice": [0.0]},
+}
+
+
+def test_what_a_point_leaves_out_takes_the_one_value_there_is(tmp_path: Path) -> None:
+    starts = [{"learning_rate": 0.005}, {"learning_rate": 0.001, "dropout": 0.2}]
+    wanted = SearchSpace.model_validate({"parameters": FIXED, "start_from": starts})
+    assert first_points(wanted, prepared(tmp_path, "a"), Ledger(tmp_path / "l.json")) == [
+        {"learning_rate": 3e-4, "label_smoothing": 0.0, "dropout": 0.1},  # the defaults, as they are
+        {"learning_rate": 0.005, "label_smoothing": 0.1, "dropout": 0.0},
+        {"learning_rate": 0.001, "label_smoothing": 0.1, "dropout": 0.2},  # what it names stays
+    ]
+
+
+def test_the_best_points_take_what_a_new_space_fixes(tmp_path: Path, earlier: Ledger) -> None:
+    wanted = SearchSpace.model_validate({"parameters": FIXED})
+    here, ledger = prepared(tmp_path, "after", warm_start="before"), Ledger(tmp_path / "ledger.json")
+    (said,) = look_up_warm_start(ledger, here, wanted)
+    assert "3 best points of before within this space" in said
+    rates = [earlier.trials[number].params["learning_rate"] for number in (1, 4, 0)]  # the defaults are outside now
+    assert ledger.warm_points == [{"learning_rate": rate, "label_smoothing": 0.1, "dropout": 0.0} for rate in rates]
+
+
 def test_a_grid_has_each_combination_once(tmp_path: Path) -> None:
     ranges = {"batch_size": {"choice": [32, 16]}, "dropout": {"choice": [0.0, 0.1]}}
     starts = [{"batch_size": 16}, {"batch_size": 32}, {"batch_size": 16}]

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from t5ray.config import Range, SearchSpace, TrainingConfig
-from t5ray.search.space import default_settings, grid, point, suggest
+from t5ray.search.space import completed, default_settings, grid, point, suggest
 
 CONDITIONAL = SearchSpace.model_validate(
     {
@@ -53,6 +53,31 @@ def test_the_default_point_is_placed() -> None:
 def test_a_point_outside_the_space_is_told_apart() -> None:
     space = SearchSpace.model_validate({"parameters": {"batch_size": {"choice": [64, 128]}}})
     assert point(space, {"batch_size": 32}) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "momentum", "dropout"),
+    [
+        ({}, 0.9, 0.1),  # adamw, the default: nothing holds
+        ({"optimizer": "sgd"}, 0.8, 0.3),
+        ({"optimizer": "adam"}, 0.9, 0.1),  # dropout's range has two values
+        ({"optimizer": "sgd", "momentum": 0.7}, 0.7, 0.1),  # for which dropout has no range
+    ],
+)
+def test_a_point_is_completed_by_the_ranges_that_hold(
+    given: dict[str, object], momentum: float, dropout: float
+) -> None:
+    ranges = {
+        "optimizer": {"choice": ["adamw", "sgd", "adam"]},
+        "momentum": {"fixed": 0.8, "when": {"optimizer": "sgd"}},
+        "dropout": [
+            {"fixed": 0.3, "when": {"momentum": 0.8}},
+            {"choice": [0.0, 0.2], "when": {"optimizer": "adam"}},
+        ],
+    }
+    space = SearchSpace.model_validate({"parameters": ranges})
+    found = completed(space, given, TrainingConfig())
+    assert found == {"optimizer": given.get("optimizer", "adamw"), "momentum": momentum, "dropout": dropout}
 
 
 @pytest.mark.parametrize("kind", ["int", "logint"])
