@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any, cast
 import fsspec
 import pytest
 
+from t5ray import cli
 from t5ray.config import DecodeConfig, RunConfig, SearchConfig
 from t5ray.model.card import CARD, ENTRY, BundleCard
 from t5ray.search import books, conclude
@@ -80,7 +80,7 @@ def test_a_finished_search_whose_sending_was_cut_off_can_be_resumed(
 def test_what_a_time_budget_left_undone_is_said_with_the_command_that_does_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["tune", "--name", "words"])
+    monkeypatch.setattr(cli, "_ARGV", [])
     report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
     ledger = Ledger(tmp_path / "ledger.json", target=6, trials={0: TrialRecord(0, {}, "PRUNED", reports=[report])})
     _close(RunConfig(name="words"), "runs/words", CONTENT, ledger)

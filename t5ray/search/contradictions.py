@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from t5ray.config import NEEDS, Range, SearchSpace, TrainingConfig, awaited
 from t5ray.errors import ConfigError
 from t5ray.model.loading import load_config
-from t5ray.search.space import Params, default_settings, outside
+from t5ray.search.space import Params, completed, outside
 from t5ray.text.objectives import check_stopping
 from t5ray.training.prepare import Prepared
 
@@ -109,10 +109,9 @@ def idle_parameters(space: SearchSpace, training: TrainingConfig) -> list[str]:
 
 def outside_points(space: SearchSpace, training: TrainingConfig) -> list[str]:
     """Say which points of the file lie outside the space: they are run, and Optuna cannot hold them."""
-    defaults = default_settings(space, training)
     notes = []
     for number, given in enumerate(space.start_from, start=1):
-        if found := outside(space, {**defaults, **given}):
+        if found := outside(space, completed(space, given, training)):
             values = ", ".join(f"{name}={value}" for name, value in found.items())
             notes.append(
                 f"point {number} of start_from lies outside the space with {values}: it is run, but the sampler learns "
@@ -128,8 +127,7 @@ def _points(
 
     Of a range, the values that conditions wait for are tried besides.
     """
-    defaults = default_settings(space, training)
-    yield from ({**defaults, **given} for given in space.start_from)
+    yield from (completed(space, given, training) for given in space.start_from)
     points, waited = list[Params]([{}]), awaited(space.parameters)
     for name, ranges in space.parameters.items():
         grown: list[Params] = []
