@@ -282,10 +282,17 @@ def test_files_of_an_earlier_evaluation_do_not_stay_beside_those_of_another_task
     }
 
 
-@pytest.mark.parametrize("given", ["data", "data/**/*.jsonl", "data/*/predictions.jsonl"])
-@pytest.mark.parametrize("flag", ["data", "predictions"])
+@pytest.mark.parametrize(
+    ("flag", "given"),
+    [
+        ("data", "data"),
+        ("data", "data/**/*.jsonl"),
+        ("data", "data/*/predictions.jsonl"),
+        ("predictions", "data/*/predictions.jsonl"),
+    ],
+)
 def test_an_output_that_the_same_command_would_judge_is_refused(
-    given: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flag: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()

@@ -32,7 +32,7 @@ from t5ray.scoring.opening import ScoringModel, open_model
 from t5ray.scoring.overlap import would_be_read
 from t5ray.scoring.plan import FinishedJob, Job, output_folder, prepare, require_utf8
 from t5ray.scoring.writing import ERROR, PREDICTION, SCORES, json_text
-from t5ray.storage import local_path
+from t5ray.storage import is_uri, local_path
 from t5ray.text.calibration import calibration_of
 from t5ray.text.metrics import Judgement, judge
 from t5ray.text.squad import squad_exact_match
@@ -65,7 +65,13 @@ def check_output(config: EvaluateConfig) -> None:
     require_utf8(config)
     output = output_folder(config.output).absolute()
     for name, path in (("predictions", config.predictions), ("data", config.data)):
-        if path is not None and any(would_be_read(path, output / file) for file in FILES):
+        if path is None or is_uri(path):
+            continue
+        if name == "predictions" and local_path(path).is_dir():  # whose parts alone are read, if a job left them
+            is_judged = local_path(path).resolve() == output.resolve()
+        else:
+            is_judged = any(would_be_read(path, output / file) for file in FILES)
+        if is_judged:
             raise ConfigError(
                 f"output: must lie outside of what is judged, so that it stays as it is and the same command finds "
                 f"nothing else, but --{name} {path} holds {config.output}. Choose another --output."
