@@ -117,7 +117,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
 def nested(prepared: Prepared, trials: int, places: int, storage: Path) -> Outcome:
     """Run the trials as Ray's guide shows: a Tune function that fits a TorchTrainer."""
-    shared = {"plan": plan_of(prepared), "model": prepared.model, "data": ray.put(prepared.data)}
+    shared = {"plan": RunPlan.of(prepared, Path("unused")), "model": prepared.model, "data": ray.put(prepared.data)}
 
     def trial(config: dict[str, Any]) -> None:
         ray.train.torch.TorchTrainer(
@@ -160,17 +160,6 @@ def warm(trials: int, folder: Path, cache: Path) -> Outcome:
     return Outcome.of(overheads, places, found["wall_s"], sum(trial["train_s"] for trial in found["trials"]))
 
 
-def plan_of(prepared: Prepared) -> RunPlan:
-    return RunPlan(
-        config=prepared.config.training,
-        decode=prepared.decode,
-        task=prepared.task,
-        objective=prepared.objective,
-        mode=prepared.mode,
-        folder=Path("unused"),
-    )
-
-
 def groups(prepared: Prepared, runs: int, folder: Path) -> None:
     """Time a slot in its caller's process (Ray Train's local mode) and one that is a worker group of one."""
     for in_process in (True, False):
@@ -178,7 +167,7 @@ def groups(prepared: Prepared, runs: int, folder: Path) -> None:
         slot = Slot(SlotSpec(prepared.model, ray.put(prepared.data), 1, 1, 0.0, in_process, str(folder)))
         overheads = []
         for run in range(runs):
-            busy = follow(slot, replace(plan_of(prepared), folder=folder / f"{in_process}-{run}"))
+            busy = follow(slot, RunPlan.of(prepared, folder / f"{in_process}-{run}"))
             overheads.append(time.monotonic() - started - busy)
             started = time.monotonic()
         slot.close()

@@ -271,14 +271,12 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], ledge
 
 
 def _out_of_time(ledger: "Ledger") -> str:
-    """Say what the time budget left undone of a search that has ended; nothing where it was none."""
-    if not ledger.num_cut and (ledger.is_exhausted or not ledger.num_to_come):
+    """Say what time budgets left undone of a search that has ended; nothing where it was none."""
+    cut, to_come = ledger.num_cut, 0 if ledger.is_exhausted else ledger.num_to_come
+    if not cut and not to_come:
         return ""
-    cut, to_come = ledger.num_cut, ledger.num_to_come
-    return (
-        f" The time budget was used up: {counted(cut, 'trial')} {'was' if cut == 1 else 'were'} cut off, "
-        f"{to_come} {'has' if to_come == 1 else 'have'} not run."
-    )
+    also = f", {to_come} {'has' if to_come == 1 else 'have'} not run" if to_come else ""
+    return f" The time budget cut off {counted(cut, 'trial')}{also}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

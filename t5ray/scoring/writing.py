@@ -259,7 +259,8 @@ def decode_results(part_format: str, data: bytes, extras: Extras) -> Results:
     names = result_columns(extras)
     columns: dict[str, list[Any]]
     if part_format == "parquet":
-        table = pq.read_table(io.BytesIO(data), columns=list(names))
+        # not read_table: a thread of its datasets may let go of a Python file while the interpreter ends, which aborts
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=list(names))
         columns = table.to_pydict(maps_as_pydicts="strict")
     elif part_format == "jsonl":
         records = [json.loads(line) for line in data.removesuffix(b"\n").split(b"\n")]

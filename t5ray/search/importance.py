@@ -83,7 +83,7 @@ def _shares(study: optuna.Study, evaluator: BaseImportanceEvaluator, names: list
 
 def _study(space: SearchSpace, ledger: Ledger) -> optuna.Study:
     """Return the ended trials as a study of complete ones; those outside the space cannot be placed in it."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # that a study was made is no news to the user
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # that a study was made is no news to the user
     study = optuna.create_study(direction="maximize" if ledger.mode == "max" else "minimize")
     for record in ledger.ended:
         placed = point(space, record.params)

@@ -157,7 +157,7 @@ def _trainable(prepared: Prepared, workspace: Workspace, scratch: str) -> Any:
 
 def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialSpec:
     """Return all that trials ever see of the data, the model and the settings; test rows are not in it."""
-    config, resources = prepared.config, prepared.config.resources
+    resources = prepared.config.resources
     return TrialSpec(
         SlotSpec(
             model=prepared.model,
@@ -170,14 +170,5 @@ def trial_spec(prepared: Prepared, workspace: Workspace, scratch: str) -> TrialS
             scratch=scratch,
             restarts=0,  # Tune begins the trial again, as CRASHES_ALLOWED says, in another slot
         ),
-        RunPlan(
-            config=config.training,
-            decode=prepared.decode,
-            task=prepared.task,
-            objective=prepared.objective,
-            mode=prepared.mode,
-            folder=workspace.trials.resolve(),
-            remote=workspace.remote_trials,
-            shares_disk=True,
-        ),
+        RunPlan.of(prepared, workspace.trials.resolve(), remote=workspace.remote_trials, shares_disk=True),
     )

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from t5ray.config import DecodeConfig, TaskConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from t5ray.training.prepare import Prepared
 
 
 class RunFailed(Exception):
@@ -31,6 +34,20 @@ class RunPlan:
     """URI that best weights and states are copied to, where neither the driver nor other nodes can read this disk."""
     shares_disk: bool = False
     """Whether other runs keep checkpoints beside this one's: then each keeps one state, written by turns."""
+
+    @classmethod
+    def of(cls, prepared: "Prepared", folder: Path, *, remote: str | None = None, shares_disk: bool = False) -> Self:
+        """Return the plan of a run of what was prepared."""
+        return cls(
+            config=prepared.config.training,
+            decode=prepared.decode,
+            task=prepared.task,
+            objective=prepared.objective,
+            mode=prepared.mode,
+            folder=folder,
+            remote=remote,
+            shares_disk=shares_disk,
+        )
 
     @property
     def keeps_spare(self) -> bool:

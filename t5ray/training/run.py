@@ -120,7 +120,7 @@ def _follow(
     on_epoch: Callable[[dict[str, Any]], None],
 ) -> Reports:
     """Start the job and note its epochs until the last."""
-    slot.start(_plan(prepared, session))
+    slot.start(RunPlan.of(prepared, session.folder.resolve(), remote=session.remote))
     reports: Reports = []
     known, known_ms = last_logged(session)
     while not reports or not reports[-1]["final"]:
@@ -142,18 +142,6 @@ def _follow(
         slot.decide(epoch, go_on=True)
     slot.settle()
     return reports
-
-
-def _plan(prepared: Prepared, session: Session) -> RunPlan:
-    return RunPlan(
-        config=prepared.config.training,
-        decode=prepared.decode,
-        task=prepared.task,
-        objective=prepared.objective,
-        mode=prepared.mode,
-        folder=session.folder.resolve(),
-        remote=session.remote,
-    )
 
 
 def _conclude(prepared: Prepared, session: Session, tracker: Tracker, reports: Reports) -> dict[str, Any]:

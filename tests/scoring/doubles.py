@@ -4,34 +4,19 @@ import faulthandler
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
+from t5ray.model.prediction import Prediction, Tally
 from t5ray.scoring.engines import EngineSpec
 from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import ScorerSpec
 from t5ray.scoring.writing import Extras
 from t5ray.text.tasks import BUILT_IN
-
-
-@dataclass
-class Answer:
-    text: str
-    score: float | None
-    hit_cap: bool
-    texts: tuple[str, ...] = ()
-    label_scores: Mapping[str, float] | None = None
-    input_cut: bool = False
-
-
-@dataclass
-class Count:
-    padded_tokens: int = 0
-    real_tokens: int = 0
 
 
 @dataclass
@@ -43,7 +28,7 @@ class ShoutingEngine:
 
     call_rows: ClassVar[int] = 1024
     max_input_tokens: int | None = None
-    tally: Count = field(default_factory=Count)
+    tally: Tally = field(default_factory=Tally)
     batches: list[list[str]] = field(default_factory=list)
 
     def num_tokens(self, inputs: Sequence[str]) -> list[int]:
@@ -57,7 +42,7 @@ class ShoutingEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         return list(inputs)
 
-    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         self.batches.append(list(inputs))
         if any("bomb" in text for text in inputs):
             raise RuntimeError("boom")
@@ -72,7 +57,7 @@ class ShoutingEngine:
         self.tally.real_tokens += sum(lengths)
         self.tally.padded_tokens += len(inputs) * max(lengths, default=0)
         return [
-            Answer(
+            Prediction(
                 text.removeprefix("classify: ").upper(),
                 len(text) / 100 if scores else None,
                 hit_cap=len(text) > 40,
@@ -113,7 +98,7 @@ class SlowEngine(ShoutingEngine):
 
     folder: Path = Path()
 
-    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         (self.folder / str(os.getpid())).touch()
         time.sleep(0.3)
         return super().score(inputs, scores=scores)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from t5ray.config import BackTranslationConfig
+from t5ray.model.prediction import Prediction
 from t5ray.scoring.back_translation import back_translate
 from t5ray.scoring.ledger import Entry
 from t5ray.scoring.plan import Job
 from t5ray.scoring.scorer import Scorer
-from tests.scoring.doubles import Answer, ShoutingEngine
+from tests.scoring.doubles import ShoutingEngine
 from tests.tiny import make_tiny_t5
 
 TEXTS = ["one small dog", "two\nlines", "a bomb"]
@@ -20,9 +21,9 @@ TEXTS = ["one small dog", "two\nlines", "a bomb"]
 class Translator(ShoutingEngine):
     """Turns the words around; a text of its own prefix only comes out empty."""
 
-    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         super().score(inputs, scores=scores)
-        return [Answer(" ".join(reversed(text.partition(": ")[2].split())), None, hit_cap=False) for text in inputs]
+        return [Prediction(" ".join(reversed(text.partition(": ")[2].split())), None, hit_cap=False) for text in inputs]
 
 
 class LocalRun:

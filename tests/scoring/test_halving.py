@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from t5ray.errors import ModelError
+from t5ray.model.prediction import Prediction
 from t5ray.scoring.engines import TextPrediction
 from t5ray.scoring.halving import HOPELESS, PROBE, Halving
-from tests.scoring.doubles import Answer, ShoutingEngine
+from tests.scoring.doubles import ShoutingEngine
 
 
 def said(found: Sequence[TextPrediction | str]) -> list[str]:
@@ -30,7 +31,7 @@ class TightEngine(ShoutingEngine):
         super().__init__()
         self._room, self._tensors = room, list[weakref.ref[np.ndarray]]()
 
-    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         held = sum(len(tensor) for ref in self._tensors if (tensor := ref()) is not None)
         tensor = np.zeros(len(inputs))
         self._tensors.append(weakref.ref(tensor))
@@ -54,7 +55,7 @@ def test_rows_in_a_row_may_fail_as_long_as_the_engine_can_do_anything() -> None:
 class BrokenEngine(ShoutingEngine):
     """Fails on everything."""
 
-    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Answer]:
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> list[Prediction]:
         self.batches.append(list(inputs))
         raise RuntimeError("no kernel image")
 

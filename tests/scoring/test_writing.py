@@ -4,6 +4,8 @@ import decimal
 import io
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -373,3 +375,16 @@ def test_numbers_that_json_has_not_are_strings(tmp_path: Path) -> None:
         {"a": "NaN", "b": ["-Infinity"], "c": "1.10", "prediction": "eins", "error": None},
         {"a": "Infinity", "b": [1.0], "c": "1.10", "prediction": "zwei", "error": None},
     ]
+
+
+def test_a_process_that_ends_right_after_it_read_a_part_ends_well(tmp_path: Path) -> None:
+    """A thread that lets go of a Python file while the interpreter ends aborts the process, about every second time."""
+    pq.write_table(pa.table({"prediction": ["p"] * 5, "error": [None, "e", None, None, None]}), tmp_path / "part")
+    script = (
+        "import pathlib, sys\n"
+        "from t5ray.scoring.writing import Extras, decode_results\n"
+        "found = decode_results('parquet', pathlib.Path(sys.argv[1]).read_bytes(), Extras())\n"
+        "assert found.errors[1] == 'e'\n"
+    )
+    ended = [subprocess.run([sys.executable, "-c", script, tmp_path / "part"], check=False) for _ in range(8)]
+    assert [process.returncode for process in ended] == [0] * 8
