@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 from t5ray.training.best import BestWeights
@@ -14,7 +15,8 @@ def unsaved() -> Iterator[None]:
     """Let `fine_tune` keep neither states nor best weights."""
     with (
         mock.patch.object(StateWriter, "save"),
-        mock.patch.object(BestWeights, "save"),
+        mock.patch.object(BestWeights, "draft", return_value=Path("unwritten")),
+        mock.patch.object(BestWeights, "put"),
         mock.patch.object(Trainee, "state", return_value={}),
     ):
         yield

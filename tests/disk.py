@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from t5ray.training.best import NAME
+from t5ray.training.checkpoint import LAST
+
 
 @dataclass
 class HighWater:
@@ -15,15 +18,19 @@ class HighWater:
     """Files of weights, half written ones included."""
     states: int = 0
     """Saved states, likewise."""
+    whole: int = 0
+    """Checkpoints of both kinds that a run would go on from or end with: what is being written is none yet."""
     size_bytes: int = 0
-    """Of both."""
+    """Of all weights and states."""
     looks: int = 0
 
     def look(self, folder: Path) -> None:
         """Look at what there is now: what two looks see, for a file may be renamed in the middle of one."""
         first = set(folder.rglob("*"))
         sizes: dict[str, list[int]] = {"weights": [], "states": []}
-        for path in first.intersection(folder.rglob("*")):
+        both = first.intersection(folder.rglob("*"))
+        self.whole = max(self.whole, sum(path.name == LAST or NAME.fullmatch(path.name) is not None for path in both))
+        for path in both:
             kind = "weights" if path.suffix == ".safetensors" else "states" if ".pt" in path.suffixes else None
             try:
                 if kind is not None:

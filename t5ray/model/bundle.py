@@ -7,7 +7,7 @@ those of the model in memory, and only then renamed to its place.
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,20 +24,37 @@ from t5ray.model.card import CARD, SEEN, BundleCard
 from t5ray.model.loading import LoadedModel, load_model
 
 
-def save_weights(loaded: LoadedModel, target: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write model and tokenizer as a Hugging Face directory, whole or not at all; replaces an older one.
+def draft_weights(loaded: LoadedModel, target: Path, weights: Mapping[str, torch.Tensor] | None = None) -> Path:
+    """Write model and tokenizer as a Hugging Face directory beside the target, and return which: see `take_place`.
 
     Args:
         weights: what to write in the place of the model's own weights, by their names.
     """
-    temporary = _beside(target)
-    temporary.mkdir(parents=True)
+    draft = _beside(target)
+    draft.mkdir(parents=True)
     try:
-        _write(loaded, temporary, weights)
-        _sync(temporary)
-        _replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _write(loaded, draft, weights)
+        _sync(draft)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return draft
+
+
+def take_place(draft: Path, target: Path, older: Collection[Path] = ()) -> None:
+    """Move a finished directory to its target, whole or not at all; older ones beside it go, and never two are there.
+
+    A kill leaves the older ones or the newer one, when `clear_leftovers` has undone what it left half done.
+    """
+    put_back(target)
+    going = [path for path in {*older, target} if path.exists()]
+    for path in going:
+        shutil.rmtree(_moved_away(path), ignore_errors=True)  # of a kill before: its place is needed
+        path.rename(_moved_away(path))
+    draft.rename(target)
+    sync(target.parent)
+    for path in going:
+        shutil.rmtree(_moved_away(path), ignore_errors=True)
 
 
 def publish(loaded: LoadedModel, card: BundleCard, target: Path, *, seen: npt.NDArray[np.uint64] | None = None) -> None:
@@ -59,7 +76,7 @@ def publish(loaded: LoadedModel, card: BundleCard, target: Path, *, seen: npt.ND
             np.save(temporary / SEEN, seen)
         _check_reload(loaded, card, temporary)
         _sync(temporary)
-        _replace(temporary, target)
+        take_place(temporary, target)
     except (OSError, SafetensorError) as exc:  # weights that the disk refuses are an error of safetensors' own
         raise ModelError(f"{target}: the bundle must be writable, but: {exc}. Free space or choose --storage.") from exc
     finally:
@@ -157,15 +174,6 @@ def discard(target: Path) -> None:
     with suppress(FileNotFoundError):
         target.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    """Rename a finished directory to its place; an older one is moved away first and then removed."""
-    put_back(target)
-    if target.exists():
-        target.rename(_moved_away(target))
-    temporary.rename(target)
-    shutil.rmtree(_moved_away(target), ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

@@ -11,7 +11,7 @@ from t5ray.model.loading import num_parameters
 from t5ray.search.confirm import num_expected
 from t5ray.search.ledger import Ledger
 from t5ray.storage import free_bytes
-from t5ray.training.checkpoint import weights_in_state
+from t5ray.training.checkpoint import leaves_spare, weights_in_state
 from t5ray.training.footprint import FP32_BYTES
 from t5ray.training.prepare import Prepared
 from t5ray.training.room import shared_out
@@ -80,13 +80,14 @@ def settle_cpus(prepared: Prepared, cluster: Cluster, ledger: Ledger) -> Prepare
 def checkpoint_bytes(model: str, training: TrainingConfig, slots: int) -> int:
     """Return what a search may have on disk at once.
 
-    A running trial has its best weights, beside them the better ones that are being written, and its last state; one
-    state more is being written, and the best trial so far keeps its weights. All of them are in fp32, whatever the
-    model came in. With AdamW, whose state is 3 times the weights, that is no more than 2 states for each running trial
-    and one more.
+    A running trial has its best weights and its last state, and the best trial that has ended its weights: 2
+    checkpoints for each running trial, and one more. Besides, one of the trials is writing either, into a file that an
+    older state may have left. All of them are in fp32, whatever the model came in. With AdamW, whose state is 3 times
+    the weights, or SGD, that is no more than 2 states for each running trial and one more.
     """
     state = weights_in_state(training)
-    return ((2 + state) * slots + state + 1) * FP32_BYTES * num_parameters(model)
+    written = state + leaves_spare(training)
+    return ((1 + state) * slots + 1 + written) * FP32_BYTES * num_parameters(model)
 
 
 def require_disk(model: str, training: TrainingConfig, trials: Path, slots: int) -> None:

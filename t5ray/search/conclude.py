@@ -69,6 +69,8 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     now = standing(ledger)
     workspace.leave_trials(now.kept)
     source = now.source
+    if source is not None:
+        _name_what_is_kept(source, workspace)
     ledger.confirm = None if source is None else compare_candidates(prepared, ledger, workspace)
     content = summary(prepared, ledger, None)
     if source is not None:
@@ -88,6 +90,14 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     if source is None:
         raise T5RayError(why_all_failed(ledger))
     return content
+
+
+def _name_what_is_kept(source: TrialRecord, workspace: Workspace) -> None:
+    """Let the books tell of the weights that are there: as the search was cut off, better ones may have been kept."""
+    report = workspace.unheard(source.key, source.reports[-1]["best_step"])
+    if report is not None:
+        source.fall_back(report["epoch"] - 1)
+        source.reports.append(report)
 
 
 @dataclass(frozen=True, eq=False)

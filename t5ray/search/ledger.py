@@ -45,6 +45,10 @@ class TrialRecord:
         name = str(self.trial) if self.seed is None else f"{self.trial}-seed{self.seed}"
         return f"{name}.{self.mark}" if self.mark else name
 
+    def fall_back(self, epoch: int) -> None:
+        """Forget the reports after an epoch."""
+        del self.reports[epoch:]
+
     @property
     def values(self) -> list[float]:
         """The objective after each epoch."""
@@ -155,10 +159,11 @@ class Ledger:
         write_text(self.path, f"{_json(head)[:-1]},\n{books}}}\n")
 
     def _line(self, record: TrialRecord) -> str:
-        """Return a record as JSON. One that has ended is written again and again, but changes no more."""
+        """Return a record as JSON. One that has ended is written again and again, but hardly ever changes."""
         if record.state == "RUNNING":
             return _json(asdict(record))
-        version = (record.state, record.reason, record.overhead_s, record.mlflow_run_id)
+        last = record.reports[-1].get("best_step") if record.reports else None
+        version = (record.state, record.reason, record.overhead_s, record.mlflow_run_id, len(record.reports), last)
         known, line = self._lines.get(record.key, (None, ""))
         if known != version:
             line = _json(asdict(record))

@@ -111,10 +111,12 @@ class Observer(ray.tune.Callback):
             return
         if "rows" in result:
             write_json(self.workspace.rows_of(record.key), result.pop("rows"))
-        report = {name: result[name] for name in REPORT_FIELDS}
-        epoch = int(report["epoch"])
-        if epoch > len(record.reports):
+        if int(result["epoch"]) > len(record.reports):
             trial.run_metadata.num_failures = 0  # it has come further: each epoch may cost as many processes
+        self._note(record, {name: result[name] for name in REPORT_FIELDS})
+
+    def _note(self, record: TrialRecord, report: dict[str, Any]) -> None:
+        epoch = int(report["epoch"])
         known = record.reports[epoch - 1] if epoch <= len(record.reports) else {}
         report[HEARD_MS] = known.get(HEARD_MS, time.time_ns() // 1_000_000)
         record.reports[epoch - 1 :] = [report, *record.reports[epoch:]]  # told again: the same
@@ -149,6 +151,7 @@ class Observer(ray.tune.Callback):
         """
         for record in self.ledger.interrupted:
             if record.reports:
+                self._catch_up(record)
                 record.state = "PRUNED"
                 record.reason = f"cut off after epoch {len(record.reports)} of {self.max_epochs}: {reason}"
                 self._close(record)
@@ -158,6 +161,14 @@ class Observer(ray.tune.Callback):
                 self._save(record)
                 if record.mlflow_run_id is not None:
                     self.tracker.end_run(record.mlflow_run_id, "KILLED")
+
+    def _catch_up(self, record: TrialRecord) -> None:
+        """Note the epoch whose weights are kept, where another was heard of last."""
+        with suppress(ClusterError):  # a storage that is away: the search's end tries again
+            report = self.workspace.unheard(record.key, record.reports[-1]["best_step"])
+            if report is not None:
+                record.fall_back(report["epoch"] - 1)
+                self._note(record, report)
 
     def _record(self, trial: Any) -> TrialRecord:
         number, seed = trial.config["trial"], trial.config.get("seed")

@@ -6,7 +6,7 @@ last trial has ended, the runs that confirm the best.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -208,9 +208,7 @@ class StudySearch(ray.tune.search.Searcher):
         """Pass an intermediate value on."""
         trial = self._trials[trial_id]
         if trial is not None and "value" in result:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a resumed trial repeats its epochs
-                trial.report(result["value"], result["epoch"])
+            _pass_on(trial, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell how the trial ended. Why a process died is not said here: `tell_end` does."""
@@ -227,6 +225,8 @@ class StudySearch(ray.tune.search.Searcher):
         """Tell how a trial ended whose process died for good, or that Tune dropped when the time budget was used up."""
         trial = self._unfinished(record.trial) if record.seed is None else None
         if trial is not None:
+            for report in record.reports[-1:]:  # Tune need not have told of it
+                _pass_on(trial, report)
             self._tell(trial, told_state(record), record.best_value, record.reason)
 
     def _tell(self, trial: optuna.Trial, state: str, value: float | None, cause: str | None) -> None:
@@ -245,6 +245,12 @@ class StudySearch(ray.tune.search.Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Leave Tune nothing to pickle: its own restore is not used."""
         return {}
+
+
+def _pass_on(trial: optuna.Trial, report: Mapping[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a resumed trial repeats its epochs
+        trial.report(report["value"], report["epoch"])
 
 
 def sampler_seed(seed: int, number: int) -> int:

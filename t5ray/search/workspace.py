@@ -102,10 +102,18 @@ class Workspace(Place):
             self.drop_trial(key)
 
     def leave_best(self, key: str, step: int) -> None:
-        """Delete all that an ended trial or run has left but its best weights."""
+        """Delete all that an ended trial or run has left but its best weights, which the books name by their step."""
         remote = f"{self.remote_trials}/{key}" if self.remote_trials else None
         drop_last(self.trials / key, remote, keeps_spare=remote is None)
-        BestWeights(self.trials / key, remote).keep(step)
+        BestWeights(self.trials / key, remote).keep_from(step)
+
+    def unheard(self, key: str, step: int) -> dict[str, Any] | None:
+        """Return the report of the epoch whose weights have taken the place of those that the books name.
+
+        None where the latter are there. What a trial reported last may be lost on the way when a search is cut off.
+        """
+        kept = BestWeights(self.trials / key, f"{self.remote_trials}/{key}" if self.remote_trials else None)
+        return None if kept.hold(step) else kept.report()
 
     def drop_spare(self) -> None:
         """Delete the file that states were to be written into; what is left there costs space only."""

@@ -1,30 +1,38 @@
 """The best weights of a run: in its folder, and at the storage URI where there is one.
 
-    FOLDER/best-STEP/    Hugging Face directory of the weights after that optimizer step
+    FOLDER/best-STEP/                     Hugging Face directory of the weights after that optimizer step
+    FOLDER/best-STEP/t5ray-report.json    the report of their epoch
 
-A report names its best step, and the weights that it names stay until a later report has been answered and the state
-after it is saved. So what was heard last of a run can be published, at whatever moment the run was cut off: better
-weights, of which nobody has heard, lie beside it. Only worker 0 writes.
+They take the place of those before them when their epoch is over, before anybody hears of it: two are whole at no time,
+but at a URI while the older ones are being deleted. A run that is cut off in between finds weights that its state does
+not name, and books that were closed in between find an epoch that they have not heard of; the report tells both what
+these weights are. Only worker 0 writes.
 """
 
-import math
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
+from t5ray.disk import sync
 from t5ray.errors import ClusterError
-from t5ray.model.bundle import discard, save_weights
+from t5ray.model.bundle import discard, draft_weights, take_place
+from t5ray.model.card import write_json
 from t5ray.model.loading import LoadedModel
-from t5ray.storage import DOWNLOAD, download_dir, is_there, names_in, remove_dir, upload_dir
+from t5ray.storage import DOWNLOAD, download_dir, is_there, names_in, read_remote, remove_dir, replace_remote
 from t5ray.training.patience import patiently
 from t5ray.training.refusal import taken_by_disk, tensor_bytes
 
 NAME = re.compile(r"best-(\d+)")
+REPORT = "t5ray-report.json"
+NOTE_BYTES = 2**20
+"""More than a report takes."""
 
 
 def best_name(step: int) -> str:
@@ -39,27 +47,46 @@ class BestWeights:
     folder: Path
     remote: str | None = None
     """URI that they are copied to."""
-    told_best_step: int = 0
-    """Best step of the last report that was answered."""
 
-    def save(self, loaded: LoadedModel, step: int, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Write the model's own weights, or those given, beside the ones that a report names.
+    def draft(self, loaded: LoadedModel, step: int, weights: Mapping[str, torch.Tensor] | None = None) -> Path:
+        """Write the model's own weights, or those given, beside the ones that are kept, and return where.
+
+        Raises:
+            StorageError: the disk does not take them.
+        """
+        with taken_by_disk(self.folder, lambda: tensor_bytes(weights or loaded.model.state_dict())):
+            return draft_weights(loaded, self.folder / best_name(step), weights)
+
+    def put(self, draft: Path, step: int, report: Mapping[str, Any]) -> None:
+        """Let weights take the place of the older ones, here and at the URI, with the report of their epoch.
 
         Raises:
             StorageError: the disk, or the storage URI, does not take them.
         """
-        self._drop(lambda known: self.told_best_step < known < step)  # of this epoch: no report will name these
-        with taken_by_disk(self.folder, lambda: tensor_bytes(weights or loaded.model.state_dict())):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_weights(loaded, self.folder / best_name(step), weights)
+        target = self.folder / best_name(step)
+        with taken_by_disk(self.folder, lambda: NOTE_BYTES):
+            write_json(draft / REPORT, report)
+            sync(draft)
+            take_place(draft, target, [self.folder / name for name in self._names_here(lambda known: True)])
         if self.remote is not None:
-            patiently(upload_dir, self.folder / best_name(step), f"{self.remote}/{best_name(step)}")
+            patiently(replace_remote, target, f"{self.remote}/{best_name(step)}", key=REPORT)
+            self.keep(step)
 
     def hold(self, step: int) -> bool:
         """Say whether the weights of a step are there."""
         if (self.folder / best_name(step)).is_dir():
             return True
         return self.remote is not None and patiently(is_there, f"{self.remote}/{best_name(step)}")
+
+    def report(self) -> dict[str, Any] | None:
+        """Return the report of the weights that are there, at the URI if there is one; None where none are whole."""
+        where = self.remote or str(self.folder)
+        for step in sorted(_steps(patiently(names_in, where)), reverse=True):
+            content = patiently(read_remote, f"{where}/{best_name(step)}/{REPORT}")
+            if content is not None:
+                found: dict[str, Any] = json.loads(content)
+                return found
+        return None
 
     @contextmanager
     def opened(self, step: int) -> Iterator[Path]:
@@ -76,9 +103,17 @@ class BestWeights:
             yield Path(copy)
         self._leave_no_empty_folder()
 
-    def keep(self, step: int, *, until: float = math.inf) -> None:
-        """Delete all weights but those of a step; later ones than `until` are of an attempt that was heard of."""
-        self._drop(lambda known: known != step and known <= until)
+    def keep(self, step: int) -> None:
+        """Delete all weights but those of a step."""
+        self._drop(lambda known: known != step)
+
+    def keep_from(self, step: int) -> None:
+        """Delete weights of earlier steps, where those of this one are there.
+
+        A worker that nobody listens to any more may put later ones in their place at this very moment.
+        """
+        if self.hold(step):
+            self._drop(lambda known: known < step)
 
     def leave(self) -> None:
         """Delete here what lies at the URI, where there is one, and the folder if nothing else is in it."""
@@ -94,14 +129,16 @@ class BestWeights:
         self._drop_here(unneeded)
         if self.remote is not None:
             with suppress(ClusterError):  # what is left there costs space; no run is worth ending for it
-                for name in _matching(names_in(self.remote), unneeded):
-                    remove_dir(f"{self.remote}/{name}")
+                for step in filter(unneeded, _steps(names_in(self.remote))):
+                    remove_dir(f"{self.remote}/{best_name(step)}")
 
     def _drop_here(self, unneeded: Callable[[int], bool]) -> None:
-        for name in _matching([path.name for path in self.folder.glob("best-*")], unneeded):
+        for name in self._names_here(unneeded):
             discard(self.folder / name)
 
+    def _names_here(self, wanted: Callable[[int], bool]) -> list[str]:
+        return [best_name(step) for step in filter(wanted, _steps(path.name for path in self.folder.glob("best-*")))]
 
-def _matching(names: list[str], wanted: Callable[[int], bool]) -> list[str]:
-    found = ((name, NAME.fullmatch(name)) for name in names)
-    return [name for name, match in found if match is not None and wanted(int(match[1]))]
+
+def _steps(names: Iterable[str]) -> list[int]:
+    return [int(match[1]) for match in map(NAME.fullmatch, names) if match is not None]

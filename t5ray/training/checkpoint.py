@@ -43,6 +43,8 @@ DAMAGE = (
     *(RuntimeError, EOFError, OSError, ValueError, LookupError, OverflowError),
 )
 """What reading a damaged file raises: the directory of the archive may be hit, or what it says of names and sizes."""
+LARGE = 3
+"""Weights in a state, from which on another set of weights matters little besides."""
 log = logging.getLogger(__name__)
 
 
@@ -229,9 +231,24 @@ def drop_last(folder: Path, remote: str | None = None, *, keeps_spare: bool = Fa
             remove_dir(f"{remote}/{LAST}")
 
 
-def weights_in_state(config: TrainingConfig) -> int:
-    """Return how many times the weights a saved state takes."""
+def weights_updated(config: TrainingConfig) -> int:
+    """Return how many times the weights a step updates."""
     return 1 + MOMENTS[config.optimizer] + (config.ema_decay > 0)
+
+
+def weights_in_state(config: TrainingConfig) -> int:
+    """Return how many times the weights a saved state takes; a copy of the best may be in it."""
+    copy = config.evaluate_every_steps is not None and config.checkpoint_every_s is not None
+    return weights_updated(config) + copy
+
+
+def leaves_spare(config: TrainingConfig) -> bool:
+    """Say whether the file of a state that goes may stay while the best weights are written.
+
+    With a large state there is room for both in what a search may have on disk, which is counted in such states; a
+    small one is soon written anew.
+    """
+    return weights_in_state(config) >= LARGE
 
 
 def read_state(path: Path) -> dict[str, Any] | None:

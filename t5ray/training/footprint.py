@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from t5ray.config import TrainingConfig
-from t5ray.training.checkpoint import weights_in_state
+from t5ray.training.checkpoint import weights_updated
 
 CPU_TOKENS = 4096
 """Of a micro-batch on a CPU: more make it no faster, and take memory: see benchmarks/micro_batch.py."""
@@ -43,7 +43,8 @@ def worker_bytes(
         rows: of that micro-batch.
         input_tokens: of each row, as `target_tokens`.
     """
-    held = 1 + (1 if training.lora_rank else 1 + weights_in_state(training))  # those that the next trial begins with
+    held = 1 + (1 if training.lora_rank else 1 + weights_updated(training))  # those that the next trial begins with
+    held += training.evaluate_every_steps is not None  # the best within an epoch
     encoder = input_tokens * _per_token(config, config.num_layers, training, input_tokens)
     decoder = target_tokens * _per_token(config, config.num_decoder_layers, training, target_tokens, input_tokens)
     return int(PROCESS_BYTES + FP32_BYTES * (held * numbers + SPREAD * rows * (encoder + decoder)))

@@ -19,6 +19,7 @@ from t5ray.model.numeric import resolve_precision
 from t5ray.model.optim import learning_rate_at, set_learning_rate
 from t5ray.storage import upload_file
 from t5ray.training.best import BestWeights
+from t5ray.training.best_so_far import BestSoFar
 from t5ray.training.checkpoint import LAST, Progress, StateWriter, drop_last, load_last, sweep
 from t5ray.training.course import EpochCourse, report_of
 from t5ray.training.group import Group
@@ -114,7 +115,7 @@ class _Run:
         self.group, self.states, self.report, self.tick = group, states, report, tick
         self.per_epoch = num_steps(len(data.train), self.config.batch_size)
         self.every = self.config.log_every_steps or max(1, self.per_epoch // HISTORY_POINTS)
-        self.best = BestWeights(plan.folder, plan.remote)
+        self.best = BestSoFar(trainee, plan, group, states)
         self.progress = self._restored()
         self.limit = row_limit(trainee, data.train, self.config, group)
         self.saved_at = time.monotonic()
@@ -136,10 +137,7 @@ class _Run:
         return self.progress, answer
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
-        answer = self.group.broadcast(None if self.group.rank > 0 else self.report(report))
-        if answer is not None:
-            self.best.told_best_step = report["best_step"]
-        return answer
+        return self.group.broadcast(None if self.group.rank > 0 else self.report(report))
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch, or the rest of one that was cut off, and return its report."""
@@ -151,7 +149,7 @@ class _Run:
             done = self.progress.step - (epoch - 1) * self.per_epoch
             within = done < self.per_epoch
             if within and self.config.evaluate_every_steps and done % self.config.evaluate_every_steps == 0:
-                stopped = self._evaluate(epoch, course)
+                stopped = self._evaluate(epoch, course, within_epoch=True)
                 if stopped:
                     break
             if within and self._checkpoint_is_due():
@@ -159,10 +157,18 @@ class _Run:
         if not stopped:
             stopped = self._evaluate(epoch, course)
         self.progress.epoch = epoch
-        final = stopped or epoch == self.config.max_epochs
-        outcome = report_of(self.plan, self.progress, course, self.group, final=final, early_stopped=stopped)
+        outcome = self._judged(course, final=stopped or epoch == self.config.max_epochs, early_stopped=stopped)
         self.progress.reports.append(outcome)
         return outcome
+
+    def _judged(self, course: EpochCourse, *, final: bool, early_stopped: bool) -> dict[str, Any]:
+        """Return the report of an epoch, once the weights that it names are kept."""
+        progress, started = self.progress, time.perf_counter()
+        with self.best.drafted(progress.best_step) as keep:
+            course.save_s += time.perf_counter() - started
+            report = report_of(self.plan, progress, course, self.group, final=final, early_stopped=early_stopped)
+            keep(report)
+        return self.best.told_before(progress.epoch) or report
 
     def _steps(self, epoch: int) -> Any:
         config, group = self.config, self.group
@@ -197,20 +203,17 @@ class _Run:
             speed = self.group.size * sums.real_tokens / max(sums.seconds, 1e-9)
             self.tick(Pulse(sums.step, self.per_epoch * self.config.max_epochs, loss, rate, speed))
 
-    def _evaluate(self, epoch: int, course: EpochCourse) -> bool:
-        """Judge the weights of this step, keep them if none were better, and say whether patience is over."""
+    def _evaluate(self, epoch: int, course: EpochCourse, *, within_epoch: bool = False) -> bool:
+        """Judge the weights of this step, note whether none were better, and say whether patience is over."""
         started = time.perf_counter()
         with self.trainee.as_published() as loaded:
             with self.trainee.whole():
                 found = self._validate(loaded, course)
             judged = time.perf_counter()
             if self._is_best(found):
-                self.states.wait()  # two best weights are on disk at most
                 self.progress.best_epoch, self.progress.best_step = epoch, found.step
                 self.progress.best_value = found.value
-                weights = self.trainee.full_weights()
-                if self.group.rank == 0:
-                    self.best.save(loaded, found.step, weights)
+                self.best.found(loaded, within_epoch=within_epoch)
         course.evaluations.append(asdict(found))
         course.validate_s += judged - started
         course.save_s += time.perf_counter() - judged
@@ -247,19 +250,16 @@ class _Run:
         """Save all that the rest of the run depends on, and return the seconds it took."""
         started = time.perf_counter()
         self.progress.inside = None if course is None else course.plain(self.group)
-        state = {**self.trainee.state(), "random": self.group.gather(random_state())}
+        state = {**self.trainee.state(), "random": self.group.gather(random_state()), "best": self.best.copy}
         if self.group.rank == 0:
-            best, step, within = self.progress.best_step, self.progress.step, course is not None
-            self.states.save(state, self.progress, lambda: self._landed(best, step, within_epoch=within))
+            self.states.save(state, self.progress, self._landed)
         self.saved_at = time.monotonic()
         return time.perf_counter() - started
 
-    def _landed(self, best: int, step: int, *, within_epoch: bool) -> None:
-        """Copy the state of a step, and delete the weights that only states before it name. Runs in a thread."""
+    def _landed(self) -> None:
+        """Copy a state to where others find it. Runs in a thread."""
         if self.plan.remote is not None:
             patiently(upload_file, self.plan.folder / LAST, self.plan.remote)
-        if not within_epoch:  # there its best weights may be of a step that nobody has heard of
-            self.best.keep(best, until=step)
 
     def _restored(self) -> Progress:
         """Go on from the folder's state, which every worker must be able to read."""
@@ -278,10 +278,7 @@ class _Run:
             return Progress()
         state, progress = found
         self.trainee.load_state(state)
-        if progress.inside is None and self.group.rank == 0:  # a kill may have come before what it needs no more went
-            self.best.keep(progress.best_step, until=progress.step)
-        if progress.best_step and not self.group.broadcast(self.group.rank > 0 or self.best.hold(progress.best_step)):
-            progress.forget_best()  # better ones had taken their place before the run fell back to this state
+        self.best.restore(progress, state.get("best"))
         if len(state["random"]) == self.group.size:  # with another number of workers, their seeds must do
             set_random_state(state["random"][self.group.rank])
         return progress

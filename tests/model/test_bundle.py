@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from t5ray.config import DecodeConfig, TaskConfig
 from t5ray.errors import ModelError
-from t5ray.model.bundle import clear_leftovers, discard, publish, save_weights
+from t5ray.model.bundle import clear_leftovers, discard, draft_weights, publish, take_place
 from t5ray.model.card import CARD, BundleCard, fingerprint, read_card
 from t5ray.model.engine import Engine
 from t5ray.model.loading import LoadedModel, load_model
@@ -131,7 +131,7 @@ def test_a_kill_while_a_bundle_is_replaced_leaves_one_that_is_whole(
         patch.setattr(Path, "rename", rename_or_die)
         patch.setattr(shutil, "rmtree", lambda *given, **more: None)
         with pytest.raises(Killed):
-            save_weights(loaded, target)
+            take_place(draft_weights(loaded, target), target)
     clear_leftovers(tmp_path, "best")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert read_card(target) == CARD_OF_TEST  # the older one

@@ -126,6 +126,19 @@ def test_an_extension_that_is_cut_off_leaves_what_the_bundle_on_disk_is(
     assert (workspace.best / "made_of").read_text() == ledger.trials[3].key
 
 
+def test_the_bundle_is_of_the_weights_that_are_there_and_so_are_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may keep better ones when a search has been cut off already: those that it named are gone then."""
+    prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
+    kept = workspace.trials / ledger.trials[1].key / "best-2"
+    kept.mkdir(parents=True)
+    (kept / "t5ray-report.json").write_text(json.dumps(epoch(2, 0.875)))
+    conclude(prepared, ledger, workspace, NoTracker())
+    assert search_json(workspace)["best"] == {"trial": 1, "value": 0.875, "epoch": 2}
+    assert Ledger.load(ledger.path).trials[1].values == [0.75, 0.875]
+
+
 def test_a_confirmed_winner_stays_what_it_was_when_an_extension_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The books of a search: where its seconds went, and what stays open when time is up."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,53 @@ def test_when_time_is_up_trials_are_closed_and_confirming_runs_wait_for_a_resume
     assert (saved.trials[0].state, saved.confirm_runs[0].state) == ("PRUNED", "RUNNING")
     assert (saved.trials[1].state, saved.trials[1].reason) == ("RUNNING", None)
     assert saved.trials[0].reason == "cut off after epoch 1 of 2: the time budget was used up"
+
+
+def keep(folder: Path, record: TrialRecord, number: int, value: float) -> dict[str, Any]:
+    """Put weights in place as a worker does that nobody listens to any more."""
+    report = epoch(number, value)
+    kept = folder / "state/trials" / record.key / f"best-{number}"
+    shutil.rmtree(kept.parent, ignore_errors=True)
+    kept.mkdir(parents=True)
+    (kept / "t5ray-report.json").write_text(json.dumps(report))
+    return report
+
+
+@pytest.mark.parametrize("heard", [1, 3], ids=["a later epoch", "an earlier one, made again"])
+def test_when_time_is_up_an_epoch_counts_whose_weights_are_there_but_whose_report_was_lost(
+    tmp_path: Path, clock: Clock, heard: int
+) -> None:
+    """Its weights have taken the place of those that the books name."""
+    told: list[TrialRecord] = []
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    books = observer(
+        ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path, 4, tell_end=told.append, tracking_uri=uri
+    )
+    trial = begin(books, clock, 0)
+    for number in range(1, heard + 1):
+        books.on_trial_result(0, [], trial, epoch(number, 0.5))
+    kept = keep(tmp_path, ledger.trials[0], 2, 0.75)
+    books.cut_off("the time budget was used up")
+    (record,) = told
+    assert (record.best_value, record.best_epoch, record.values) == (0.75, 2, [0.5, 0.75])
+    assert record.reason == "cut off after epoch 2 of 4: the time budget was used up"
+    assert Ledger.load(ledger.path).trials[0].reports[1].items() >= kept.items()
+    assert (tmp_path / "state/trials" / record.key / "best-2").is_dir()
+    books.tracker.close()
+    curve = MlflowClient(uri).get_metric_history(record.mlflow_run_id, "accuracy")
+    assert {(point.step, point.value) for point in curve} >= {(1, 0.5)}
+    assert heard > 1 or (2, 0.75) in {(point.step, point.value) for point in curve}
+
+
+def test_weights_that_come_as_a_trial_is_closed_stay(tmp_path: Path, clock: Clock) -> None:
+    """Those that the books name have gone for them."""
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
+    trial = begin(books, clock, 0)
+    trial.last_result = epoch(1, 0.5, final=True)
+    books.on_trial_result(0, [], trial, trial.last_result)
+    keep(tmp_path, ledger.trials[0], 2, 0.75)
+    books.on_trial_complete(0, [], trial)
+    assert (tmp_path / "state/trials" / ledger.trials[0].key / "best-2").is_dir()
 
 
 def test_no_weights_go_that_the_books_at_the_storage_still_name(

@@ -51,9 +51,10 @@ def test_a_search_from_data_to_bundle(
 ) -> None:
     with watched(folder / "runs/words/state/trials") as disk:
         assert tune(arguments(words, tiny_t5, register="kinds")) == 0
-    # two trials at a time: a best and the better one that replaces it, and a state; then the best of all, and the state
-    # of the one that writes
-    assert disk.weights <= 2 * 2 + 1
+    # two trials at a time have a best and a last checkpoint, and the best of those that have ended has one; besides,
+    # one of the two is writing
+    assert disk.whole <= 2 * 2 + 1
+    assert disk.weights <= 2 + 1 + 1
     assert disk.states <= 2 + 1
     assert disk.looks > 20
     found = result(folder)

@@ -1,5 +1,6 @@
-"""Whatever was heard last of a run, the weights of which it told are there."""
+"""A run keeps one set of best weights with its epoch's report: cut off at any moment, it goes on as if it were not."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,21 +12,19 @@ from typing import Any
 
 import fsspec
 import pytest
-import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from t5ray.data.tokens import TokenisedData
 from t5ray.model.loading import load_model
-from t5ray.storage import upload_file
 from t5ray.training import checkpoint, loop
-from t5ray.training.best import BestWeights, best_name
+from t5ray.training.best import REPORT, BestWeights, best_name
 from t5ray.training.checkpoint import BEFORE_LAST, LAST, StateWriter, drop_last
 from t5ray.training.group import Group
-from t5ray.training.plan import Pulse, RunPlan
+from t5ray.training.plan import RunPlan
 from t5ray.training.trainee import made_ready
 from t5ray.training.validation import Validation
 from tests.training.running import Together, Weights, run
-from tests.training.test_resume import cut_off_at
+from tests.training.test_resume import cut_off_at, same, told
 
 
 def judging(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
@@ -38,10 +37,10 @@ def train(
     model: Path, data: TokenisedData, plan: RunPlan, answers: dict[int, bool | None]
 ) -> list[tuple[Any, Weights]]:
     """Train until an answer ends it, and return each report with the weights at that time; a missing answer: a kill."""
-    loaded, told = load_model(str(model)), list[tuple[Any, Weights]]()
+    loaded, heard = load_model(str(model)), list[tuple[Any, Weights]]()
 
     def report(found: dict[str, Any]) -> bool | None:
-        told.append((found, {name: weight.clone() for name, weight in loaded.model.state_dict().items()}))
+        heard.append((found, {name: weight.clone() for name, weight in loaded.model.state_dict().items()}))
         if found["epoch"] not in answers:
             raise KeyboardInterrupt
         return answers[found["epoch"]]
@@ -49,13 +48,17 @@ def train(
     plan = replace(plan, objective="validation_loss", mode="min")
     with suppress(KeyboardInterrupt):
         loop.fine_tune(loaded, data, plan, group=Group(), report=report, tick=lambda _: None)
-    return told
+    return heard
 
 
 def hold(plan: RunPlan, step: int, expected: Weights) -> bool:
     """Say whether the weights of a step are these."""
-    found = AutoModelForSeq2SeqLM.from_pretrained(plan.folder / best_name(step)).state_dict()
-    return all(torch.equal(found[name], expected[name]) for name in expected)
+    return same(load_weights(plan.folder / best_name(step)), expected)
+
+
+def load_weights(folder: Path) -> Weights:
+    weights: Weights = AutoModelForSeq2SeqLM.from_pretrained(folder).state_dict()
+    return weights
 
 
 def steps(plan: RunPlan) -> list[str]:
@@ -63,7 +66,7 @@ def steps(plan: RunPlan) -> list[str]:
 
 
 @pytest.mark.parametrize("answers", [{1: True}, {1: True, 2: None}], ids=["killed", "nobody listens"])
-def test_weights_that_a_report_named_stay_while_better_ones_are_not_heard_of(
+def test_better_weights_take_the_place_of_those_before_with_what_is_told_of_them(
     tiny_t5: Path,
     data: TokenisedData,
     plan: RunPlan,
@@ -71,52 +74,75 @@ def test_weights_that_a_report_named_stay_while_better_ones_are_not_heard_of(
     answers: dict[int, bool | None],
 ) -> None:
     judging(monkeypatch, 0.5, 0.4)
-    (first, weights), (second, better) = train(tiny_t5, data, plan, answers)
+    (first, _), (second, better) = train(tiny_t5, data, plan, answers)
     assert (first["best_step"], second["best_step"]) == (8, 16)
-    assert steps(plan) == ["best-16", "best-8"]
-    assert hold(plan, 8, weights)
+    assert steps(plan) == ["best-16"]
     assert hold(plan, 16, better)
+    assert BestWeights(plan.folder).report() == second
 
 
-def test_weights_that_a_state_names_stay_until_the_disk_has_the_next(
+def test_no_two_are_whole_while_one_takes_the_place_of_the_other(
     tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that goes down in that moment goes on from the state before."""
-    judging(monkeypatch, 0.5, 0.4, 0.3)
-    named = list[bool]()
+    seen, rename = set[tuple[str, ...]](), Path.rename
 
-    def sync(path: Path) -> None:
-        before = plan.folder / BEFORE_LAST
-        if path.name == LAST and before.exists():
-            best = torch.load(before, weights_only=True)["progress"]["best_step"]
-            named.append((plan.folder / best_name(best)).is_dir())
+    def looking(path: Path, target: Path) -> Path:
+        seen.add(tuple(steps(plan)))
+        done = rename(path, target)
+        seen.add(tuple(steps(plan)))
+        return done
 
-    monkeypatch.setattr(checkpoint, "sync", sync)
+    monkeypatch.setattr(Path, "rename", looking)
+    judging(monkeypatch, 0.5, 0.4, 0.6)
     train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
-    assert named == [True]  # none is saved at the end of a run
-    assert steps(plan) == ["best-24"]
+    assert seen == {(), ("best-8",), ("best-16",)}
 
 
-@pytest.mark.parametrize("remote", [None, "memory://uploaded"])
-def test_weights_that_no_state_names_go_while_the_run_goes_on(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, remote: str | None
+class Plug:
+    """Counts what is done to directories of weights, and kills the run before one of these; a kill tidies nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done, self.last, self.gone = 0, -1, False
+        rename, rmtree = Path.rename, shutil.rmtree
+        monkeypatch.setattr(Path, "rename", lambda path, target: rename(path, target) if self.pull(path) else None)
+        monkeypatch.setattr(shutil, "rmtree", lambda path, **given: rmtree(path, **given) if self.pull(path) else None)
+
+    def pull(self, path: str | Path) -> bool:
+        if not Path(path).name.lstrip(".").startswith("best-"):
+            return True
+        if self.done == self.last and not self.gone:
+            self.gone = True
+            raise KeyboardInterrupt
+        self.done += not self.gone
+        return not self.gone
+
+
+@pytest.mark.parametrize("shares_disk", [True, False], ids=["of a search", "alone"])
+def test_a_kill_at_any_moment_of_that_changes_nothing_of_what_the_run_tells(
+    tiny_t5: Path,
+    data: TokenisedData,
+    plan: RunPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    shares_disk: bool,
 ) -> None:
-    """They go when the state after them is where it belongs, and only then."""
-    judging(monkeypatch, 0.5, 0.4, 0.3)
-    copied = list[list[str]]()
-
-    def noting(source: Path, target: str) -> None:
-        upload_file(source, target)
-        copied.append(steps(plan))
-
-    def tick(pulse: Pulse) -> None:
-        while pulse.step == 17 and steps(plan) != ["best-16"]:  # the first step of epoch 3; a test has a time limit
-            time.sleep(0.01)
-
-    monkeypatch.setattr(loop, "upload_file", noting)
-    plan = replace(plan, objective="validation_loss", mode="min", remote=remote)
-    run(tiny_t5, data, plan, tick=tick)
-    assert copied == ([["best-8"], ["best-16", "best-8"]] if remote else [])
+    plan = replace(plan, objective="validation_loss", mode="min", shares_disk=shares_disk)
+    plug = Plug(monkeypatch)
+    expected, _ = run(tiny_t5, data, replace(plan, folder=tmp_path / "whole/run"))
+    best = load_weights(tmp_path / "whole/run/best-24")
+    moments = plug.done
+    assert moments > 7  # three are put in place, two of them where others were
+    for moment in range(moments):
+        killed = replace(plan, folder=tmp_path / f"{moment}/run")
+        plug.done, plug.last = 0, moment
+        with suppress(KeyboardInterrupt):
+            run(tiny_t5, data, killed)
+        assert plug.gone
+        plug.last, plug.gone = -1, False
+        found, _ = run(tiny_t5, data, killed)
+        assert told(found) == told(expected)
+        assert [path.name for path in killed.folder.iterdir()] == ["best-24"]
+        assert same(load_weights(killed.folder / "best-24"), best)
 
 
 def test_no_report_is_told_while_a_state_lands(
@@ -140,43 +166,74 @@ def test_no_report_is_told_while_a_state_lands(
     assert told == [[], [], []]
 
 
-@pytest.mark.parametrize("seconds", [None, 1e-9])
-def test_so_do_they_within_an_epoch(
-    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, seconds: float | None
+@pytest.mark.parametrize("seconds", [None, 1e-9], ids=["", "with states"])
+@pytest.mark.parametrize("setting", [{}, {"lora_rank": 4, "ema_decay": 0.5}], ids=["plain", "adapted"])
+def test_within_an_epoch_better_weights_wait_in_memory_and_in_its_states(
+    tiny_t5: Path,
+    data: TokenisedData,
+    plan: RunPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    seconds: float | None,
+    setting: dict[str, Any],
 ) -> None:
-    """Also where a state within it names better ones."""
-    judging(monkeypatch, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # at 3, 6, 8 and 11, 14, 16
-    settings = {"evaluate_every_steps": 3, "checkpoint_every_s": seconds}
-    often = replace(plan, config=plan.config.model_copy(update=settings))
-    (_, weights), _ = train(tiny_t5, data, often, {1: True})
-    assert steps(plan) == ["best-16", "best-8"]
-    assert hold(plan, 8, weights)
+    losses = [0.9, 0.8, 0.7, 0.6, 0.5, 0.55]  # at 3, 6, 8 and 11, 14, 16
+    settings = {"evaluate_every_steps": 3, "checkpoint_every_s": seconds, "max_epochs": 2, **setting}
+    often = replace(plan, config=plan.config.model_copy(update=settings), objective="validation_loss", mode="min")
+    judging(monkeypatch, *losses)
+    whole = replace(often, folder=tmp_path / "whole")
+    expected, _ = run(tiny_t5, data, whole)
+    judging(monkeypatch, *losses[:5], *(losses[5:] if seconds else losses[3:]))
+    with suppress(KeyboardInterrupt):
+        run(tiny_t5, data, often, tick=cut_off_at(16))  # of which there is no state yet
+    assert steps(often) == ["best-8"]
+    found, _ = run(tiny_t5, data, often)
+    assert told(found) == told(expected)
+    assert found[-1]["best_step"] == 14
+    assert same(load_weights(often.folder / "best-14"), load_weights(whole.folder / "best-14"))
+    assert steps(often) == ["best-14"]
 
 
-def test_an_epoch_that_was_better_the_first_time_only_takes_no_weights_away(
+def test_an_epoch_that_was_better_the_first_time_is_told_as_it_was_then(
     tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hardware that is not deterministic: epoch 2 is made again after a kill, and is then worse than epoch 1."""
     judging(monkeypatch, 0.5, 0.4)
-    (_, weights), _ = train(tiny_t5, data, plan, {1: True})
+    *_, (_, weights) = train(tiny_t5, data, plan, {1: True})
     judging(monkeypatch, 0.6, 0.7)
-    *_, (last, _) = train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
-    assert (last["best_epoch"], last["best_step"], last["best_value"]) == (1, 8, 0.5)
-    assert steps(plan) == ["best-8"]
-    assert hold(plan, 8, weights)
+    *_, (again, _), (last, _) = train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
+    assert (again["value"], again["best_step"]) == (0.4, 16)
+    assert (last["best_epoch"], last["best_step"], last["best_value"]) == (2, 16, 0.4)
+    assert steps(plan) == ["best-16"]
+    assert hold(plan, 16, weights)
 
 
-def test_a_state_whose_best_weights_are_gone_takes_the_next_for_the_best(
+def test_an_epoch_that_is_better_the_second_time_is_told_as_it_is(
     tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging(monkeypatch, 0.5, 0.4)
+    train(tiny_t5, data, plan, {1: True})
+    judging(monkeypatch, 0.3, 0.7)
+    *_, (again, weights), (last, _) = train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
+    assert (again["value"], again["best_step"]) == (0.3, 16)
+    assert (last["best_epoch"], last["best_step"], last["best_value"]) == (2, 16, 0.3)
+    assert hold(plan, 16, weights)
+
+
+@pytest.mark.parametrize(("reported", "best"), [(True, 0.4), (False, 0.55)])
+def test_a_state_whose_best_weights_are_gone_takes_those_that_are_there_or_the_next_for_the_best(
+    tiny_t5: Path, data: TokenisedData, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, reported: bool, best: float
 ) -> None:
     judging(monkeypatch, 0.5, 0.4, 0.45)
     train(tiny_t5, data, plan, {1: True, 2: True})
     assert steps(plan) == ["best-16"]
     (plan.folder / LAST).unlink()
     assert (plan.folder / BEFORE_LAST).exists()  # of epoch 1, whose weights epoch 2's have replaced
+    if not reported:
+        (plan.folder / "best-16" / REPORT).unlink()
     judging(monkeypatch, 0.55, 0.6)
     *_, (last, _) = train(tiny_t5, data, plan, {1: True, 2: True, 3: True})
-    assert (last["best_epoch"], last["best_step"], last["best_value"]) == (2, 16, 0.55)
+    assert (last["best_epoch"], last["best_step"], last["best_value"]) == (2, 16, best)
     assert steps(plan) == ["best-16"]
 
 
@@ -192,9 +249,9 @@ def test_at_a_uri_there_is_what_is_here(
     plan = replace(plan, remote=remote)
     judging(monkeypatch, 0.5, 0.4, 0.3)
     train(tiny_t5, data, plan, {1: True, 2: True})
-    assert kept_there() == ["best-16", "best-24", "last.pt"]
-    assert BestWeights(tmp_path / "another node", remote).hold(16)
-    assert not BestWeights(tmp_path / "another node", remote).hold(8)
+    assert kept_there() == ["best-24", "last.pt"]
+    assert BestWeights(tmp_path / "another node", remote).hold(24)
+    assert not BestWeights(tmp_path / "another node", remote).hold(16)
     judging(monkeypatch, 0.3)
     train(tiny_t5, data, plan, {1: True, 2: True, 3: False})
     assert kept_there() == ["best-24"]
@@ -205,8 +262,8 @@ def test_at_a_uri_there_is_what_is_here(
     [
         ({1: True, 2: True, 3: True}, []),
         ({1: True, 2: False}, []),
-        ({1: True, 2: None}, ["best-16", "best-8", LAST]),
-        ({1: True, 2: True, 3: None}, ["best-16", "best-24", LAST]),
+        ({1: True, 2: None}, ["best-16", LAST]),
+        ({1: True, 2: True, 3: None}, ["best-24", LAST]),
     ],
     ids=["at the end", "stopped", "nobody listens", "nobody listens at the end"],
 )

@@ -21,7 +21,7 @@ from tests.training.test_best import judging
 
 @pytest.mark.parametrize("shares_disk", [False, True])
 @pytest.mark.parametrize(("every", "seconds"), [(None, None), (3, None), (3, 0.001)])
-def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
+def test_a_run_has_a_best_and_a_last_checkpoint_and_each_once_more_while_it_is_replaced(
     tmp_path_factory: pytest.TempPathFactory,
     data: TokenisedData,
     plan: RunPlan,
@@ -50,9 +50,9 @@ def test_a_run_has_two_best_weights_and_two_states_on_disk_at_most(
     falling = replace(plan, objective="validation_loss", mode="min", config=config, shares_disk=shares_disk)
     reports, _ = run(wide, data, falling)
     assert [report["best_epoch"] for report in reports] == [1, 2, 3]
-    assert (found.weights, found.states) == (2, 2)
+    assert (found.weights, found.states, found.whole) == (2, 2, 2)
     size = (wide / "model.safetensors").stat().st_size
-    assert found.size_bytes <= 1.02 * (2 + 2 * weights_in_state(plan.config)) * size  # numbers beside the tensors
+    assert found.size_bytes <= 1.02 * (2 + 2 * weights_in_state(config)) * size  # numbers beside the tensors
     assert [path.name for path in plan.folder.iterdir()] == ["best-24"]
 
 
