@@ -155,7 +155,25 @@ def _close_study(
         tracker.log_model(source.mlflow_run_id, workspace.best, columns=columns, register=config.register_as)
     metrics = {f"test_{name}": value for name, value in (content["test"] or {}).items()}
     metrics[f"best_{content['metric']}"] = float(source.best_value or 0.0)
-    tracker.end_run(run_id, "FINISHED", metrics=metrics, tags={"t5ray.best_trial": str(source.trial)})
+    tags = {"t5ray.best_trial": str(source.trial)}
+    if (confirm := content["confirm"]) is not None:
+        metrics |= _confirmed(confirm)
+        tags["t5ray.tie"] = str(bool(confirm["tie_with"])).lower()
+    tracker.end_run(run_id, "FINISHED", metrics=metrics, tags=tags)
+
+
+def _confirmed(confirm: Mapping[str, Any]) -> dict[str, float]:
+    """Return what training again has shown, by names that are columns of MLflow's list of runs."""
+    by_trial = {found["trial"]: found for found in confirm["candidates"]}
+    roles = {"winner_mean": by_trial[confirm["winner"]], "default_mean": by_trial.get(0)}
+    spans = {name: (found["mean"], *found["interval"]) for name, found in roles.items() if found}
+    if confirm["gain"] is not None:
+        spans["gain"] = (confirm["gain"], *confirm["gain_interval"])
+    return {
+        f"{name}{end}": float(value)
+        for name, span in spans.items()
+        for end, value in zip(("", "_low", "_high"), span, strict=True)
+    }
 
 
 def why_all_failed(ledger: Ledger) -> str:

@@ -190,7 +190,8 @@ def compare(
 
     Intervals: 95 %, bootstrap of the mean over seeds (`means_over_seeds`), within the bounds of the metric. Rows are
     drawn together for all candidates (paired), seeds for each by itself. A tie: the difference to the winner is within
-    chance (`are_behind`).
+    chance (`are_behind`). The interval of the gain, the winner's mean over the default's, is of that one difference:
+    where it leaves 0 out there may be a tie all the same, which also allows for the best of several being picked.
 
     Args:
         statistics: (trial, seed) -> the objective over the validation sample's `rows` rows.
@@ -218,8 +219,22 @@ def compare(
         ],
         "winner": winner,
         "tie_with": [t for t, is_behind in zip(order, behind, strict=True) if t != winner and not is_behind],
+        **_gain(ledger, winner, dict(zip(order, pairs, strict=True)), metric),
         "failed": failures(ledger),
     }
+
+
+def _gain(ledger: Ledger, winner: int, drawn: Mapping[int, Floats], metric: str) -> dict[str, Any]:
+    """Return how much better the winner is than the default, with its interval; nulls where the default is out.
+
+    Args:
+        drawn: candidate -> its mean over seeds in resamples, in pairs.
+    """
+    if 0 not in drawn:
+        return {"gain": None, "gain_interval": None}
+    found, sign, (least, most) = means(ledger), 1 if ledger.mode == "max" else -1, bounds(metric)
+    interval = np.clip(percentile_interval(sign * (drawn[winner] - drawn[0])), least - most, most - least)
+    return {"gain": sign * (found[winner] - found[0]), "gain_interval": interval.tolist()}
 
 
 def _on_seeds(statistics: Sequence[Sequence[Statistic]], metric: str, rows: int) -> Floats:

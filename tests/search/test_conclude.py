@@ -19,7 +19,7 @@ from t5ray.search.conclude import conclude, interrupt
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
 from t5ray.text.tasks import resolve_task
-from t5ray.tracking import NoTracker, Tracker
+from t5ray.tracking import MemoryTracker, NoTracker, Tracker
 from t5ray.training.prepare import Prepared
 from tests.search.events import epoch
 
@@ -308,3 +308,40 @@ def test_a_search_at_a_uri_that_was_never_concluded_names_its_best_so_far(tmp_pa
         interrupt(prepared_of(tmp_path), ledger, workspace, NoTracker())
     found = json.loads(fsspec.filesystem("memory").cat("/bucket/never/words/search.json"))
     assert (found["best"]["trial"], found["leading"]) == (2, None)
+
+
+@pytest.mark.parametrize(("tie_with", "said"), [([0], "true"), ([], "false")])
+def test_mlflow_has_what_the_search_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tie_with: list[int], said: str
+) -> None:
+    prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
+    tracker = MemoryTracker()
+    ledger.study_run_id = tracker.start_run("words")
+    conclude(prepared, ledger, workspace, tracker)
+    study = tracker.runs[ledger.study_run_id]
+    plain = {"best_accuracy": 0.75, "test_accuracy": 0.65, "test_loss": 1.5}
+    assert (study.metrics, study.tags) == (plain, {"t5ray.best_trial": "1"})  # nothing was confirmed
+
+    spans = {1: (0.7, 0.65, 0.76), 0: (0.4, 0.3, 0.5)}
+    ledger.confirm = {
+        "seeds": [1, 2],
+        "rows": 8,
+        "candidates": [{"trial": t, "values": [m, m], "mean": m, "interval": [a, b]} for t, (m, a, b) in spans.items()],
+        "winner": 1,
+        "tie_with": tie_with,
+        "gain": 0.3,
+        "gain_interval": [0.1, 0.5],
+    }
+    conclude(prepared, ledger, workspace, tracker)
+    assert study.metrics == plain | {
+        **{"winner_mean": 0.7, "winner_mean_low": 0.65, "winner_mean_high": 0.76},
+        **{"default_mean": 0.4, "default_mean_low": 0.3, "default_mean_high": 0.5},
+        **{"gain": 0.3, "gain_low": 0.1, "gain_high": 0.5},
+    }
+    assert study.tags["t5ray.tie"] == said
+
+    ledger.confirm["candidates"].pop()
+    ledger.confirm |= {"gain": None, "gain_interval": None}
+    study.metrics.clear()
+    conclude(prepared, ledger, workspace, tracker)  # the default failed on a seed
+    assert set(study.metrics) == {*plain, "winner_mean", "winner_mean_low", "winner_mean_high"}

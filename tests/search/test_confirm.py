@@ -267,6 +267,31 @@ def test_a_smaller_loss_wins() -> None:
     assert (outcome["winner"], outcome["tie_with"]) == (1, [])
 
 
+def test_the_gain_over_the_default_has_an_interval_of_its_own() -> None:
+    """12 of 400 rows more, each the other's otherwise: a share of 0.03 of rows that differ."""
+    low, high = np.repeat([1.0, 0.0], [200, 200]).tolist(), np.repeat([1.0, 0.0], [212, 188]).tolist()
+    outcome = confirmed({0: [low] * 2, 1: [high] * 2})
+    assert outcome["gain"] == pytest.approx(0.03)
+    # normal approximation of that share: 0.03 +- 1.96 * sqrt(0.03 * 0.97 / 400)
+    assert outcome["gain_interval"] == pytest.approx([0.0133, 0.0467], abs=0.003)
+    assert confirmed({0: [high] * 2, 1: [low] * 2})["gain"] == 0  # the default won
+    smaller = confirmed({0: [[0.5] * 50] * 2, 1: [[0.2] * 50] * 2}, mode="min")
+    assert smaller["gain"] == pytest.approx(0.3)
+    assert smaller["gain_interval"] == pytest.approx([0.3, 0.3])
+    far = confirmed({0: [[0.0] * 90 + [1.0] * 10, [0.0] * 100], 1: [[1.0] * 100, [1.0] * 60 + [0.0] * 40]})
+    assert far["gain_interval"][1] == 1.0  # type: ignore[index]  # two seeds far apart, but no share can differ by more
+
+
+def test_a_default_that_is_out_is_no_measure_of_the_gain() -> None:
+    found = ledger(0.1, 0.9, 0.8)
+    for run in iter(Confirmation(found).next_run, None):
+        finish(run, None if run.trial == 0 else 0.5)
+    row = [MeanStatistic(("exact_match",), np.array([[0.5], [0.5]]))]
+    outcome = compare(found, {(n, seed): row for n in (1, 2) for seed in SEEDS}, "exact_match", 2)
+    assert outcome is not None
+    assert (outcome["gain"], outcome["gain_interval"]) == (None, None)
+
+
 def test_why_nothing_was_confirmed_is_said() -> None:
     found = ledger(0.1, 0.9)
     runs = Confirmation(found)
