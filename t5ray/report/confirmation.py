@@ -37,6 +37,8 @@ class Confirmation:
     candidates: list[Candidate]
     seeds: Sequence[int]
     rows: int
+    gain_interval: Sequence[float] | None
+    """Of the winner's mean over the default's; None where the default is out, or search.json is an older one."""
     x: Scale
     ticks: list[Tick]
     left: float
@@ -78,6 +80,7 @@ def view_confirmation(confirm: Mapping[str, Any] | None, mode: str) -> Confirmat
         ],
         seeds=confirm["seeds"],
         rows=confirm["rows"],
+        gain_interval=confirm.get("gain_interval"),
         x=x,
         ticks=x.ticks(),
         left=LEFT,

@@ -23,5 +23,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": words.number, "setting": words.setting, "seconds": words.seconds}
-    environment.filters |= {"signed": words.signed, "share": words.share, "counted": counted}
+    environment.filters |= {
+        "signed": words.signed,
+        "share": words.share,
+        "counted": counted,
+        "few_seeds": words.few_seeds,
+    }
     return environment

@@ -26,6 +26,15 @@ def judged(metric: str) -> str:
     return "validation loss" if metric == "validation_loss" else f"validation {metric}"
 
 
+def few_seeds(count: int) -> str:
+    """Return what so few seeds say of chance, as a sentence; nothing where they are three or more."""
+    if count == 1:
+        return "One seed says nothing of how much seeds differ: the intervals are of the rows alone."
+    if count == 2:
+        return "Two seeds say little of how much seeds differ: the intervals are widened for that, and rough still."
+    return ""
+
+
 def setting(value: object) -> str:
     """Return a parameter's value: floats with four significant digits."""
     if value is None:

@@ -8,7 +8,7 @@ from t5ray.config import load_space
 from t5ray.counting import counted
 from t5ray.model.card import write_json
 from t5ray.report import render_search
-from t5ray.report.words import judged
+from t5ray.report.words import few_seeds, judged
 from t5ray.search.confirm import standing, why_unconfirmed
 from t5ray.search.importance import importances
 from t5ray.search.ledger import Ledger, TrialRecord
@@ -99,7 +99,7 @@ def outcome(content: Mapping[str, Any]) -> str:
     tie = f"; a tie with {_trials(confirm['tie_with'])}" if confirm["tie_with"] else ""
     seeds = counted(len(confirm["seeds"]), "fresh seed")
     mean = f"{judged(metric)} {_mean(winner)} over {seeds}"
-    unsure = " One seed says nothing of how much seeds differ." if len(confirm["seeds"]) == 1 else ""
+    unsure = f" {few_seeds(len(confirm['seeds']))}".rstrip()
     failed = [
         f"trial {run['trial']} failed on seed {run['seed']}: {run['reason']}" for run in confirm.get("failed", ())
     ]

@@ -296,7 +296,7 @@ def test_a_confirmed_winner_is_shown_with_its_interval() -> None:
 def test_a_default_that_ties_is_no_gain() -> None:
     confirm = samples.confirm() | {"tie_with": [0]}
     words = page(confirm=confirm).words
-    assert "What the search gained tie +0.0660 in accuracy, which seeds and rows can explain" in words
+    assert "What the search gained tie +0.0660 in accuracy, which seeds, rows and the pick of the best can explain" in words
     assert "A tie: trial 7 has the best mean, but the default settings cannot be told from it." in words
 
 
@@ -307,6 +307,34 @@ def test_a_winner_without_a_tie_is_called_so_and_may_be_the_default() -> None:
     assert "Yes: the default settings stays ahead" not in words
     assert "Yes: the default settings stay ahead of every other candidate." in words
     assert "What the search gained" not in words
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([101], "One seed says nothing of how much seeds differ: the intervals are of the rows alone."),
+        (
+            [101, 102],
+            "Two seeds say little of how much seeds differ: the intervals are widened for that, and rough still.",
+        ),
+    ],
+)
+def test_intervals_of_few_seeds_are_said_to_be_so(seeds: list[int], said: str) -> None:
+    words = page(confirm=samples.confirm() | {"seeds": seeds}).words
+    assert f"95 % interval 0.8900 to 0.9210. {said}" in words  # beside the winner's
+    assert f"the best of several. {said}" in words  # and above the chart of all
+    for enough in (full_search(), samples.search()):
+        words = Page(render_search(enough)).words
+        assert "One seed says" not in words
+        assert "Two seeds say" not in words
+
+
+def test_the_gain_has_its_interval() -> None:
+    confirm = samples.confirm() | {"gain": 0.066, "gain_interval": [-0.0123, 0.1443]}
+    said = "0.0660 winner minus default, in units of accuracy, 95 % interval −0.0123 to +0.1443"
+    assert said in page(confirm=confirm).words
+    tie = "+0.0660 in accuracy, 95 % interval −0.0123 to +0.1443, which seeds, rows and the pick of the best can explain"
+    assert tie in page(confirm=confirm | {"tie_with": [0]}).words
 
 
 def test_one_seed_is_said_to_be_one() -> None:

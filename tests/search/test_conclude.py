@@ -334,9 +334,15 @@ def test_mlflow_has_what_the_search_trusts(
     }
     conclude(prepared, ledger, workspace, tracker)
     assert study.metrics == plain | {
-        **{"winner_mean": 0.7, "winner_mean_low": 0.65, "winner_mean_high": 0.76},
-        **{"default_mean": 0.4, "default_mean_low": 0.3, "default_mean_high": 0.5},
-        **{"gain": 0.3, "gain_low": 0.1, "gain_high": 0.5},
+        "winner_mean": 0.7,
+        "winner_mean_low": 0.65,
+        "winner_mean_high": 0.76,
+        "default_mean": 0.4,
+        "default_mean_low": 0.3,
+        "default_mean_high": 0.5,
+        "gain": 0.3,
+        "gain_low": 0.1,
+        "gain_high": 0.5,
     }
     assert study.tags["t5ray.tie"] == said
 

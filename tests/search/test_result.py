@@ -92,8 +92,10 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
     confirm = {"seeds": [1, 2], "rows": 100, "candidates": candidates, "winner": 3, "tie_with": [5]}
     assert outcome({**CONTENT, "confirm": confirm}) == (
         "Winner: trial 3, validation accuracy 0.8900 (0.8600 to 0.9200) over 2 fresh seeds against 0.8100 "
-        "(0.7700 to 0.8500) with the default settings; a tie with trial 5; on test 0.8500."
+        "(0.7700 to 0.8500) with the default settings; a tie with trial 5; on test 0.8500. "
+        "Two seeds say little of how much seeds differ: the intervals are widened for that, and rough still."
     )
+    confirm["seeds"] = [1, 2, 3]
     loss = outcome(
         {**CONTENT, "metric": "validation_loss", "test": {"accuracy": 0.5, "loss": 0.25}, "confirm": confirm}
     )
@@ -106,4 +108,6 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
     )
     assert failed.endswith("on test 0.8500. Out of the comparison: trial 2 failed on seed 7: the loss is nan.")
     one = outcome({**CONTENT, "confirm": {**confirm, "seeds": [1]}})
-    assert one.endswith("on test 0.8500. One seed says nothing of how much seeds differ.")
+    assert one.endswith(
+        "on test 0.8500. One seed says nothing of how much seeds differ: the intervals are of the rows alone."
+    )
