@@ -36,9 +36,9 @@ def few_seeds(count: int) -> str:
 
 
 def setting(value: object) -> str:
-    """Return a parameter's value: floats with four significant digits."""
-    if value is None:
-        return MISSING
+    """Return a parameter's value as YAML has it: `null`, `true`; floats with four significant digits."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

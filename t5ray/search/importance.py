@@ -17,6 +17,7 @@ from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator
 
 from t5ray.config import SearchSpace
 from t5ray.errors import one_line
+from t5ray.report.words import setting
 from t5ray.search.ledger import Ledger
 from t5ray.search.space import point, suggest
 
@@ -133,5 +134,5 @@ def _label(space: SearchSpace, name: str) -> str:
         return parameter
     when = space.parameters[parameter][int(number)].when
     wanted = (value if isinstance(value, tuple) else (value,) for value in when.values())
-    terms = (f"{other} is {' or '.join(map(str, values))}" for other, values in zip(when, wanted, strict=True))
+    terms = (f"{other} is {' or '.join(map(setting, values))}" for other, values in zip(when, wanted, strict=True))
     return f"{parameter} where {' and '.join(terms)}"

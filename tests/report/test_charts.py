@@ -48,8 +48,8 @@ def test_padded_holds_every_value(values: list[float]) -> None:
 
 def test_words_truth_values_and_few_whole_numbers_are_categories() -> None:
     assert labels(parameter_axis(["adamw", "adafactor", "adamw"], 0, 100).ticks) == ["adafactor", "adamw"]
-    assert labels(parameter_axis([True, False], 0, 100).ticks) == ["False", "True"]
-    assert labels(parameter_axis([None, 3], 0, 100).ticks) == ["3", "–"]
+    assert labels(parameter_axis([True, False], 0, 100).ticks) == ["false", "true"]
+    assert labels(parameter_axis([None, 3], 0, 100).ticks) == ["3", "null"]
     axis = parameter_axis([64, 8, 16, 8], 0, 90)
     assert axis.ticks == [Tick(15, "8"), Tick(45, "16"), Tick(75, "64")]
     assert axis(16) == 45

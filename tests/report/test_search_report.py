@@ -1,3 +1,4 @@
+import re
 from typing import Any
 from xml.etree import ElementTree
 
@@ -8,7 +9,7 @@ from tests.report import samples
 from tests.report.pages import Page
 
 HEADINGS = ["Trial", "State", "Best", "at epoch", "Epochs", "learning_rate", "batch_size", "dropout", "optimizer"]
-HEADINGS += ["Training", "Overhead", "MLflow run"]
+HEADINGS += ["Training", "Overhead"]
 
 
 def page(**changes: Any) -> Page:
@@ -67,7 +68,6 @@ def test_every_trial_has_its_row_with_the_numbers_of_the_mapping() -> None:
         assert cells["Epochs"][1] == str(len(trial["values"]))
         assert {name: cells[name][1] for name in trial["params"]} == {k: str(v) for k, v in trial["params"].items()}
         assert (cells["Training"][1], cells["Overhead"][1]) == (str(trial["train_s"]), str(trial["overhead_s"]))
-        assert trial["mlflow_run_id"].startswith(cells["MLflow run"][0])
     causes = [row[1][0] for row in shown.rows if len(row) == 2]
     assert causes == [trial["reason"] for trial in search["trials"] if trial["reason"]]
 
@@ -124,6 +124,21 @@ def test_a_conditional_parameter_is_drawn_where_it_is_set() -> None:
             trial["params"]["beta2"] = 0.9 + trial["trial"] / 100
     (chart,) = (c for c in Page(render_search(search)).charts if c.get("aria-label") == "Best value against beta2")
     assert len(list(chart.iter("circle"))) == 5  # of the six trials with adamw, one has no value
+
+
+def test_null_is_a_value_and_a_dash_is_none() -> None:
+    """early_stopping_patience was null in trial 1, and no parameter of trial 2."""
+    search = samples.search()
+    for number, trial in enumerate(search["trials"]):
+        if number != 2:
+            trial["params"]["early_stopping_patience"] = None if number == 1 else 3
+            trial["params"]["lora"] = number > 5
+    rows = [row for row in Page(render_search(search)).rows if len(row) == len(HEADINGS) + 2]
+    place = [text for text, _ in rows[0]].index("early_stopping_patience")
+    assert [row[place] for row in rows[1:5]] == [("3", "3"), ("null", "null"), ("–", ""), ("3", "3")]
+    assert [row[place + 1][0] for row in rows[1:]] == ["false"] * 2 + ["–"] + ["false"] * 3 + ["true"] * 4
+    (found,) = (c for c in Page(render_search(search)).charts if "patience" in (c.get("aria-label") or ""))
+    assert [text.text for text in found.iter("text")][-2:] == ["3", "null"]
 
 
 @pytest.mark.parametrize("key", ["name", "task", "model", "data"])
@@ -296,7 +311,10 @@ def test_a_confirmed_winner_is_shown_with_its_interval() -> None:
 def test_a_default_that_ties_is_no_gain() -> None:
     confirm = samples.confirm() | {"tie_with": [0]}
     words = page(confirm=confirm).words
-    assert "What the search gained tie +0.0660 in accuracy, which seeds, rows and the pick of the best can explain" in words
+    assert (
+        "What the search gained tie +0.0660 in accuracy, which seeds, rows and the pick of the best can explain"
+        in words
+    )
     assert "A tie: trial 7 has the best mean, but the default settings cannot be told from it." in words
 
 
@@ -333,7 +351,9 @@ def test_the_gain_has_its_interval() -> None:
     confirm = samples.confirm() | {"gain": 0.066, "gain_interval": [-0.0123, 0.1443]}
     said = "0.0660 winner minus default, in units of accuracy, 95 % interval −0.0123 to +0.1443"
     assert said in page(confirm=confirm).words
-    tie = "+0.0660 in accuracy, 95 % interval −0.0123 to +0.1443, which seeds, rows and the pick of the best can explain"
+    tie = (
+        "+0.0660 in accuracy, 95 % interval −0.0123 to +0.1443, which seeds, rows and the pick of the best can explain"
+    )
     assert tie in page(confirm=confirm | {"tie_with": [0]}).words
 
 
@@ -412,9 +432,14 @@ def test_each_trial_links_to_its_run() -> None:
     shown = Page(render_search(full_search()))
     expected = [f"http://127.0.0.1:5000/#/experiments/1/runs/{t['mlflow_run_id']}" for t in samples.search()["trials"]]
     assert shown.fetched == expected
-    assert "work while mlflow ui --backend-store-uri sqlite:///mlflow.db runs." in shown.words
+    first = re.findall(r'<td class="num first"[^>]*>\s*(.*?)\s*</td>', shown.html)
+    assert [re.sub(r"<a [^>]*>|</a>", "", cell).split()[-1] for cell in first] == [str(n) for n in range(10)]
+    assert all(url in cell for url, cell in zip(expected, first, strict=True))  # where no scrolling hides it
+    leads = "A trial's number leads to its run in MLflow"
+    assert f"{leads} while mlflow ui --backend-store-uri sqlite:///mlflow.db runs." in shown.words
     at_server = full_search() | {"config": {"tracking": {"uri": "https://mlflow.example"}}}
-    assert "Links to MLflow work while" not in Page(render_search(at_server)).words
+    assert f"{leads}. " in Page(render_search(at_server)).words
+    assert leads not in page().words
 
 
 def test_a_run_that_was_not_made_yet_has_no_link() -> None:

@@ -17,7 +17,7 @@ def test_signed() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(3e-4, "0.0003"), (1.23456e-5, "1.235e-05"), (16, "16"), ("adamw", "adamw"), (True, "True"), (None, "–")],
+    [(3e-4, "0.0003"), (1.23456e-5, "1.235e-05"), (16, "16"), ("adamw", "adamw"), (True, "true"), (None, "null")],
 )
 def test_setting(value: object, text: str) -> None:
     assert setting(value) == text

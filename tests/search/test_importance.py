@@ -85,6 +85,20 @@ def test_a_range_under_a_condition_is_named_with_it() -> None:
     }
 
 
+def test_a_condition_is_worded_as_the_search_space_has_it() -> None:
+    frozen = {"freeze_encoder": {"choice": [True, False]}, "dropout": {"uniform": [0.0, 0.3]}}
+    rate = [{"loguniform": [1e-5, 1e-2], "when": {"freeze_encoder": value}} for value in (True, False)]
+    space = SearchSpace.model_validate({"parameters": {**frozen, "learning_rate": rate}})
+    draw = random.Random(0)
+    records = []
+    for number in range(40):
+        params = {"freeze_encoder": number % 2 == 0, "learning_rate": 10 ** draw.uniform(-4, -2), "dropout": 0.1}
+        records.append(record(number, params, draw.random()))
+    found = importances(space, ledger(records)).shares
+    assert found is not None
+    assert {f"learning_rate where freeze_encoder is {value}" for value in ("true", "false")} < set(found["PED-ANOVA"])
+
+
 EPSILON = {"epsilon": {"loguniform": [1e-10, 1e-8]}}
 """Narrower than the 1e-7 that scikit-learn's trees tell apart."""
 
