@@ -149,7 +149,7 @@ def _search(
     from t5ray.board import board
     from t5ray.search.books import open_study
     from t5ray.search.conclude import conclude
-    from t5ray.search.confirm import num_expected
+    from t5ray.search.confirm import num_expected, standing
     from t5ray.search.run_ids import settle_run_ids
     from t5ray.search.study import run_search
 
@@ -164,7 +164,8 @@ def _search(
             runs_again=lambda: num_expected(ledger, ledger.target),
         ) as shown:
             run_search(prepared, space, ledger, workspace, cluster, tracker, announce=shown.update)
-        terminal.say(f"\nJudging the winner on {counted(len(prepared.data.test), 'test row')}.")
+        if standing(ledger).source is not None:
+            terminal.say(f"\nJudging the winner on {counted(len(prepared.data.test), 'test row')}.")
         content = conclude(prepared, ledger, workspace, tracker)
         settle_run_ids(ledger, workspace, tracker)
     except BaseException as exc:

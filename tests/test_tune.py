@@ -13,13 +13,14 @@ import pytest
 from t5ray import cli
 from t5ray.config import DecodeConfig, RunConfig, SearchConfig
 from t5ray.model.card import CARD, ENTRY, BundleCard
-from t5ray.search import books, conclude
+from t5ray.search import books, conclude, run_ids, study
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
 from t5ray.terminal import to_judge
 from t5ray.text.tasks import BUILT_IN
 from t5ray.tracking import NoTracker
 from t5ray.tune import _close, _is_done, _search, _send_rest, _tune
+from tests.search.events import epoch
 from tests.search.test_result import CONTENT
 
 
@@ -41,6 +42,25 @@ def test_a_second_ctrl_c_at_the_end_is_one_line(
     ledger.finished = True
     assert _search(prepared, nothing, ledger, workspace, nothing, nothing) is None
     assert "The search has ended. What was not sent yet is by: " in capsys.readouterr().out
+
+
+def test_a_winner_is_said_to_be_judged_only_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A time budget may be used up before a trial has ended an epoch."""
+    monkeypatch.setattr(books, "open_study", lambda *given: None)
+    monkeypatch.setattr(study, "run_search", lambda *given, **named: None)
+    monkeypatch.setattr(conclude, "conclude", lambda prepared, ledger, *given: {"best": ledger.best})
+    monkeypatch.setattr(run_ids, "settle_run_ids", lambda *given: None)
+    workspace, nothing = Workspace(tmp_path, tmp_path / "cache"), cast(Any, None)
+    data = SimpleNamespace(test=[0, 1])
+    prepared: Any = SimpleNamespace(config=RunConfig(name="words"), data=data, objective="accuracy", mode="max")
+    ledger = Ledger(workspace.ledger)
+    assert _search(prepared, nothing, ledger, workspace, nothing, nothing) == {"best": None}
+    assert "Judging" not in capsys.readouterr().out
+    ledger.trials[0] = TrialRecord(0, {}, "COMPLETE", reports=[epoch(1, 0.5, final=True)])
+    _search(prepared, nothing, ledger, workspace, nothing, nothing)
+    assert "Judging the winner on 2 test rows." in capsys.readouterr().out
 
 
 def test_a_grid_that_has_run_whole_is_done_though_more_trials_were_asked_for(tmp_path: Path) -> None:
