@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from t5ray.counting import counted
 from t5ray.report.page import render
+from t5ray.report.words import one_for_all
 
 MEANING = {
     "accuracy": "share of rows whose prediction is the reference",
@@ -76,7 +78,7 @@ def render_evaluation(
     """Return report.html for the content of metrics.json.
 
     Args:
-        metrics: `rows` and `metrics`; `per_class` and `intervals` may be missing or empty.
+        metrics: `rows` and `metrics`; `per_class`, `intervals` and `only_prediction` may be missing or empty.
         examples: each with `inputs`, `references` (one text or several), `prediction` (None where the row failed) and
             `correct`. Wrong ones are shown first.
         meta: what was judged (model, data, split, ...), name -> value.
@@ -91,12 +93,22 @@ def render_evaluation(
         meta={name: value for name, value in (meta or {}).items() if value is not None},
         rows=metrics["rows"],
         metrics=rows,
+        warning=_warning(metrics),
         per_class=metrics.get("per_class") or {},
         confusion=_confusion(confusion) if confusion else None,
         examples=[{**example, "references": _texts(example["references"])} for example in shown],
         num_examples=len(examples),
         num_wrong=sum(not example["correct"] for example in examples),
     )
+
+
+def _warning(metrics: Mapping[str, Any]) -> str:
+    """Say of a model that gave all rows one label that it did; nothing of any other."""
+    if metrics.get("only_prediction") is None:
+        return ""
+    failed = metrics.get("rows_with_error") or 0
+    rows = counted(metrics["rows"] - failed, "row")
+    return one_for_all(metrics["only_prediction"], f"{rows} that have a prediction" if failed else rows)
 
 
 def _metric_row(name: str, value: float, intervals: Mapping[str, Sequence[float]]) -> MetricRow:

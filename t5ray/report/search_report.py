@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from t5ray.counting import counted
 from t5ray.report.charts import finite
 from t5ray.report.confirmation import Confirmation, view_confirmation
 from t5ray.report.page import render
@@ -12,7 +13,7 @@ from t5ray.report.parallel import parallel_coordinates
 from t5ray.report.search_charts import learning_curves, slices
 from t5ray.report.stopping import view_stopping
 from t5ray.report.trial_view import CUT_OFF, ENDS, FAILED, TrialView, view_trial
-from t5ray.report.words import judged, setting
+from t5ray.report.words import judged, one_for_all, setting
 
 
 def render_search(search: Mapping[str, Any]) -> str:
@@ -47,6 +48,7 @@ def render_search(search: Mapping[str, Any]) -> str:
         gain=_gain(best, None if default and default.end == FAILED else default_value, search["mode"], confirmation),
         confirms=_confirms(search),
         confirmation=confirmation,
+        warning=_warning(search.get("confirm") or {}),
         importances=importances,
         judged=judged(search["metric"]),
         runs_url=search.get("runs_url") or "",
@@ -64,6 +66,12 @@ def render_search(search: Mapping[str, Any]) -> str:
         stopping=view_stopping(trials, max_epochs, search.get("rungs") or ()),
         times=_times(search, trials),
     )
+
+
+def _warning(confirm: Mapping[str, Any]) -> str:
+    """Say of a bundle that gave all rows one label that it did; nothing of any other."""
+    same = confirm.get("only_prediction")
+    return "" if same is None else one_for_all(same, counted(confirm["rows"], "validation row"))
 
 
 def _is_open(search: Mapping[str, Any]) -> bool:

@@ -35,6 +35,15 @@ def few_seeds(count: int) -> str:
     return ""
 
 
+def one_for_all(prediction: str, rows: str) -> str:
+    """Return what a model is worth that tells nothing apart, as a sentence.
+
+    Example:
+        one_for_all("mail", "400 validation rows") -> "Every one of the 400 validation rows was given 'mail': …"
+    """
+    return f"Every one of the {rows} was given {prediction!r}: the metrics tell of that label's share alone."
+
+
 def setting(value: object) -> str:
     """Return a parameter's value as YAML has it: `null`, `true`; floats with four significant digits."""
     if value is None or isinstance(value, bool):

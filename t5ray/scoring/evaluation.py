@@ -3,7 +3,7 @@
 Comes in: a model and data, or the output of predict with the references in the same rows. Goes out, in a folder:
 
     config.yaml            the settings, all of them
-    metrics.json           {rows, metrics, per_class, intervals, calibration, and what was judged}
+    metrics.json           {rows, metrics, per_class, only_prediction, intervals, calibration, and what was judged}
     predictions.jsonl      each row as it was, with `inputs`, `references`, `prediction`, `error`, `correct`; a column
                            of the rows that has one of these names is called NAME_in_data
     report.html            one file, opens offline
@@ -193,6 +193,7 @@ def _metrics(rows: Labelled, scored: Scored, judgement: Judgement) -> dict[str, 
         "rows": len(rows.records),
         "metrics": judgement.metrics,
         "per_class": judgement.per_class,
+        "only_prediction": judgement.only_prediction,
         "intervals": judgement.intervals,
         "calibration": asdict(scored.calibration) if scored.calibration else None,
         "rows_with_error": scored.num_errors,

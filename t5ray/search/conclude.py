@@ -15,6 +15,7 @@ from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.result import summary, write_summary
 from t5ray.search.workspace import Workspace
 from t5ray.text.bootstrap import Floats, Statistic
+from t5ray.text.metrics import only_prediction
 from t5ray.text.statistics import build_statistics
 from t5ray.text.tasks import read_prediction
 from t5ray.tracking import Tracker
@@ -119,21 +120,34 @@ def compare_candidates(prepared: Prepared, ledger: Ledger, workspace: Workspace)
     rows = fixed_sample(len(prepared.data.validation), prepared.config.training.validation_rows)
     references = [prepared.data.validation_references[int(row)] for row in rows]
     statistics = {
-        (trial, seed): _statistics(
-            prepared, workspace.rows_of(ledger.confirm_run(trial, seed).key).read_text(), references
-        )
+        (trial, seed): _statistics(prepared, _rows(workspace, ledger, trial, seed), references)
         for trial in means(ledger)
         for seed in ledger.confirm_seeds
     }
-    return compare(ledger, statistics, prepared.objective, len(rows))
+    found = compare(ledger, statistics, prepared.objective, len(rows))
+    if found is None or prepared.objective == "validation_loss":  # of which no predictions are kept
+        return found
+    texts = _predictions(prepared, _rows(workspace, ledger, found["winner"], ledger.confirm_seeds[-1]))
+    return {**found, "only_prediction": only_prediction(prepared.task, texts, references)}
 
 
-def _statistics(prepared: Prepared, text: str, references: Sequence[Sequence[str]]) -> Sequence[Statistic]:
-    rows, task = json.loads(text), prepared.task
+def _rows(workspace: Workspace, ledger: Ledger, trial: int, seed: int) -> dict[str, list[Any]]:
+    """Return what the best epoch of a run that confirms did on each row."""
+    rows: dict[str, list[Any]] = json.loads(workspace.rows_of(ledger.confirm_run(trial, seed).key).read_text())
+    return rows
+
+
+def _predictions(prepared: Prepared, rows: Mapping[str, list[Any]]) -> list[str | None]:
+    return [read_prediction(prepared.task, prediction) for prediction in rows["predictions"]]
+
+
+def _statistics(
+    prepared: Prepared, rows: Mapping[str, list[Any]], references: Sequence[Sequence[str]]
+) -> Sequence[Statistic]:
     if prepared.objective == "validation_loss":
         return [LossStatistic(np.array(rows["losses"]), np.array(rows["tokens"], dtype=np.float64))]
-    predictions = [read_prediction(task, prediction) for prediction in rows["predictions"]]
-    return build_statistics(task.metrics, predictions, references, task.labels)
+    task = prepared.task
+    return build_statistics(task.metrics, _predictions(prepared, rows), references, task.labels)
 
 
 def _close_study(

@@ -8,7 +8,7 @@ from t5ray.config import load_space
 from t5ray.counting import counted
 from t5ray.model.card import write_json
 from t5ray.report import render_search
-from t5ray.report.words import few_seeds, judged
+from t5ray.report.words import few_seeds, judged, one_for_all
 from t5ray.search.confirm import standing, why_unconfirmed
 from t5ray.search.importance import importances
 from t5ray.search.ledger import Ledger, TrialRecord
@@ -104,7 +104,9 @@ def outcome(content: Mapping[str, Any]) -> str:
         f"trial {run['trial']} failed on seed {run['seed']}: {run['reason']}" for run in confirm.get("failed", ())
     ]
     out = f" Out of the comparison: {'; '.join(failed)}." if failed else ""
-    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{unsure}{out}"
+    same = confirm.get("only_prediction")
+    told = "" if same is None else f" {one_for_all(same, counted(confirm['rows'], 'validation row'))}"
+    return f"Winner: trial {confirm['winner']}, {mean}{against}{tie}{test}.{told}{unsure}{out}"
 
 
 def _trials(numbers: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from t5ray.config import MetricName, TaskConfig
 from t5ray.text.bootstrap import intervals, point_estimates
 from t5ray.text.classes import CLASS_METRICS, Confusion, confuse, read_classes, scores_by_label
-from t5ray.text.statistics import build_statistics
+from t5ray.text.statistics import build_statistics, equals_reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Judgement:
     """Metric -> 95 % interval (low, high); empty without bootstrap."""
     confusion: Confusion | None
     """For a task with closed labels."""
+    only_prediction: str | None
+    """See `only_prediction`."""
 
 
 def score(
@@ -73,15 +75,32 @@ def judge(
     _check(predictions, references)
     statistics = build_statistics(task.metrics, predictions, references, task.labels)
     estimates = point_estimates(statistics, len(predictions))
-    judges_labels = task.closed_labels or not set(CLASS_METRICS).isdisjoint(task.metrics)
-    classes = read_classes(predictions, references, task.labels) if judges_labels else None
+    classes = read_classes(predictions, references, task.labels) if _judges_labels(task) else None
     ranges = intervals(statistics, len(predictions), samples=bootstrap_samples, seed=seed)
     return Judgement(
         metrics={metric: estimates[metric] for metric in task.metrics},
         per_class=scores_by_label(classes) if classes else {},
         intervals={metric: ranges[metric] for metric in task.metrics if ranges},
         confusion=confuse(classes) if classes and task.closed_labels else None,
+        only_prediction=only_prediction(task, predictions, references),
     )
+
+
+def only_prediction(
+    task: TaskConfig, predictions: Sequence[str | None], references: Sequence[Sequence[str]]
+) -> str | None:
+    """Return the label that every row was given, though it is not right for all: such a model tells nothing apart.
+
+    None for any other model, and for a task that judges no labels. Rows that failed are left out.
+    """
+    given = [(text.strip(), texts) for text, texts in zip(predictions, references, strict=True) if text is not None]
+    if not _judges_labels(task) or len(given) < 2 or len({text for text, _ in given}) > 1:
+        return None
+    return None if all(equals_reference(text, texts) for text, texts in given) else given[0][0]
+
+
+def _judges_labels(task: TaskConfig) -> bool:
+    return task.closed_labels or not set(CLASS_METRICS).isdisjoint(task.metrics)
 
 
 def _check(predictions: Sequence[str | None], references: Sequence[Sequence[str]]) -> None:

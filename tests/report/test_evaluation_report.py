@@ -27,6 +27,14 @@ def test_metrics_come_with_intervals_and_meaning() -> None:
     assert ["chrf", "71.25", "–", "", "character n-grams shared with the reference, 0 to 100"] in cells(shown)
 
 
+@pytest.mark.parametrize(("failed", "rows"), [(0, "100 rows"), (1, "99 rows that have a prediction")])
+def test_a_model_that_gave_all_rows_one_label_is_said_to(failed: int, rows: str) -> None:
+    metrics = samples.evaluation() | {"only_prediction": "mail", "rows_with_error": failed}
+    said = f"Every one of the {rows} was given 'mail': the metrics tell of that label's share alone."
+    assert said in page(metrics=metrics).words
+    assert "Every one of" not in page(metrics=metrics | {"only_prediction": None}).words + page().words
+
+
 def test_the_marks_lie_where_the_numbers_say() -> None:
     html = page().html
     assert '<i style="left: 78.0%; width: 14.0%"></i><b style="left: 85.0%"></b>' in html

@@ -308,6 +308,12 @@ def test_a_confirmed_winner_is_shown_with_its_interval() -> None:
     assert (mean - low) / (high - low) == pytest.approx((0.906 - 0.89) / (0.921 - 0.89), abs=0.01)
 
 
+def test_a_bundle_that_gave_all_rows_one_label_is_said_to() -> None:
+    said = "Every one of the 400 validation rows was given 'mail': the metrics tell of that label's share alone."
+    assert said in page(confirm=samples.confirm() | {"only_prediction": "mail"}).words
+    assert "Every one of" not in page(confirm=samples.confirm() | {"only_prediction": None}).words + page().words
+
+
 def test_a_default_that_ties_is_no_gain() -> None:
     confirm = samples.confirm() | {"tie_with": [0]}
     words = page(confirm=confirm).words

@@ -181,6 +181,15 @@ def test_predictions_that_the_data_hold_stay_beside_those_of_the_model(tmp_path:
     assert (judged["prediction_in_data"], judged["prediction"]) == ("old", "odd")
 
 
+def test_a_model_that_gave_all_rows_one_label_is_said_to(tmp_path: Path, data: Path) -> None:
+    records = [{"text": "a"}, {"text": "b"}]
+    rows = Labelled(TASK, records, ["a => ", "b => "], [["odd"], ["even"]], {"model": "m"}, "")
+    conclude(settings(tmp_path, data, bootstrap_samples=10), rows, Scored(["odd", "odd"], [None, None]))
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["only_prediction"] == "odd"
+    said = "Every one of the 2 rows was given &#39;odd&#39;: the metrics tell of that label&#39;s share alone."
+    assert said in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_numbers_that_json_has_not_are_null(tmp_path: Path, data: Path) -> None:
     rows = Labelled(TASK, [{"text": "a"}], ["a => "], [["odd"]], {"model": "m"}, "")
     nan = float("nan")

@@ -15,7 +15,7 @@ from t5ray.errors import ClusterError
 from t5ray.model.card import CARD, ENTRY, BundleCard
 from t5ray.search import conclude as module
 from t5ray.search import workspace as places
-from t5ray.search.conclude import conclude, interrupt
+from t5ray.search.conclude import compare_candidates, conclude, interrupt
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
 from t5ray.text.tasks import resolve_task
@@ -308,6 +308,29 @@ def test_a_search_at_a_uri_that_was_never_concluded_names_its_best_so_far(tmp_pa
         interrupt(prepared_of(tmp_path), ledger, workspace, NoTracker())
     found = json.loads(fsspec.filesystem("memory").cat("/bucket/never/words/search.json"))
     assert (found["best"]["trial"], found["leading"]) == (2, None)
+
+
+def test_a_bundle_that_gave_all_rows_one_label_is_found(tmp_path: Path) -> None:
+    """By what its run on the last seed did, whatever its run on another and the default did."""
+    workspace = Workspace(tmp_path, tmp_path / "cache")
+    workspace.confirmed.mkdir(parents=True)
+    ledger = Ledger(workspace.ledger, trials={0: ended(0, 0.25), 1: ended(1, 0.75)}, confirm_seeds=[1, 2])
+    given = {(0, 1): ["b", "a"], (0, 2): ["b", "a"], (1, 1): ["a", "b"], (1, 2): ["a", "a"]}
+    for (trial, seed), predictions in given.items():
+        run = replace(ended(trial, 0.25 + 0.5 * trial), seed=seed)
+        ledger.confirm_runs.append(run)
+        workspace.rows_of(run.key).write_text(json.dumps({"predictions": predictions, "losses": [], "tokens": []}))
+    task = TASK.model_copy(update={"metrics": ("accuracy",), "closed_labels": True, "labels": ("a", "b")})
+    data = SimpleNamespace(validation=[0, 1], validation_references=[["a"], ["b"]])
+    prepared = cast(Prepared, SimpleNamespace(**{**vars(prepared_of(tmp_path)), "task": task, "data": data}))
+    found = compare_candidates(prepared, ledger, workspace)
+    assert found is not None
+    assert (found["winner"], found["only_prediction"]) == (1, "a")
+    run = ledger.confirm_run(1, 2)
+    workspace.rows_of(run.key).write_text(json.dumps({"predictions": ["a", "b"], "losses": [], "tokens": []}))
+    found = compare_candidates(prepared, ledger, workspace)
+    assert found is not None
+    assert found["only_prediction"] is None
 
 
 @pytest.mark.parametrize(("tie_with", "said"), [([0], "true"), ([], "false")])

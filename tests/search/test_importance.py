@@ -92,7 +92,11 @@ def test_a_condition_is_worded_as_the_search_space_has_it() -> None:
     draw = random.Random(0)
     records = []
     for number in range(40):
-        params = {"freeze_encoder": number % 2 == 0, "learning_rate": 10 ** draw.uniform(-4, -2), "dropout": 0.1}
+        params: dict[str, object] = {
+            "freeze_encoder": number % 2 == 0,
+            "learning_rate": 10 ** draw.uniform(-4, -2),
+            "dropout": 0.1,
+        }
         records.append(record(number, params, draw.random()))
     found = importances(space, ledger(records)).shares
     assert found is not None

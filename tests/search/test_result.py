@@ -107,6 +107,10 @@ def test_a_winner_is_named_with_its_interval_and_its_ties() -> None:
         {**CONTENT, "confirm": {**confirm, "failed": [{"trial": 2, "seed": 7, "reason": "the loss is nan"}]}}
     )
     assert failed.endswith("on test 0.8500. Out of the comparison: trial 2 failed on seed 7: the loss is nan.")
+    same = outcome({**CONTENT, "confirm": {**confirm, "only_prediction": "odd"}})
+    assert same.endswith(
+        "0.8500. Every one of the 100 validation rows was given 'odd': the metrics tell of that label's share alone."
+    )
     one = outcome({**CONTENT, "confirm": {**confirm, "seeds": [1]}})
     assert one.endswith(
         "on test 0.8500. One seed says nothing of how much seeds differ: the intervals are of the rows alone."

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5ray.config import MetricName, TaskConfig
-from t5ray.text.metrics import Judgement, judge, score
+from t5ray.text.metrics import Judgement, judge, only_prediction, score
 from t5ray.text.tasks import BUILT_IN
 
 EVERY = get_args(MetricName)
@@ -95,6 +95,27 @@ def test_judgement_of_labels_holds_classes_intervals_and_confusion() -> None:
     assert found.confusion is not None
     assert found.confusion.labels == ("games", "net", "<other>")
     assert found.confusion.counts == ((10, 10, 10), (0, 10, 10), (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "only"),
+    [
+        (["net", " net", "net"], [["net"], ["games"], ["net"]], "net"),
+        (["net", None, "net"], [["games"], ["net"], ["games"]], "net"),
+        (["oops"] * 3, [["net"], ["games"], ["net"]], "oops"),  # no label at all
+        (["net", "games", "net"], [["games"]] * 3, None),
+        (["net"] * 3, [["net"], ["net"], ["games", "net"]], None),  # and rightly so
+        (["net", None], [["games"]] * 2, None),  # one row tells nothing
+        ([None, None], [["games"]] * 2, None),
+    ],
+)
+def test_a_model_that_tells_nothing_apart_is_found(
+    predictions: list[str | None], references: list[list[str]], only: str | None
+) -> None:
+    assert judged(CLASSIFY, predictions, references).only_prediction == only
+    by_class = TaskConfig(name="tags", inputs="{text}", targets="{tag}", metrics=("macro_f1",))
+    assert only_prediction(by_class, predictions, references) == only
+    assert only_prediction(BUILT_IN["summarize"], predictions, references) is None  # any text may be short of ideas
 
 
 def test_judgement_of_text_has_no_classes() -> None:
