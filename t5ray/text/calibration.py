@@ -4,6 +4,7 @@ Comes in: scores or probabilities of every label. Goes out: a temperature, an er
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,14 @@ class Calibration:
         Example:
             0.031 (0.084 before temperature 1.62)
         """
-        before = f" ({self.ece_before:.3f} before temperature {self.temperature:.2f})"
+        before = f" ({self.ece_before:.3f} before temperature {self.temperature:.2f}{self._edge})"
         return f"{self.ece_after:.3f}{before if self.temperature != 1.0 else ''}"
+
+    @property
+    def _edge(self) -> str:
+        """What to know of a temperature that would lie beyond its bounds."""
+        edges = {"highest": math.isclose(self.temperature, HOTTEST), "lowest": math.isclose(self.temperature, COLDEST)}
+        return "".join(f", the {edge} there is, and the best one lies beyond" for edge in edges if edges[edge])
 
 
 def fit_temperature(scores: Floats, truths: npt.NDArray[np.int64]) -> float:

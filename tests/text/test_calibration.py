@@ -48,6 +48,16 @@ def test_a_temperature_stays_within_its_bounds(rows: list[tuple[float, float, in
     assert COLDEST * 0.999 <= found <= HOTTEST * 1.001
 
 
+@pytest.mark.parametrize(("scores", "edge"), [([0.0, -3.0], "20.00, the highest"), ([-1.0, -1.01], "0.05, the lowest")])
+def test_a_temperature_at_a_bound_is_said_to_be_there(scores: list[float], edge: str) -> None:
+    """The first model gives the wrong label the better score in 3 of 4 rows; the second hardly tells them apart."""
+    truths = [1, 1, 1, 0] if edge.endswith("highest") else [0] * 99 + [1]
+    found = fit_temperature(np.array([scores] * len(truths)), np.array(truths, np.int64))
+    said = f"0.250 (0.400 before temperature {edge} there is, and the best one lies beyond)"
+    assert str(Calibration(found, 0.4, 0.25)) == said
+    assert "there is" not in str(Calibration(19.9, 0.4, 0.25))
+
+
 def test_the_error_of_a_hand_worked_example() -> None:
     # bins of 1/15: both 0.9 share one, half of them right: gap 0.4 twice; 0.6 right: 0.4; 0.3 wrong: 0.3
     error = expected_calibration_error(np.array([0.9, 0.9, 0.6, 0.3]), np.array([True, False, True, False]))
