@@ -17,6 +17,7 @@ from t5ray.search.confirm import BEST_OF, num_expected
 from t5ray.search.contradictions import idle_parameters, outside_points
 from t5ray.search.ledger import Ledger
 from t5ray.search.scheduler import bracket_shares, rung_epochs
+from t5ray.search.study import budget_left_s
 from t5ray.storage import free_bytes
 from t5ray.training.footprint import costliest
 from t5ray.training.plan import RunFailed
@@ -61,7 +62,15 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
             f"confirm      the best {BEST_OF} and the default again on {seeds}: "
             f"{counted(num_expected(ledger, num_trials), 'full run')} at most{' are left' if ended else ''}"
         )
-    return [*lines, *_disk(prepared, space.parameters, slots)]
+    return [*lines, *_budget(config.search.time_budget_s, ledger), *_disk(prepared, space.parameters, slots)]
+
+
+def _budget(budget_s: float | None, ledger: Ledger) -> list[str]:
+    left_s = budget_left_s(budget_s, ledger)
+    if left_s is None:
+        return []
+    left = "" if left_s == budget_s else f", {seconds(left_s)} of it left,"
+    return [f"time budget  {seconds(budget_s)}{left} for trials and the runs that confirm the best"]
 
 
 def _per_epoch(prepared: Prepared) -> tuple[int, int]:
@@ -199,6 +208,9 @@ class Estimate:
     epoch_s: float
     """One epoch of one trial: training and validation."""
     search_s: float
+    """Of the trials, where as many of them are stopped early as is expected."""
+    most_s: float
+    """The same, where none is."""
     confirm_s: float
 
 
@@ -213,6 +225,7 @@ def estimate(prepared: Prepared, left: Left, slots: int, probe: Probe) -> Estima
     return Estimate(
         epoch_s,
         search_s=probe.load_s + epoch_s * max(left.expected / slots, left.longest),
+        most_s=probe.load_s + epoch_s * max(left.trials / slots, left.longest),
         confirm_s=epoch_s * max(left.confirm / slots, longest),
     )
 
@@ -240,7 +253,29 @@ def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Le
         f"apart: {seconds(found.epoch_s)} an epoch; "
         f"{seconds(found.search_s)} for some {left.expected} of {counted(left.trials, 'epoch')}"
         f"{confirming}",
+        *_bound(left, found),
+        *_end(found, budget_left_s(prepared.config.search.time_budget_s, ledger)),
     ]
+
+
+def _bound(left: Left, found: Estimate) -> list[str]:
+    """Say what the trials come to where the scheduler stops none."""
+    if left.expected >= left.trials:
+        return []
+    whole = f"{counted(left.trials, 'epoch')} in {seconds(found.most_s)}"
+    return [f"at most      {whole} before the best are confirmed, if nothing is pruned: ASHA keeps trials that tie"]
+
+
+def _end(found: Estimate, left_s: float | None) -> list[str]:
+    """Say whether the time budget ends the search; nothing where there is no budget."""
+    if left_s is None:
+        return []
+    if found.most_s + found.confirm_s <= left_s:
+        return ["ends         with its last run, before the time budget is used up"]
+    if found.search_s + found.confirm_s <= left_s:
+        return ["ends         with its last run as estimated, but by the time budget if nothing is pruned"]
+    during = "trials still run" if found.search_s > left_s else "the best are confirmed"
+    return [f"ends         by the time budget, while {during}"]
 
 
 def _measure(prepared: Prepared, together: int) -> Sequence[Probe]:

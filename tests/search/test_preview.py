@@ -129,6 +129,62 @@ def test_no_search_is_shorter_than_its_longest_trial(plan: Plan) -> None:
     assert found.confirm_s == 0
 
 
+FORESEEN = Probe(load_s=0.0, step_s=1.0, validate_row_s=0.0)
+
+
+@pytest.fixture
+def foreseen(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Foresees 9 trials of up to 9 epochs of 8 s, two at a time: 21 epochs in 84 s, or all 81 in 324 s."""
+    monkeypatch.setattr(preview, "_measure", lambda *_: [FORESEEN])
+
+    def foresee_with(seeds: int = 0, spent_s: float = 0.0, **search: object) -> list[str]:
+        prepared = plan(training={"max_epochs": 9, "batch_size": 16}, search={"num_trials": 9, **search})
+        assert len(prepared.data.train) == 8 * 16
+        ledger = books(9, seeds)
+        ledger.wall_s = spent_s
+        found = [*describe(prepared, space(), CLUSTER, ledger), *foresee(prepared, space(), CLUSTER, ledger)]
+        return [line for line in found if line.split("  ")[0] in ("estimate", "at most", "ends", "time budget")]
+
+    return foresee_with
+
+
+def test_the_bound_without_pruning_stands_beside_the_estimate(
+    plan: Plan, foreseen: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimated, bound = foreseen()
+    assert estimated.endswith("8.0 s an epoch; 1 min 24 s for some 21 of 81 epochs")
+    assert bound == (
+        "at most      81 epochs in 5 min 24 s before the best are confirmed, if nothing is pruned: "
+        "ASHA keeps trials that tie"
+    )
+    unpruned = foresee(plan(training={"max_epochs": 9}), space(name="none"), CLUSTER, books(9))
+    assert not any(line.startswith("at most") for line in unpruned)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "seeds", "ends"),
+    [
+        (330, 0, "with its last run, before the time budget is used up"),
+        (300, 0, "with its last run as estimated, but by the time budget if nothing is pruned"),
+        (60, 0, "by the time budget, while trials still run"),
+        (300, 1, "with its last run as estimated, but by the time budget if nothing is pruned"),
+        (200, 1, "by the time budget, while the best are confirmed"),  # 84 s and 4 runs of 72 s, two at a time
+    ],
+)
+def test_the_time_budget_is_named_and_what_comes_end(
+    foreseen: Callable[..., list[str]], budget_s: int, seeds: int, ends: str
+) -> None:
+    named, *_, last = foreseen(seeds, time_budget_s=budget_s)
+    assert named.startswith(f"time budget  {budget_s // 60} min {budget_s % 60:02d} s for trials")
+    assert last == f"ends         {ends}"
+
+
+def test_an_interrupted_search_has_the_rest_of_its_time_budget(foreseen: Callable[..., list[str]]) -> None:
+    named, *_, last = foreseen(time_budget_s=120, spent_s=90.0)
+    assert named == "time budget  2 min 00 s, 30.0 s of it left, for trials and the runs that confirm the best"
+    assert last == "ends         by the time budget, while trials still run"
+
+
 def test_what_is_left_of_an_extended_search() -> None:
     """Without a scheduler every trial runs whole."""
     ledger = books(7)
@@ -250,10 +306,11 @@ def test_preview_measures_and_leaves_nothing(
     flags = {"data": words, "task": "classify", "model": tiny_t5, "search-space": tmp_path / "space.yaml"}
     flags |= {"storage": tmp_path / "runs", "tracking-uri": "none", "name": "words"}
     assert tune([*(w for k, v in flags.items() for w in (f"--{k}", str(v))), "--preview"]) == 0
-    *_, probe, estimated, following, command = capsys.readouterr().out.splitlines()
+    *_, probe, estimated, bound, following, command = capsys.readouterr().out.splitlines()
     assert probe.startswith("probe        ")
     assert probe.endswith("; 2 at a time")
     assert estimated.startswith("estimate     about ")
+    assert bound.startswith("at most      30 epochs in ")
     assert (following, "--preview" in command) == ("Next:", False)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cache"]
 
