@@ -9,10 +9,12 @@ from t5ray.errors import ConfigError
 from t5ray.search.ledger import Ledger
 from t5ray.search.workspace import Workspace
 from t5ray.sessions import RUN_FILES, SEARCH_BOOK, others, require_same, search_identity
-from t5ray.tracking import Tracker
+from t5ray.tracking import Dataset, Tracker
 from t5ray.training.outcome import identity_of, public
 from t5ray.training.prepare import Prepared
 
+DIGEST = 32
+"""Characters of the digest of a search's rows that MLflow is told."""
 NUM_SEEDS = 2**31
 """Seeds that there are: training.seed is below."""
 
@@ -109,12 +111,20 @@ def open_study(ledger: Ledger, prepared: Prepared, workspace: Workspace, tracker
         params = {"task": prepared.task.name, "model": prepared.config.model, "data": prepared.config.data.path}
         tags = {"t5ray.kind": "study", "t5ray.objective": prepared.objective}
         name = str(prepared.config.name)
-        ledger.study_run_id = tracker.start_run(name, key=ledger.key, params=params, tags=tags) or None
+        data = _dataset(prepared)
+        ledger.study_run_id = tracker.start_run(name, key=ledger.key, params=params, tags=tags, dataset=data) or None
     else:
         tracker.reopen_run(ledger.study_run_id)
     ledger.runs_url = tracker.runs_url()
     ledger.save()
     workspace.upload_state()  # from now on --resume needs nothing but the URI
+
+
+def _dataset(prepared: Prepared) -> Dataset:
+    """Return the rows, of all splits, by their digest; that of the bundle begins with it."""
+    path = str(public(prepared.config).data.path)  # before a part of it is its name
+    name = path.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return Dataset(name or path, prepared.splits.fingerprint[:DIGEST], path)
 
 
 def settle_confirm_seeds(ledger: Ledger, config: RunConfig) -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from t5ray.config import TrackingConfig
 from t5ray.errors import TrackingError
-from t5ray.tracking.tracker import MemoryRun, MemoryTracker, NoTracker, Status, Tracker, is_handle
+from t5ray.tracking.tracker import Dataset, MemoryRun, MemoryTracker, NoTracker, Status, Tracker, is_handle
 from t5ray.tracking.uri import NO_TRACKING, check_uri, ui_command
 
 __all__ = [
+    "Dataset",
     "MemoryRun",
     "MemoryTracker",
     "NoTracker",

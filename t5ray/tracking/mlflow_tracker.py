@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from t5ray.errors import TrackingError
 from t5ray.redaction import hide_secrets
 from t5ray.tracking.outbox import Away, Event, Kind, Outbox, Refused, read_events
 from t5ray.tracking.store import MlflowStore, within
-from t5ray.tracking.tracker import HANDLE_PREFIX, NO_METRICS, NO_TAGS, NOTHING, Status
+from t5ray.tracking.tracker import HANDLE_PREFIX, NO_METRICS, NO_TAGS, NOTHING, Dataset, Status
 from t5ray.tracking.uri import runs_url, shown
 
 SETTLE_S = 2.0
@@ -45,6 +46,7 @@ class MlflowTracker:
         key: str = "",
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
+        dataset: Dataset | None = None,
     ) -> str:
         """Begin a run. A name under a parent, or a key, is one run, however often it is begun: a kill may forget it.
 
@@ -58,7 +60,8 @@ class MlflowTracker:
         known_by = f"{parent}/{name}" if parent else key
         handle = HANDLE_PREFIX + (uuid.uuid5(uuid.NAMESPACE_OID, known_by) if known_by else uuid.uuid4()).hex
         texts = {key: hide_secrets(str(value)) for key, value in params.items()}
-        event = self._add("start", handle, name=name, parent=parent, params=texts, tags=dict(tags))
+        data = dataset and {key: hide_secrets(value) for key, value in asdict(dataset).items()}
+        event = self._add("start", handle, name=name, parent=parent, params=texts, tags=dict(tags), dataset=data)
         if (reason := self._refusal_of_first(event)) is not None:
             raise TrackingError(f"MLflow at {shown(self._uri)} must take the run {name!r}, but refused: {reason}.")
         run_id = self._store.known_id(handle) or handle

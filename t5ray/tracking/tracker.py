@@ -13,6 +13,17 @@ NO_METRICS: Mapping[str, float] = {}
 HANDLE_PREFIX = "unsent-"
 
 
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The rows that a run uses, as MLflow's lists of runs name them."""
+
+    name: str
+    digest: str
+    """What other rows do not have. MLflow takes 36 characters."""
+    source: str
+    """Where they are from: a path or an address."""
+
+
 def is_handle(run_id: str | None) -> bool:
     """Say whether an id is a handle: of a run that began while MLflow was away, and had no id of MLflow's yet."""
     return run_id is not None and run_id.startswith(HANDLE_PREFIX)
@@ -32,6 +43,7 @@ class Tracker(Protocol):
         key: str = "",
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
+        dataset: Dataset | None = None,
     ) -> str:
         """Begin a run and return the id that the other methods, and a later tracker's `reopen_run`, take.
 
@@ -39,6 +51,7 @@ class Tracker(Protocol):
             parent: id of the run that this one is shown under; there it is the only one of its name.
             key: what no other run without a parent has: begun again with it, it is the same run. Empty: a new one.
             params: written now and never again.
+            dataset: what it trains on.
         """
         ...
 
@@ -111,6 +124,7 @@ class NoTracker:
         key: str = "",
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
+        dataset: Dataset | None = None,
     ) -> str:
         """Return no id: there is no run."""
         return ""
@@ -172,6 +186,7 @@ class MemoryRun:
     """(path, folder) of each upload."""
     model: tuple[Path, dict[str, str], str | None] | None = None
     """(bundle, columns, registered name) of its model."""
+    dataset: Dataset | None = None
 
 
 class MemoryTracker:
@@ -190,12 +205,13 @@ class MemoryTracker:
         key: str = "",
         params: Mapping[str, object] = NOTHING,
         tags: Mapping[str, str] = NO_TAGS,
+        dataset: Dataset | None = None,
     ) -> str:
         """Begin a run; ids are `run-1`, `run-2` and so on."""
         if parent is not None and parent not in self.runs:
             raise KeyError(parent)
         run_id = f"run-{len(self.runs) + 1}"
-        self.runs[run_id] = MemoryRun(name, parent, dict(params), dict(tags))
+        self.runs[run_id] = MemoryRun(name, parent, dict(params), dict(tags), dataset=dataset)
         return run_id
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int, time_ms: int | None = None) -> None:

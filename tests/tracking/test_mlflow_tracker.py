@@ -23,7 +23,7 @@ from mlflow.utils.request_utils import augmented_raise_for_status
 
 from t5ray.config import TrackingConfig
 from t5ray.errors import TrackingError
-from t5ray.tracking import is_handle, mlflow_tracker, open_tracker
+from t5ray.tracking import Dataset, is_handle, mlflow_tracker, open_tracker
 from t5ray.tracking.mlflow_tracker import MlflowTracker
 from t5ray.tracking.outbox import Away, Event, Refused, read_events
 from t5ray.tracking.store import ARTIFACT_FOLDER, MlflowStore, translated
@@ -78,6 +78,26 @@ def test_a_study_and_its_trial(config: Config, sqlite_uri: str) -> None:
     assert runs["trial_0"].data.metrics == {"accuracy": 0.5, "validation_loss": 0.5, "test_accuracy": 0.75}
     curve = [(point.step, point.value) for point in client(sqlite_uri).get_metric_history(trial, "accuracy")]
     assert sorted(curve) == [(1, 0.25), (2, 0.75), (3, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "shown"),
+    [
+        ("rows.csv", "local", {"uri": "rows.csv"}),
+        ("s3://bucket/rows.csv", "s3", {"uri": "s3://bucket/rows.csv"}),
+        ("https://me:secret@host/rows.csv", "http", {"url": "https://***@host/rows.csv"}),
+    ],
+)
+def test_a_run_names_its_dataset_once(config: Config, source: str, kind: str, shown: dict[str, str]) -> None:
+    for _ in range(2):  # a kill had forgotten it
+        tracker = open_tracker(config())
+        run = tracker.start_run("study", key="a", dataset=Dataset("rows.csv", "0a1b" * 8, source))
+        tracker.end_run(run, "FINISHED")
+        assert tracker.close() == []
+    (found,) = runs_of(config())["study"].inputs.dataset_inputs
+    data = found.dataset
+    assert (data.name, data.digest, data.source_type, json.loads(data.source)) == ("rows.csv", "0a1b" * 8, kind, shown)
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
 
 
 def test_files_lie_beside_the_database_and_nothing_in_the_working_directory(

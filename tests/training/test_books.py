@@ -70,6 +70,10 @@ def test_a_kill_before_the_id_of_a_run_is_noted_doubles_no_run(
     (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
     assert run_id in (run.info.run_id, run.data.tags["t5ray.handle"])  # the latter where MLflow is slow to answer
     assert run.info.run_name == "words"
+    if opened is open_search:
+        ((name, digest),) = ((found.dataset.name, found.dataset.digest) for found in run.inputs.dataset_inputs)
+        assert name == Path(str(prepared.config.data.path)).name
+        assert prepared.splits.fingerprint.startswith(digest)
 
 
 def test_a_run_whose_book_the_storage_refused_copies_it_there_in_its_next_session(
