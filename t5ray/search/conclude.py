@@ -172,7 +172,7 @@ def _close_study(
     tags = {"t5ray.best_trial": str(source.trial)}
     if (confirm := content["confirm"]) is not None:
         metrics |= _confirmed(confirm)
-        tags["t5ray.tie"] = str(bool(confirm["tie_with"])).lower()
+        tags["t5ray.tie"] = ", ".join(map(str, sorted(confirm["tie_with"]))) or "none"
     tracker.end_run(run_id, "FINISHED", metrics=metrics, tags=tags)
 
 

@@ -333,7 +333,7 @@ def test_a_bundle_that_gave_all_rows_one_label_is_found(tmp_path: Path) -> None:
     assert found["only_prediction"] is None
 
 
-@pytest.mark.parametrize(("tie_with", "said"), [([0], "true"), ([], "false")])
+@pytest.mark.parametrize(("tie_with", "said"), [([3, 0], "0, 3"), ([], "none")])
 def test_mlflow_has_what_the_search_trusts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tie_with: list[int], said: str
 ) -> None:
