@@ -262,8 +262,9 @@ def _bound(left: Left, found: Estimate) -> list[str]:
     """Say what the trials come to where the scheduler stops none."""
     if left.expected >= left.trials:
         return []
-    whole = f"{counted(left.trials, 'epoch')} in {seconds(found.most_s)}"
-    return [f"at most      {whole} before the best are confirmed, if nothing is pruned: ASHA keeps trials that tie"]
+    first = " before the best are confirmed" if found.confirm_s else ""
+    whole = f"{counted(left.trials, 'epoch')} in {seconds(found.most_s)}{first}"
+    return [f"at most      {whole}, if nothing is pruned: ASHA keeps trials that tie"]
 
 
 def _end(found: Estimate, left_s: float | None) -> list[str]:
