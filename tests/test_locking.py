@@ -2,9 +2,11 @@
 
 import errno
 import multiprocessing
+import shutil
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -94,3 +96,29 @@ def test_a_command_that_was_refused_leaves_no_folder(tmp_path: Path) -> None:
     with place.held():
         (place.folder / "search.json").touch()
     assert place.folder.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system of processes")
+@pytest.mark.parametrize("storage", ["/proc", "/proc/runs"])
+def test_a_storage_in_which_no_folder_can_be_made_is_refused(storage: str) -> None:
+    place = Place.of(RunConfig(storage=storage, name="one"))
+    wanted = f"{storage}/one: --storage must be writable, but: .*No such file or directory.* Choose another one"
+    with pytest.raises(ClusterError, match=wanted):
+        place.held().__enter__()
+
+
+def test_a_folder_that_another_command_deletes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, opened, missed = Place.of(RunConfig(storage=str(tmp_path), name="one")), Path.open, 0
+
+    def deleted_before(path: Path, mode: str) -> IO[str]:
+        nonlocal missed
+        missed += 1
+        if missed < 10:
+            shutil.rmtree(place.folder)
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", deleted_before)
+    with place.held():
+        assert missed == 10

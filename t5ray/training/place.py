@@ -20,6 +20,8 @@ from t5ray.sessions import folder_of
 from t5ray.storage import is_there, is_uri, read_remote, replace_remote, upload_file
 
 OUTBOX = "mlflow_outbox.jsonl"
+TRIES = 100
+"""How often a folder may vanish while it is made, since another command deletes it; then it can never be made."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,15 @@ class Place:
 
     def _locked(self) -> IO[str]:
         """Return the locked file: the one that lies there, not one that was deleted while we waited to lock it."""
-        path = self.folder / "state" / "lock"
+        path, tries = self.folder / "state" / "lock", 0
         while True:
+            tries += 1
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = path.open("w")
-            except FileNotFoundError:  # deleted between the two
-                continue
             except OSError as exc:
+                if isinstance(exc, FileNotFoundError) and tries < TRIES:  # deleted between the two
+                    continue
                 raise ClusterError(
                     f"{self.folder}: --storage must be writable, but: {exc}. Choose another one."
                 ) from exc
