@@ -94,13 +94,11 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     prepared = prepare(settings, place.cache)
     terminal.tell(prepared.notes)
     terminal.tell(describe(prepared))
-    if preview:
-        terminal.suggest({"train": cli.again("train", preview=False)})
-        return 0
     go_on = cli.again("train", name=settings.name, resume=True)
     with ExitStack() as stack:
-        tracker = open_tracker(settings.tracking, outbox=place.outbox)
-        stack.callback(lambda: terminal.tell(tracker.close()))
+        tracker = None if preview else open_tracker(settings.tracking, outbox=place.outbox)
+        if tracker is not None:
+            stack.callback(lambda: terminal.tell(tracker.close()))
         cluster = stack.enter_context(
             connect(
                 settings.address,
@@ -110,6 +108,9 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         )
         prepared = shared_out(prepared, cluster)
         terminal.tell([*require_room(prepared, cluster), *unused_gpus(prepared, cluster)])
+        if tracker is None:
+            terminal.suggest({"train": cli.again("train", preview=False)})
+            return 0
         prepared = with_back_translations(prepared, cluster, place.cache)
         try:
             outcome = _run(prepared, place, tracker, in_process=fits_here(settings, cluster))

@@ -9,10 +9,10 @@ import pytest
 
 from t5ray.train import main as train
 from t5ray.tune import main as tune
-from tests.test_train import arguments, no_ray, record_of
+from tests.test_train import arguments, no_ray, record_of, small_cluster
 from tests.tiny import make_tiny_t5
 
-__all__ = ["no_ray"]
+__all__ = ["no_ray", "small_cluster"]
 SWAP = ["--set", "training.augment_swap_rate=0.2"]
 BACK = ["--set", "training.augment_back_translation_rate=1"]
 
@@ -54,7 +54,7 @@ def test_nothing_to_show_is_said(
 
 
 def test_each_technique_has_its_own_copies(
-    tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_t5: Path, small_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = ["augment_swap_copies=2", "augment_deletion_rate=0.5", "augment_deletion_copies=1"]
     sets = [*SWAP, *(word for setting in own for word in ("--set", f"training.{setting}"))]
@@ -99,7 +99,7 @@ def test_back_translation_needs_a_model(
 
 
 def test_the_plan_says_what_is_copied(
-    tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_t5: Path, small_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(arguments(tmp_path, tiny_t5, *SWAP, "--preview")) == 0
     assert "augmented    each training row at most 1 more by swap 0.2" in capsys.readouterr().out

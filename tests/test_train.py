@@ -225,6 +225,30 @@ def test_more_workers_than_the_machine_has_are_refused(
     assert not (tmp_path / "finished").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "lower"),
+    [
+        (["--gpus-per-worker", "1"], "--gpus-per-worker"),
+        (["--set", "resources.cpus_per_worker=3"], "resources.cpus_per_worker"),
+        (["--workers-per-trial", "3"], "--workers-per-trial"),
+        (["--workers-per-trial", "2", "--gpus-per-worker", "0.5"], "--workers-per-trial or --gpus-per-worker"),
+    ],
+)
+def test_a_preview_refuses_what_the_run_would(
+    small_cluster: None,
+    tmp_path: Path,
+    tiny_t5: Path,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[str],
+    lower: str,
+) -> None:
+    refused = [main(arguments(tmp_path, tiny_t5, *asked, *preview)) for preview in ([], ["--preview"])]
+    said = " ".join(capsys.readouterr().err.split()).split("cluster error: ")[1:]
+    assert refused == [6, 6]
+    assert said[0].strip() == said[1].strip()
+    assert f"the cluster has 2 CPUs and 0 GPUs. Lower {lower}, or join a larger Ray" in said[0]
+
+
 class InterruptedSlot:
     """A group of workers whose user presses Ctrl-C before its first report."""
 
@@ -472,8 +496,17 @@ def test_data_that_are_mended_may_use_the_name_again(tmp_path: Path, tiny_t5: Pa
 
 
 def test_preview_shows_the_plan_and_runs_nothing(
-    tmp_path: Path, tiny_t5: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+    small_cluster: None,
+    tmp_path: Path,
+    tiny_t5: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a preview trains nothing and tells MLflow nothing")
+
+    monkeypatch.setattr("t5ray.training.run.Slot", refuse)
+    monkeypatch.setattr("t5ray.tracking.open_tracker", refuse)
     assert main(arguments(tmp_path, tiny_t5, "--preview")) == 0
     shown = capsys.readouterr().out
     assert "24 training, 3 validation, 3 test rows" in shown

@@ -46,7 +46,7 @@ def require_room(prepared: Prepared, cluster: Cluster) -> list[str]:
     """Return what to tell the user: that a joined cluster has too little room now, or more than workers are given.
 
     Raises:
-        ClusterError: the run can never fit the Ray that was started for it.
+        ClusterError: the run can never fit the Ray that was started for it; says what to lower.
     """
     resources = prepared.config.resources
     workers, cpus, gpus = resources.workers_per_trial, prepared.cpus_per_worker, resources.gpus_per_worker
@@ -55,6 +55,12 @@ def require_room(prepared: Prepared, cluster: Cluster) -> list[str]:
         return [SHARED] if could_have_more and not cluster.started_here else []
     each = f"{counted(cpus, 'CPU')} and {counted(gpus, 'GPU')} each"
     gap = f"needs {counted(workers, 'worker')} of {each}, and the cluster has {cluster.shown}"
-    if cluster.started_here:
-        raise ClusterError(f"The run must fit the cluster, but {gap}. Lower --workers-per-trial, or add nodes.")
-    return [f"The run {gap} now: waiting for nodes. Ctrl-C and lower --workers-per-trial if none will come."]
+    if not cluster.started_here:
+        return [f"The run {gap} now: it waits for nodes. If none will come, ask for less."]
+    asked = {
+        "--workers-per-trial": workers > 1,
+        "--gpus-per-worker": gpus > 0,
+        "resources.cpus_per_worker": resources.cpus_per_worker is not None,
+    }
+    lower = " or ".join(name for name, is_asked in asked.items() if is_asked)
+    raise ClusterError(f"The run must fit the cluster, but {gap}. Lower {lower}, or join a larger Ray with --address.")
