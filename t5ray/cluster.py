@@ -102,12 +102,13 @@ def connect(
     if ray.is_initialized():
         yield _describe(None, started_here=_is_own())
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address in (None, "", "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address or "local"
     options: dict[str, Any] = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     if address == "local":
         options |= {"num_cpus": num_cpus or _allowed_cpus(), "num_gpus": num_gpus, "include_dashboard": False}
     else:
-        require_answer(address)
+        address = _answering(address)
     if not debug:
         # Ray's C++ side writes errors of its own household to our console; it has no other switch.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -122,6 +123,33 @@ def connect(
     finally:
         with nullcontext() if debug else _hidden_stderr():  # where Ray reports each worker that goes down with it
             ray.shutdown()
+
+
+def _answering(address: str) -> str:
+    """Return what `ray.init` makes of an address, once a Ray has answered there: it would wait for many minutes itself.
+
+    It takes this machine's outer address for 127.0.0.1, where the Ray that another command started for itself listens.
+
+    Raises:
+        ClusterError: nothing answers, or `auto` finds nothing.
+    """
+    from ray._private import services
+
+    if address != "auto":
+        require_answer(address)
+    if address.startswith("ray://"):
+        return address
+    services.find_gcs_addresses.cache_clear()  # what was there a while ago
+    try:
+        found = services.canonicalize_bootstrap_address(address) or address
+    except ConnectionError as exc:
+        raise ClusterError(
+            "--address auto: a Ray must run on this machine, but none was found. Start one with `ray start --head`, "
+            "or leave --address out."
+        ) from exc
+    if found != address:
+        require_answer(address, found)
+    return found
 
 
 def _allowed_cpus() -> int | None:

@@ -39,23 +39,24 @@ BUSY_LOAD = 1.5
 """Processes per CPU that want to run, from which on Ray's own may miss their deadlines."""
 
 
-def require_answer(address: str) -> None:
+def require_answer(address: str, at: str | None = None) -> None:
     """Refuse an address where no gRPC server answers.
 
+    Args:
+        at: what Ray takes it for; None: for itself.
     Raises:
         ClusterError: the address is malformed, or what is there does not answer as Ray does.
     """
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = (at or address).removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()):
         raise ClusterError(f"--address: must be `auto` or HOST:PORT, such as 10.0.0.5:6379, but got {address!r}.")
     try:
-        answers = _answers(address)
+        answers = _answers(at or address)
     except OSError as exc:
+        where, private = (f"at {at}", " (what a command starts for itself nobody else joins)") if at else ("there", "")
         raise ClusterError(
-            f"--address {address}: a Ray must answer there within {PROBE_S:g} s, but: {exc}. "
-            "Start one with `ray start --head --port=6379`, or leave --address out to run on this machine."
+            f"--address {address}: a Ray must answer {where} within {PROBE_S:g} s, but: {exc}. "
+            f"Start one with `ray start --head --port=6379`{private}, or leave --address out to run on this machine."
         ) from exc
     if not answers:
         raise ClusterError(f"--address {address}: something listens there, but it is no Ray. Check the port.")

@@ -17,7 +17,9 @@ def test_a_refused_token_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(**_: object) -> None:
         raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.5:6379")
 
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("t5ray.cluster._answering", lambda address: address)
     wanted = r"--address auto: .* Failed to connect .* set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     with pytest.raises(ClusterError, match=wanted), connect("auto"):
         pass

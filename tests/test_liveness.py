@@ -83,6 +83,54 @@ def head(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.fixture
+def no_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where Ray itself is asked to join: it waits for many minutes, and hears no signal meanwhile."""
+
+    def join(**_: object) -> None:
+        raise AssertionError("Ray must not be asked")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", join)
+    monkeypatch.setattr("ray._private.services.get_node_ip_address", lambda *_: "127.0.0.2")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize("named", ["auto", None])
+def test_the_ray_that_another_command_started_for_itself_is_not_waited_for(
+    named: str | None, head: str, no_init: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listens on loopback, for which Ray takes the machine's outer address."""
+    monkeypatch.setattr("ray._private.services._find_address_from_flag", lambda _: {head})
+    asked, started = named or head, time.monotonic()
+    wanted = (
+        rf"--address {asked}: a Ray must answer at 127.0.0.2:{head.partition(':')[2]} within 10 s, but: .*refused.*"
+        r"ray start --head --port=6379` \(what a command starts for itself nobody else joins\), or leave --address out"
+    )
+    with pytest.raises(ClusterError, match=wanted), connect(asked):
+        pass
+    assert time.monotonic() - started < 5
+
+
+def test_a_ray_that_has_gone_is_not_waited_for(
+    listener: socket.socket, no_init: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last `ray start` leaves its address in a file."""
+    gone = f"127.0.0.2:{listener.getsockname()[1]}"
+    monkeypatch.setattr("ray._private.services._find_address_from_flag", lambda _: set())
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda _: gone)
+    with pytest.raises(ClusterError, match=f"--address auto: a Ray must answer at {gone} within"), connect("auto"):
+        pass
+
+
+def test_auto_where_no_ray_runs_says_how_to_start_one(no_init: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray._private.services._find_address_from_flag", lambda _: set())
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda _: None)
+    wanted = "--address auto: a Ray must run on this machine, but none was found. Start one with `ray start --head`"
+    with pytest.raises(ClusterError, match=wanted), connect("auto"):
+        pass
+
+
 def test_a_process_that_dies_is_told() -> None:
     told = queue.Queue[ClusterError]()
     with subprocess.Popen(["sleep", "100"]) as process, watched([process.pid], None, told.put):
