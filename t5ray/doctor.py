@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from t5ray.config import RunConfig
 
 LIBRARIES = ("ray", "torch", "transformers", "datasets", "optuna", "mlflow")
-INSTALL = "pip install -c constraints.txt t5ray"
+INSTALL = "In t5ray's repository: pip install -c constraints.txt ."
 ANSWER_WITHIN_S = 60
 ENOUGH_DISK_BYTES = 5 * 2**30
 ENOUGH_MEMORY_BYTES = 4 * 2**30

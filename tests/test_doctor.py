@@ -256,7 +256,7 @@ def test_a_version_that_is_too_old_is_named_with_what_is_needed(monkeypatch: pyt
     finding = examine(check_versions, RunConfig())
     assert not finding.passed
     assert finding.text == "optuna 1.0 (needs <6,>=5.0)"
-    assert finding.mend == "pip install -c constraints.txt t5ray"
+    assert finding.mend == "In t5ray's repository: pip install -c constraints.txt ."
 
 
 def test_a_library_that_is_not_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_a_library_that_is_not_there_is_a_finding(monkeypatch: pytest.MonkeyPatc
     versions, tracking = (examine(check, RunConfig()) for check in (check_versions, check_tracking))
     assert versions.text.startswith("mlflow is not installed (needs ")
     assert (tracking.passed, tracking.exit_code) == (False, 6)
-    assert tracking.mend == "pip install -c constraints.txt t5ray"
+    assert tracking.mend == "In t5ray's repository: pip install -c constraints.txt ."
 
 
 @pytest.mark.parametrize(

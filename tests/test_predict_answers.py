@@ -266,7 +266,7 @@ def test_the_engine_and_its_weights_belong_to_the_job(
     assert "the answers are a closed set, which the engine torch scores" in capsys.readouterr().err
     monkeypatch.setattr("t5ray.model.ctranslate.is_installed", lambda: False)
     predict(tiny_t5, tmp_path, "--engine", "ctranslate2", code=2)
-    assert "ctranslate2 must be installed, but is not: pip install 't5ray[ctranslate2]'" in capsys.readouterr().err
+    assert "is not. In t5ray's repository: pip install -c constraints.txt '.[ctranslate2]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

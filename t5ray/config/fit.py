@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from t5ray.config.conditions import reach_problems, value_problems
 from t5ray.config.ranges import Range, Scalar
-from t5ray.config.training import TrainingConfig
+from t5ray.config.training import NOT_SEARCHABLE, TrainingConfig
 from t5ray.errors import did_you_mean
 
 MAX_GRID = 10_000
@@ -63,7 +63,12 @@ def _name_problems(parameters: Parameters) -> list[str]:
     """Say which parameters, and which conditions, name something that is not there, or wait for it in vain."""
     known, seen, problems = TrainingConfig.searchable(), set[str](), []
     for name, ranges in parameters.items():
-        if name not in known:
+        if name in NOT_SEARCHABLE:
+            problems.append(
+                f"{name}: a parameter must be a training setting that trials may differ in, but this one is the same "
+                f"for all of them. Leave it out, and set it with --set training.{name}=VALUE"
+            )
+        elif name not in known:
             problems.append(f"{name}: a parameter must be a training setting. {did_you_mean(name, known)}")
         if not ranges:
             problems.append(f"{name}: a parameter must have a range, but has none. Add one, or leave {name} out")

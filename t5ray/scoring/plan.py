@@ -227,7 +227,10 @@ def _check_engine(config: PredictConfig, model: ScoringModel) -> None:
     from t5ray.model.ctranslate import is_installed, unfit
 
     if not is_installed():
-        raise ConfigError("engine: ctranslate2 must be installed, but is not: pip install 't5ray[ctranslate2]'.")
+        raise ConfigError(
+            "engine: ctranslate2 must be installed, but is not. In t5ray's repository: "
+            "pip install -c constraints.txt '.[ctranslate2]'"
+        )
     if reason := unfit(DecodeConfig.model_validate(model.decode), model.labels):
         raise ConfigError(f"{config.model}: {reason}")
 

@@ -42,7 +42,8 @@ def test_documented_space_is_read() -> None:
     ("parameters", "message"),
     [
         ({"dropot": {"choice": [0.1]}}, "dropot: a parameter must be a training setting. Did you mean `dropout`?"),
-        ({"seed": {"choice": [1]}}, "seed: a parameter must be a training setting"),
+        ({"seed": {"choice": [1]}}, "seed: a parameter must be a training setting that trials may differ in, but this"),
+        ({"max_epochs": {"int": [1, 9]}}, r"same for all of them. .* set it with --set training\.max_epochs=VALUE"),
         ({"learning_rate": {"loguniform": [1e-3, 1e-4]}}, "`low < high` must hold, but got low=0.001, high=0.0001"),
         ({"learning_rate": {"loguniform": [0, 1e-4]}}, "a logarithmic range must start above 0, but got low=0"),
         ({"learning_rate": {"loguniform": [1e-4, 2]}}, "learning_rate: training does not allow 2.0"),
