@@ -96,8 +96,10 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
         cut = f", {summary.cut_input_share:.1%} of inputs cut as longer than the model was trained to take{cut}"
     commands = {}
     if summary.num_errors:
-        _tell_first_error(settings.output)
-        commands["try those again"] = cli.again("predict", retry_errors=True)
+        _tell_first_error(settings.output, may_pass=summary.num_errors > summary.num_unusable)
+    if summary.num_errors > summary.num_unusable:
+        cut_those = {"on_long": "truncate"} if settings.on_long == "error" else {}
+        commands["try those again"] = cli.again("predict", retry_errors=True, **cut_those)
     if summary.capped_share:
         longer = cli.again("predict", output=f"{settings.output.rstrip('/')}-longer")
         commands["let outputs be longer"] = f"{longer} --set decode.max_new_tokens={2 * summary.max_new_tokens}"
@@ -112,16 +114,20 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
     return cli.ROW_ERRORS if summary.num_errors else 0
 
 
-def _tell_first_error(output: str) -> None:
+def _tell_first_error(output: str, *, may_pass: bool) -> None:
+    """Say what the first error is, and how rows are mended that are wrong themselves.
+
+    Args:
+        may_pass: another try may score some of the rows.
+    """
     from t5ray.scoring.failures import first_error
 
     found = first_error(output)
     if found is not None:
         place, error = found
-        terminal.say(
-            f"The first error, in {place}: {error.rstrip('.')}. Where the row itself is wrong, mend it in the input "
-            "and score into another --output."
-        )
+        wrong = "Where the row itself is wrong, mend it" if may_pass else "Another try would say the same: mend the row"
+        rows = f"{wrong} in the input and score into another --output."
+        terminal.say(f"The first error, in {place}: {error.rstrip('.')}. {rows}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -89,7 +89,9 @@ def test_rows_with_errors_give_exit_code_8_and_are_retried_alone(
     shown = capsys.readouterr().out
     assert "5 rows in" in shown
     assert ", 3 with an error" in shown
-    assert "--retry-errors" in shown
+    (again,) = (line for line in shown.splitlines() if "--retry-errors" in line)
+    assert "--on-long truncate" in again
+    assert "--on-long error" not in again
     first = "The first error, in part-00000.parquet row 2: `text` must hold text, but is null. Where the row itself"
     assert first in " ".join(shown.split())
     before = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
@@ -102,10 +104,15 @@ def test_rows_with_errors_give_exit_code_8_and_are_retried_alone(
     assert main([*given, "--on-long", "error"]) == 8
     assert "this job is done already; nothing was scored again" in capsys.readouterr().out
     assert main([*given, "--retry-errors"]) == 8
+    shown = capsys.readouterr().out
+    assert shown.startswith("scoring: 2 of 5")  # the rows with an error are to be done
+    assert "Another try would say the same: mend the row in the input" in " ".join(shown.split())
+    assert "try those again" not in shown
     after = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
     assert [row["error"] is None for row in after] == [True, False, True, True, False]
     assert [after[0], after[3]] == [before[0], before[3]]
     assert json.loads((tmp_path / "out" / "_job.json").read_text())["rows_with_error"] == 2
+    assert json.loads((tmp_path / "out" / "_job.json").read_text())["rows_unusable"] == 2
     assert main([*given, "--format", "csv"]) == 2
     assert "holds the results of another job" in capsys.readouterr().err
 

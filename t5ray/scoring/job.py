@@ -100,8 +100,11 @@ def _finished(job: Job) -> dict[int, Entry]:
 
 
 def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
-    rows_of = {shard.index: shard.num_rows for shard in job.pending}
-    done = sum(entry.rows for entry in job.finished.values())
+    retried = job.spec.ledger.finished()  # of those that are pending: whose errors alone are scored again
+    rows_of = {
+        shard.index: retried[shard.index].errors if shard.index in retried else shard.num_rows for shard in job.pending
+    }
+    done = job.spec.input.num_rows - sum(rows_of.values())
     with _ticking(job, done, pool.waits, advance) as finished:
         for outcome in _outcomes(job.spec, job.pending, pool):
             outcome.raise_failure()
@@ -220,6 +223,7 @@ def _counts(total: Entry, seconds: float) -> dict[str, Any]:
     return {
         "rows_out": total.rows,
         "rows_with_error": total.errors,
+        "rows_unusable": total.unusable,
         "rows_per_s": round(total.rows / seconds, 2) if seconds else 0.0,
         "padding_share": round(1 - total.real_tokens / total.padded_tokens, 4) if total.padded_tokens else 0.0,
         "capped_share": round(total.capped / predicted, 4) if predicted else 0.0,

@@ -38,6 +38,8 @@ class Entry:
     rows: int = 0
     errors: int = 0
     """Rows with an error and no prediction."""
+    unusable: int = 0
+    """Those of them that no try can score: the row itself must be mended."""
     capped: int = 0
     """Predictions that were cut at the token cap."""
     cut_inputs: int = 0
@@ -75,6 +77,8 @@ class JobSummary:
     """Share of inputs that were longer than the model takes, and were cut."""
     max_new_tokens: int = DEFAULT_NEW_TOKENS
     """That cap."""
+    num_unusable: int = 0
+    """Of the rows with an error, those that no try can score."""
     has_references: bool = False
     """True where the rows hold what they can be judged by."""
 
@@ -90,6 +94,7 @@ class JobSummary:
             capped_share=record["capped_share"],
             cut_input_share=record.get("cut_input_share", 0.0),
             max_new_tokens=record["fingerprint"]["decode"].get("max_new_tokens") or DEFAULT_NEW_TOKENS,
+            num_unusable=record.get("rows_unusable", 0),
             has_references=record.get("has_references", False),
         )
 

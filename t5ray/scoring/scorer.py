@@ -132,6 +132,7 @@ class Scorer:
         entry = Entry(
             rows=shard.num_rows,
             errors=sum(error is not None for error in results.errors),
+            unusable=cut.unusable,
             capped=earlier.capped + cut.capped,
             cut_inputs=earlier.cut_inputs + cut.cut_inputs,
             padded_tokens=earlier.padded_tokens + tally.padded_tokens - before[0],
@@ -169,7 +170,7 @@ class Scorer:
     def _score_rows(
         self, engine: Halving, rows: ShardRows, todo: Sequence[int], results: Results, journal: Journal
     ) -> Entry:
-        """Fill in the results of some rows; return how many predictions and inputs were cut."""
+        """Fill in the results of some rows; return how many are unusable, how many predictions and inputs were cut."""
         texts = {}
         for number in todo:
             results.errors[number] = None
@@ -185,7 +186,7 @@ class Scorer:
                 results.errors[order[part[0]]] = DEADLY
             else:
                 slices[part] = {number: texts[number] for number in order[slice(*part)]}
-        return self._score_slices(engine, slices, results, journal)
+        return self._score_slices(engine, slices, results, journal) + Entry(unusable=len(todo) - len(texts))
 
     def _score_slices(
         self, engine: Halving, slices: Mapping[Slice, Mapping[int, str]], results: Results, journal: Journal

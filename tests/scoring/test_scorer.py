@@ -68,7 +68,9 @@ def test_counts_of_a_shard(tmp_path: Path) -> None:
     assert [row["score"] for row in rows] == [0.13, 0.23, None, 0.6]
     entry = spec.ledger.finished()[0]
     # tokens: words and an end; `classify:` is a word too
-    assert replace(entry, seconds=0) == Entry(rows=4, errors=1, capped=1, padded_tokens=15, real_tokens=11, seconds=0)
+    assert replace(entry, seconds=0) == Entry(
+        rows=4, errors=1, unusable=1, capped=1, padded_tokens=15, real_tokens=11, seconds=0
+    )
 
 
 def test_inputs_that_are_cut_are_counted(tmp_path: Path) -> None:
