@@ -83,12 +83,15 @@ def require_same(before: Mapping[str, str], now: Mapping[str, str], place: Path 
     Raises:
         ConfigError: names each setting that differs, with both values.
     """
-    differ = [one for name in now if name in before for one in _differences(name, before[name], now[name])]
-    if differ:
+    if differ := _differing(before, now):
         raise ConfigError(
             f"{place}: a run must go on with what it began with, but these differ: {'; '.join(differ)}. "
             "Give the same settings, or begin a new run with another --name."
         )
+
+
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [one for name in now if name in before for one in _differences(name, before[name], now[name])]
 
 
 def require_same_settings(config: RunConfig, book: str, *, extends: bool = False) -> None:
@@ -108,6 +111,17 @@ def require_same_settings(config: RunConfig, book: str, *, extends: bool = False
     if saved.get("finished") and not extends:
         require_same(before, _experiment(config), place)
         return
+    require_same(before, _settings_identity(config, book, before), place)
+
+
+def not_applied(config: RunConfig, before: Mapping[str, str]) -> list[str]:
+    """Return what to tell of settings that differ from those of a search that has ended."""
+    differ = _differing(before, _settings_identity(config, SEARCH_BOOK, before)) if before else []
+    return [f"Not applied, as nothing is trained: {'; '.join(differ)}."] if differ else []
+
+
+def _settings_identity(config: RunConfig, book: str, before: Mapping[str, str]) -> dict[str, str]:
+    """Return what settings alone say of a run that must not change between its sessions."""
     task = resolve_task(
         str(config.task), source_language=config.source_language, target_language=config.target_language
     )
@@ -115,7 +129,7 @@ def require_same_settings(config: RunConfig, book: str, *, extends: bool = False
     now = identity_of(config, objective, _with_cap(config.decode, before.get("decode settings", "{}")))
     if book == SEARCH_BOOK:
         now |= search_identity(load_space(config.search.space), config)
-    require_same(before, now, place)
+    return now
 
 
 def require_demo(config: RunConfig, book: str, flag: str) -> None:

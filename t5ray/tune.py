@@ -230,11 +230,13 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", 
     """
     from t5ray.search.conclude import why_all_failed
     from t5ray.search.run_ids import has_handles, settle_run_ids
+    from t5ray.sessions import not_applied
     from t5ray.tracking import open_tracker
 
     more = "The search space has no more settings to try." if ledger.is_exhausted else "--extend N adds trials."
     again = "would be" if preview else "was"
     terminal.say(f"{workspace.shown}: this search is finished; nothing {again} trained again. {more}")
+    terminal.tell(not_applied(settings, ledger.identity))
     was_interrupted = False
     if not preview:
         workspace.concluded()  # by an extension on another machine since: its bundle stays

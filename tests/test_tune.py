@@ -11,11 +11,12 @@ import fsspec
 import pytest
 
 from t5ray import cli
-from t5ray.config import DecodeConfig, RunConfig, SearchConfig
+from t5ray.config import DecodeConfig, RunConfig, SearchConfig, load_space
 from t5ray.model.card import CARD, ENTRY, BundleCard
 from t5ray.search import books, conclude, run_ids, study
 from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.workspace import Workspace
+from t5ray.sessions import identity_of, search_identity
 from t5ray.terminal import to_judge
 from t5ray.text.tasks import BUILT_IN
 from t5ray.tracking import NoTracker
@@ -95,6 +96,25 @@ def test_a_finished_search_whose_sending_was_cut_off_can_be_resumed(
     workspace.outbox.touch()
     assert _send_rest(settings, workspace, ledger, preview=True) == 0
     assert _send_rest(settings, workspace, ledger, preview=False) == 130
+
+
+def test_settings_that_a_finished_search_does_not_take_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = {"name": "words", "task": "classify", "model": "a/model"}
+    config = RunConfig.model_validate(began)
+    identity = identity_of(config, "accuracy (max)", DecodeConfig(max_new_tokens=9))
+    identity |= search_identity(load_space(config.search.space), config) | {"data": "digest"}
+    workspace = Workspace(tmp_path, tmp_path / "cache")
+    report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
+    trials = {0: TrialRecord(0, {}, "COMPLETE", reports=[report])}
+    ledger = Ledger(workspace.ledger, trials=trials, identity=identity)
+    assert _send_rest(config, workspace, ledger, preview=True) == 0
+    assert "Not applied" not in capsys.readouterr().out
+    other = RunConfig.model_validate({**began, "training": {"batch_size": 4, "dropout": 0.3}})
+    assert _send_rest(other, workspace, ledger, preview=True) == 0
+    told = "Not applied, as nothing is trained: training.batch_size: was 32, now 4; training.dropout: was 0.1, now 0.3."
+    assert told in capsys.readouterr().out
 
 
 def test_what_a_time_budget_left_undone_is_said_with_the_command_that_does_it(
