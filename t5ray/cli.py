@@ -183,6 +183,8 @@ class _Command(typer.core.TyperCommand):
                 raise
             if setting := _setting(str(ctx.info_name), getattr(exc, "option_name", "")):
                 exc.message, exc.possibilities = f"{exc}. It is a setting: --set {setting}=VALUE", []  # type: ignore[attr-defined]
+            elif _is_of_searches(str(ctx.info_name), getattr(exc, "option_name", "")):
+                exc.message, exc.possibilities = f"{exc}. It is one of searches: python -m t5ray.tune", []  # type: ignore[attr-defined]
             elif exc.possibilities:
                 exc.possibilities = exc.possibilities[:1]
             raise
@@ -198,7 +200,7 @@ def _setting(command: str, flag: str) -> str | None:
 
     from t5ray.config import EvaluateConfig, PredictConfig, RunConfig
 
-    own = command.rpartition(".")[2].rpartition(" ")[2]
+    own = _own_name(command)
     configs: dict[str, type[BaseModel]] = {"predict": PredictConfig, "evaluate": EvaluateConfig}
     name, fields = flag.lstrip("-").replace("-", "_"), configs.get(own, RunConfig).model_fields
     for section, field in fields.items():
@@ -209,6 +211,21 @@ def _setting(command: str, flag: str) -> str | None:
         if (own, section) != ("train", "search") and any(name in settings for settings in within):
             return f"{section}.{name}"
     return None
+
+
+def _is_of_searches(command: str, flag: str) -> bool:
+    """Say whether a flag that train does not have is one of tune, of a search."""
+    name = flag.lstrip("-").replace("-", "_")
+    return _own_name(command) == "train" and (name == "extend" or SETTING_OF.get(name, "").startswith("search."))
+
+
+def _own_name(command: str) -> str:
+    """Return a command's short name.
+
+    Example:
+        _own_name("python -m t5ray.train") -> "train", and so of "t5ray train"
+    """
+    return command.rpartition(".")[2].rpartition(" ")[2]
 
 
 def _guarded(command: Callable[..., int]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -149,9 +149,7 @@ def to_judge(bundle: str, made: "RunConfig") -> str:
     """
     words = ["--model", bundle, "--data", str(made.data.path), "--split", "test"]
     words += ["--output", f"{_run_of(bundle)}-evaluation", *(["--skip-bad-rows"] if made.data.skip_bad_rows else [])]
-    for flag, name in (("--tracking-uri", "uri"), ("--experiment", "experiment")):
-        if name in made.tracking.model_fields_set:
-            words += [flag, getattr(made.tracking, name)]
+    words += _tracked(made, {"--tracking-uri": "uri", "--experiment": "experiment"})
     return shlex.join(["python", "-m", "t5ray.evaluate", *words])
 
 
@@ -159,6 +157,26 @@ def to_score(bundle: str) -> str:
     """Return the command that scores rows with a bundle."""
     words = ["--model", bundle, "--input", "ROWS.jsonl", "--output", f"{_run_of(bundle)}-predictions"]
     return shlex.join(["python", "-m", "t5ray.predict", *words])
+
+
+def registered(made: "RunConfig", unsent: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the sentence on the model that a run registered, and the command that scores with it; else nothing.
+
+    Args:
+        unsent: what the tracker could not send: who is told of that is not told of a model.
+    """
+    if not made.register_as or unsent:
+        return "", {}
+    words = ["--model", f"models:/{made.register_as}@champion", "--input", "ROWS.jsonl"]
+    words += ["--output", f"{made.register_as}-predictions", *_tracked(made, {"--tracking-uri": "uri"})]
+    command = shlex.join(["python", "-m", "t5ray.predict", *words])
+    return f" Registered in MLflow as {made.register_as}, alias champion.", {"score by the champion": command}
+
+
+def _tracked(made: "RunConfig", flags: Mapping[str, str]) -> list[str]:
+    """Return the words of a command that say where a run was tracked, as far as its settings did."""
+    given = {flag: name for flag, name in flags.items() if name in made.tracking.model_fields_set}
+    return [word for flag, name in given.items() for word in (flag, getattr(made.tracking, name))]
 
 
 def _run_of(bundle: str) -> str:

@@ -95,10 +95,12 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     terminal.tell(prepared.notes)
     terminal.tell(describe(prepared))
     go_on = cli.again("train", name=settings.name, resume=True)
+    unsent: list[str] = []
     with ExitStack() as stack:
         tracker = None if preview else open_tracker(settings.tracking, outbox=place.outbox)
         if tracker is not None:
-            stack.callback(lambda: terminal.tell(tracker.close()))
+            stack.callback(terminal.tell, unsent)
+            stack.callback(lambda: unsent.extend(tracker.close()))
         cluster = stack.enter_context(
             connect(
                 settings.address,
@@ -117,7 +119,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
         except KeyboardInterrupt:
             terminal.say(f"\nInterrupted. Go on with: {go_on}")
             return cli.INTERRUPTED
-    _close(settings, place.shown, outcome)
+    _close(settings, place.shown, outcome, unsent)
     return cli.INTERRUPTED if tracker.was_interrupted else 0
 
 
@@ -136,18 +138,20 @@ def _run(prepared: "Prepared", place: "Place", tracker: "Tracker", *, in_process
         )
 
 
-def _close(settings: "RunConfig", folder: str, outcome: Mapping[str, Any]) -> None:
+def _close(settings: "RunConfig", folder: str, outcome: Mapping[str, Any], unsent: Sequence[str]) -> None:
     """Say what the run reached, and what to do with its bundle."""
     from t5ray.tracking import ui_command
     from t5ray.training.outcome import advice
 
     bundle = f"{folder}/best"
+    champion, by_champion = terminal.registered(settings, unsent)
     terminal.close(
-        f"{outcome['metric']} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}. Bundle: {bundle}"
-        f"{advice(outcome.get('test'))}",
+        f"{outcome['metric']} {outcome['best_value']:.4f} in epoch {outcome['best_epoch']}.{champion} "
+        f"Bundle: {bundle}{advice(outcome.get('test'))}",
         {
             "judge it": terminal.to_judge(bundle, settings),
             "score rows": terminal.to_score(bundle),
+            **by_champion,
             "compare runs": ui_command(settings.tracking.uri),
         },
     )

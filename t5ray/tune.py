@@ -89,10 +89,12 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         return _send_rest(settings, workspace, ledger, preview=preview)
     require_usable(settings.tracking)
     prepared = _settle(settings, space, ledger, workspace, extend=extend)
+    unsent: list[str] = []
     with ExitStack() as stack:
         tracker = None if preview else open_tracker(settings.tracking, outbox=workspace.outbox)
         if tracker is not None:
-            stack.callback(lambda: terminal.tell(tracker.close()))
+            stack.callback(terminal.tell, unsent)
+            stack.callback(lambda: unsent.extend(tracker.close()))
         cluster = stack.enter_context(
             connect(
                 settings.address,
@@ -110,7 +112,7 @@ def _tune(settings: "RunConfig", *, preview: bool, resume: bool, extend: int | N
         content = _search(prepared, space, ledger, workspace, cluster, tracker)
     if content is None:
         return cli.INTERRUPTED
-    _close(settings, workspace.shown, content, ledger)
+    _close(settings, workspace.shown, content, ledger, unsent)
     return cli.INTERRUPTED if tracker.was_interrupted else 0
 
 
@@ -251,7 +253,10 @@ def _send_rest(settings: "RunConfig", workspace: "Workspace", ledger: "Ledger", 
     return cli.INTERRUPTED if was_interrupted else 0
 
 
-def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], ledger: "Ledger") -> None:
+def _close(
+    settings: "RunConfig", folder: str, content: Mapping[str, Any], ledger: "Ledger", unsent: Sequence[str] = ()
+) -> None:
+    """Say what the search found, and what to do with its bundle."""
     from t5ray.search.result import outcome
     from t5ray.tracking import ui_command
     from t5ray.training.outcome import advice
@@ -261,11 +266,13 @@ def _close(settings: "RunConfig", folder: str, content: Mapping[str, Any], ledge
         if ledger.num_to_come:
             more["the other trials"] = cli.again("tune", name=settings.name, resume=True, extend=None)
         more["more trials"] = cli.again("tune", name=settings.name, resume=False, extend=num_trials)
+    champion, by_champion = terminal.registered(settings, unsent)
     terminal.close(
-        f"{outcome(content)}{_out_of_time(ledger)} Bundle: {bundle}{advice(content['test'])}",
+        f"{outcome(content)}{_out_of_time(ledger)}{champion} Bundle: {bundle}{advice(content['test'])}",
         {
             "judge it": terminal.to_judge(bundle, settings),
             "score rows": terminal.to_score(bundle),
+            **by_champion,
             "compare runs": ui_command(settings.tracking.uri),
             "read the report": f"{folder}/report.html",
             **more,

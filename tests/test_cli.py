@@ -237,6 +237,15 @@ def test_a_setting_given_as_a_flag_is_answered_with_how_to_set_it(
     assert words.endswith(f"No such option: {shown}")
 
 
+@pytest.mark.parametrize("given", ["--num-trials", "--search-space", "--time-budget", "--extend"])
+def test_a_flag_of_searches_is_answered_by_train_with_the_command_that_has_it(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([given, "1"]) == 2
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+    assert words.endswith(f"No such option: {given}. It is one of searches: python -m t5ray.tune")
+
+
 @pytest.mark.parametrize("given", ["--num-trials", "--training"])
 def test_neither_a_setting_of_searches_nor_a_section_is_one_of_train(
     given: str, capsys: pytest.CaptureFixture[str]

@@ -417,6 +417,37 @@ def test_the_commands_to_type_next_can_be_typed(shown_next: list[str], tmp_path:
     assert "--column" not in judge  # the bundle knows how columns were renamed
 
 
+class Away(NoTracker):
+    """As a tracker whose server went away before the model was sent."""
+
+    def close(self) -> list[str]:
+        return ["MLflow did not answer. Not sent: 1 model."]
+
+
+@pytest.mark.parametrize(("tracker", "is_registered"), [(NoTracker(), True), (Away(), False)])
+def test_the_end_says_what_was_registered_and_how_it_is_used(
+    small_cluster: None,
+    tmp_path: Path,
+    tiny_t5: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tracker: NoTracker,
+    is_registered: bool,
+) -> None:
+    monkeypatch.setattr("t5ray.tracking.open_tracker", lambda *_, **__: tracker)
+    monkeypatch.setattr(
+        "t5ray.training.run.run_once", lambda *_, **__: {"metric": "accuracy", "best_value": 0.5, "best_epoch": 2}
+    )
+    uri = f"sqlite:///{tmp_path}/m.db"
+    assert main([*arguments(tmp_path, tiny_t5), "--tracking-uri", uri, "--register", "tickets"]) == 0
+    shown = capsys.readouterr().out
+    line = f"in epoch 2. Registered in MLflow as tickets, alias champion. Bundle: {tmp_path}/finished/best"
+    command = "predict --model models:/tickets@champion --input ROWS.jsonl --output tickets-predictions --tracking-uri"
+    assert (line in shown) == is_registered
+    assert (f"{command} {uri}" in shown) == is_registered
+    assert ("Not sent: 1 model." in shown) != is_registered
+
+
 @pytest.mark.parametrize(("share", "is_told"), [(0.0, True), (0.1, False)])
 def test_a_model_that_says_no_label_at_all_is_told_with_what_to_do(
     small_cluster: None,

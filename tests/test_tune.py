@@ -134,6 +134,20 @@ def test_what_a_time_budget_left_undone_is_said_with_the_command_that_does_it(
     assert "--resume" not in said
 
 
+def test_the_end_says_what_was_registered_and_how_it_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = {"value": 0.5, "best_epoch": 1, "best_value": 0.5}
+    ledger = Ledger(tmp_path / "ledger.json", target=1, trials={0: TrialRecord(0, {}, "COMPLETE", reports=[report])})
+    settings = RunConfig(name="words", register_as="reviews")
+    _close(settings, "runs/words", CONTENT, ledger)
+    said = capsys.readouterr().out
+    assert " Registered in MLflow as reviews, alias champion. Bundle: runs/words/best" in said
+    assert "t5ray.predict --model models:/reviews@champion --input ROWS.jsonl --output reviews-predictions\n" in said
+    _close(settings, "runs/words", CONTENT, ledger, ["MLflow did not answer."])
+    assert "champion" not in capsys.readouterr().out
+
+
 def test_the_command_that_judges_logs_and_leaves_out_as_its_run_did() -> None:
     made = RunConfig.model_validate(
         {"data": {"path": "a.csv", "skip_bad_rows": True}, "tracking": {"uri": "sqlite:///a.db", "experiment": "x y"}}
