@@ -66,6 +66,7 @@ def test_the_worked_example_of_the_design(tmp_path: Path, kind: str, capsys: pyt
         "correct": False,
     }
     assert "Evaluation: classify" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "metrics.json").read_text().endswith("}\n")
     shown = capsys.readouterr().out
     assert "accuracy 0.8500 (95 % interval" in shown
     assert "on 100 rows" in shown

@@ -88,6 +88,7 @@ def test_a_run_leaves_its_bundle_and_its_record(finished: dict[str, Any], storag
     assert finished["config"]["training"]["learning_rate"] == 1e-2
     assert set(finished["versions"]) >= {"t5ray", "torch", "transformers", "ray"}
     assert {path.name for path in (storage / "finished").iterdir()} == {"best", "train.json", "config.yaml"}
+    assert (storage / "finished" / "train.json").read_text().endswith("}\n")
     AutoModelForSeq2SeqLM.from_pretrained(storage / "finished" / "best")
 
 

@@ -71,7 +71,7 @@ def publish(loaded: LoadedModel, card: BundleCard, target: Path, *, seen: npt.ND
         temporary.mkdir(parents=True)
         loaded.model.generation_config = _generation_config(loaded, card.decode)
         _write(loaded, temporary)
-        (temporary / CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+        (temporary / CARD).write_text(f"{card.model_dump_json(indent=1)}\n", encoding="utf-8")
         if seen is not None:
             np.save(temporary / SEEN, seen)
         _check_reload(loaded, card, temporary)
@@ -96,7 +96,7 @@ def _write(loaded: LoadedModel, folder: Path, weights: Mapping[str, torch.Tensor
     config = json.loads(path.read_text(encoding="utf-8"))
     head, embeddings = loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings()
     config["tie_word_embeddings"] = head.weight is embeddings.weight
-    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+    path.write_text(f"{json.dumps(config, indent=2)}\n", encoding="utf-8")
 
 
 def _generation_config(loaded: LoadedModel, decode: DecodeConfig) -> GenerationConfig:

@@ -153,7 +153,7 @@ def _digest(paths: Iterable[Path]) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
+    write_text(path, f"{json.dumps(value, indent=1, ensure_ascii=False)}\n")
 
 
 def write_text(path: Path, text: str) -> None:

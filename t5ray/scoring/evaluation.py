@@ -166,7 +166,7 @@ def _contents(config: EvaluateConfig, rows: Labelled, scored: Scored, judgement:
     metrics, judged = _metrics(rows, scored, judgement), list(_judged(rows, scored))
     contents = {
         "config.yaml": dump_yaml(_public(config)),
-        "metrics.json": json.dumps(_with_nulls(metrics), indent=1, ensure_ascii=False, allow_nan=False),
+        "metrics.json": f"{json.dumps(_with_nulls(metrics), indent=1, ensure_ascii=False, allow_nan=False)}\n",
         "predictions.jsonl": "".join(f"{json_text({**_beside(row, found), **found})}\n" for row, found in judged),
         "report.html": render_evaluation(
             metrics,

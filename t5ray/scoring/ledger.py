@@ -221,7 +221,7 @@ class Ledger:
     def write_job(self, job: Mapping[str, Any]) -> None:
         """Replace `_job.json`."""
         with writing(self.folder):
-            write_atomically(self.folder / JOB_FILE, json.dumps(job, indent=1, ensure_ascii=False).encode())
+            write_atomically(self.folder / JOB_FILE, f"{json.dumps(job, indent=1, ensure_ascii=False)}\n".encode())
 
 
 @contextmanager

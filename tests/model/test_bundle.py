@@ -56,6 +56,10 @@ def test_the_config_tells_whether_the_head_is_tied(published: Path) -> None:
     assert config["tie_word_embeddings"] == torch.equal(weights.lm_head.weight, weights.shared.weight)
 
 
+def test_its_texts_end_with_a_line_break(published: Path) -> None:
+    assert all((published / name).read_text().endswith("}\n") for name in ("config.json", "t5ray.json"))
+
+
 def test_the_card_comes_back_as_it_was(published: Path) -> None:
     assert read_card(published) == CARD_OF_TEST
 

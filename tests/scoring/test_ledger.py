@@ -26,8 +26,15 @@ def test_a_shard_is_finished_when_its_entry_is_there_and_its_part(tmp_path: Path
     assert ledger.finished() == {0: Entry(rows=1)}
 
 
+def test_the_record_of_a_job_ends_with_a_line_break(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "csv", 1)
+    ledger.write_job({"state": "done"})
+    assert (tmp_path / "_job.json").read_text() == '{\n "state": "done"\n}\n'
+
+
 def test_entries_add_up() -> None:
-    assert Entry(1, 2, 3, 4, 5, 6, 0.5) + Entry(10, 20, 30, 40, 50, 60, 1.0) == Entry(11, 22, 33, 44, 55, 66, 1.5)
+    whole, ten = (1, 2, 3, 4, 5, 6, 7), (10, 20, 30, 40, 50, 60, 70)
+    assert Entry(*whole, 0.5) + Entry(*ten, 1.0) == Entry(11, 22, 33, 44, 55, 66, 77, 1.5)
 
 
 def test_an_entry_that_says_nothing_of_earlier_attempts_is_read(tmp_path: Path) -> None:
