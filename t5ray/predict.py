@@ -101,7 +101,7 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
         cut_those = {"on_long": "truncate"} if settings.on_long == "error" else {}
         commands["try those again"] = cli.again("predict", retry_errors=True, **cut_those)
     if summary.capped_share:
-        longer = cli.again("predict", output=f"{settings.output.rstrip('/')}-longer")
+        longer = cli.again("predict", output=f"{settings.output.rstrip('/')}-longer", retry_errors=False)
         commands["let outputs be longer"] = f"{longer} --set decode.max_new_tokens={2 * summary.max_new_tokens}"
     if summary.has_references:
         output = shlex.quote(settings.output.rstrip("/"))

@@ -87,7 +87,7 @@ def _train(settings: "RunConfig", *, preview: bool, resume: bool) -> int:
     from t5ray.training.room import fits_here, require_room, shared_out, unused_gpus
     from t5ray.training.run import describe
 
-    if resume and (sent := _send_rest(settings)) is not None:
+    if resume and (sent := _send_rest(settings, preview=preview)) is not None:
         return sent
     require_usable(settings.tracking)
     place = open_place(settings, resume=resume)
@@ -157,8 +157,11 @@ def _close(settings: "RunConfig", folder: str, outcome: Mapping[str, Any], unsen
     )
 
 
-def _send_rest(settings: "RunConfig") -> int | None:
-    """End a run that was resumed though it is finished: what may be left is for storage and MLflow. None: it is not."""
+def _send_rest(settings: "RunConfig", *, preview: bool) -> int | None:
+    """End a run that was resumed though it is finished: what may be left is for storage and MLflow. None: it is not.
+
+    A preview sends nothing.
+    """
     from t5ray.tracking import open_tracker
     from t5ray.training.books import drop_state, is_finished
     from t5ray.training.place import Place
@@ -166,6 +169,9 @@ def _send_rest(settings: "RunConfig") -> int | None:
     place = Place.of(settings)
     if not is_finished(place):
         return None
+    if preview:
+        terminal.say(f"{place.shown}: this run is finished; nothing would be trained again.")
+        return 0
     if (place.folder / "train.json").exists():
         place.upload()  # where the storage refused it before
         drop_state(place)

@@ -616,6 +616,9 @@ def test_resuming_a_finished_run_sends_what_mlflow_missed(tmp_path: Path, tiny_t
     event = {"kind": "start", "run": "unsent-" + "0" * 32, "time_ms": 1_700_000_000_000, "body": body}
     (folder / "mlflow_outbox.jsonl").write_text(json.dumps(event) + "\n")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
+    before = sorted(tmp_path.rglob("*"))
+    assert main(arguments(tmp_path, tiny_t5, "--tracking-uri", uri, "--resume", "--preview")) == 0
+    assert sorted(tmp_path.rglob("*")) == before  # a preview sends nothing
     assert main(arguments(tmp_path, tiny_t5, "--tracking-uri", uri, "--resume")) == 0
     client = mlflow.MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("t5ray").experiment_id])
