@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 import ray
@@ -10,13 +9,12 @@ import ray
 from t5ray.cluster import Cluster
 from t5ray.config import SearchSpace
 from t5ray.counting import counted
-from t5ray.data.batches import num_steps
 from t5ray.report.words import seconds
 from t5ray.search.capacity import checkpoint_bytes, num_slots
 from t5ray.search.confirm import BEST_OF, num_expected
 from t5ray.search.contradictions import idle_parameters, outside_points
+from t5ray.search.estimate import Estimate, Left, estimate, expected_rungs, num_judged, per_epoch
 from t5ray.search.ledger import Ledger
-from t5ray.search.scheduler import bracket_shares, rung_epochs
 from t5ray.search.study import budget_left_s
 from t5ray.storage import free_bytes
 from t5ray.training.footprint import costliest
@@ -40,12 +38,12 @@ def describe(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: L
     """
     config, training = prepared.config, prepared.config.training
     slots, num_trials, ended = num_slots(prepared, cluster, ledger), ledger.target, len(ledger.ended)
-    steps, tokens = (each * training.max_epochs for each in _per_epoch(prepared))
+    steps, tokens = (each * training.max_epochs for each in per_epoch(prepared))
     lines = [
         f"trials       {num_trials}{f', {ended} of them ended' if ended else ''} "
         f"({min(slots, num_trials)} at a time: {_room(prepared, cluster)}), "
         f"up to {counted(training.max_epochs, 'epoch')} each",
-        f"objective    {prepared.objective} ({prepared.mode}) on {counted(_sample(prepared), 'validation row')}",
+        f"objective    {prepared.objective} ({prepared.mode}) on {counted(num_judged(prepared), 'validation row')}",
         *describe_run(prepared),
         f"per trial    {counted(steps, 'step')} and {counted(tokens, 'token')}, where it runs to its end",
         f"sampler      {space.sampler.name}, {counted(len(space.parameters), 'parameter')}: "
@@ -71,13 +69,6 @@ def _budget(budget_s: float | None, ledger: Ledger) -> list[str]:
         return []
     left = "" if left_s == budget_s else f", {seconds(left_s)} of it left,"
     return [f"time budget  {seconds(budget_s)}{left} for trials and the runs that confirm the best"]
-
-
-def _per_epoch(prepared: Prepared) -> tuple[int, int]:
-    """Return the optimizer steps and tokens of an epoch of the default settings, copies of its rows included."""
-    training, data = prepared.config.training, prepared.data.train
-    times = 1 + training.copies_per_row
-    return num_steps(round(len(data) * times), training.batch_size), round(data.num_tokens * times)
 
 
 def _room(prepared: Prepared, cluster: Cluster) -> str:
@@ -115,10 +106,6 @@ def _memory(prepared: Prepared, cluster: Cluster, slots: int) -> list[str]:
     ]
 
 
-def _sample(prepared: Prepared) -> int:
-    return min(prepared.config.training.validation_rows, len(prepared.data.validation))
-
-
 def _disk(prepared: Prepared, varied: Collection[str], slots: int) -> list[str]:
     needed = checkpoint_bytes(prepared.model, costliest(prepared.config.training, varied), slots)
     free = free_bytes(prepared.config.storage)
@@ -128,106 +115,6 @@ def _disk(prepared: Prepared, varied: Collection[str], slots: int) -> list[str]:
 
 def _bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
-def expected_rungs(space: SearchSpace, num_trials: int, max_epochs: int) -> list[tuple[int, int]]:
-    """Return (epoch, trials that arrive there) for each rung, when the best 1 in `reduction_factor` goes on at each.
-
-    Example:
-        9 trials, rungs after epochs 1 and 3, factor 3 -> [(1, 9), (3, 3)]
-    """
-    arrivals: dict[int, float] = {}
-    for _, rungs in _expected_brackets(space, num_trials, max_epochs):
-        for epoch, trials in rungs:
-            arrivals[epoch] = arrivals.get(epoch, 0.0) + trials
-    return [(epoch, max(1, round(trials))) for epoch, trials in sorted(arrivals.items())]
-
-
-def expected_epochs(space: SearchSpace, num_trials: int, max_epochs: int) -> int:
-    """Return the epochs of all trials together, at those rungs.
-
-    Example:
-        9 trials of up to 9 epochs, rungs after epochs 1 and 3, factor 3 -> 9 * 1 + 3 * 2 + 1 * 6 = 21
-    """
-    total = 0.0
-    for beyond, rungs in _expected_brackets(space, num_trials, max_epochs):
-        before = 0
-        for epoch, trials in (*rungs, (max_epochs, beyond)):
-            total += trials * (epoch - before)
-            before = epoch
-    return round(total)
-
-
-def _expected_brackets(
-    space: SearchSpace, num_trials: int, max_epochs: int
-) -> list[tuple[float, list[tuple[int, float]]]]:
-    """Return, for each bracket, how many trials run to the end, and (epoch, trials that arrive there) of its rungs."""
-    epochs, found = rung_epochs(space.scheduler, max_epochs), []
-    for number, share in enumerate(bracket_shares(space.scheduler, max_epochs)):
-        left = num_trials * share
-        fewest, rungs = min(1.0, left), []
-        for epoch in epochs[number:]:
-            rungs.append((epoch, left))
-            left = max(fewest, left / space.scheduler.reduction_factor)
-        found.append((left, rungs))
-    return found
-
-
-@dataclass(frozen=True)
-class Left:
-    """Epochs that a search is still to run."""
-
-    expected: int
-    """Of trials, where those to come run as long as the mean of all is expected to."""
-    trials: int
-    """Of trials, where none of them is stopped."""
-    longest: int
-    """The most of one trial."""
-    confirm: int
-    """Of runs that confirm the best, at most."""
-
-    @classmethod
-    def of(cls, ledger: Ledger, space: SearchSpace, max_epochs: int) -> "Left":
-        """Work out what an earlier session, where there was one, has left to run."""
-        begun = [len(record.reports) for record in ledger.interrupted]
-        done = begun + [0] * (ledger.num_to_come - len(begun))
-        mean = expected_epochs(space, ledger.target, max_epochs) / max(1, ledger.target)
-        again = sum(len(run.reports) for run in ledger.confirm_runs if run.state == "RUNNING")
-        return cls(
-            expected=round(sum(max(0.0, mean - epochs) for epochs in done)),
-            trials=sum(max_epochs - epochs for epochs in done),
-            longest=max((max_epochs - epochs for epochs in done), default=0),
-            confirm=max(0, num_expected(ledger, ledger.target) * max_epochs - again),
-        )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Seconds that a search would take."""
-
-    epoch_s: float
-    """One epoch of one trial: training and validation."""
-    search_s: float
-    """Of the trials, where as many of them are stopped early as is expected."""
-    most_s: float
-    """The same, where none is."""
-    confirm_s: float
-
-
-def estimate(prepared: Prepared, left: Left, slots: int, probe: Probe) -> Estimate:
-    """Work out how long the rest of a search takes whose runs are like the probed one, the default settings."""
-    config, training = prepared.config, prepared.config.training
-    steps, _ = _per_epoch(prepared)
-    looks = -(-steps // training.evaluate_every_steps) if training.evaluate_every_steps else 1
-    validate_s = probe.validate_row_s * _sample(prepared) / config.resources.workers_per_trial
-    epoch_s = steps * probe.step_s + looks * validate_s
-    longest = min(left.confirm, training.max_epochs)  # no number of slots makes the search, or this, shorter than a run
-    return Estimate(
-        epoch_s,
-        search_s=probe.load_s + epoch_s * max(left.expected / slots, left.longest),
-        most_s=probe.load_s + epoch_s * max(left.trials / slots, left.longest),
-        confirm_s=epoch_s * max(left.confirm / slots, longest),
-    )
 
 
 def foresee(prepared: Prepared, space: SearchSpace, cluster: Cluster, ledger: Ledger) -> list[str]:

@@ -7,7 +7,6 @@ carries its handle as a tag: the run is found again by it, and a request whose a
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import socket
 import threading
@@ -18,11 +17,12 @@ from typing import TypeVar
 import requests
 import urllib3
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from t5ray.disk import FULL
 from t5ray.errors import TrackingError
+from t5ray.tracking.datasets import training_input
 from t5ray.tracking.outbox import Away, Event, Refused
 from t5ray.tracking.registry import log_bundle, register
 from t5ray.tracking.tracker import is_handle
@@ -142,9 +142,7 @@ class MlflowStore:
         params = [Param(name, value) for name, value in body["params"].items()]
         self._client.log_batch(run_id, params=params, synchronous=True)
         if (data := body.get("dataset")) is not None:  # events of earlier versions have none
-            self._client.log_inputs(
-                run_id, [DatasetInput(_dataset(**data), [InputTag("mlflow.data.context", "training")])]
-            )
+            self._client.log_inputs(run_id, [training_input(**data)])
 
     def _metrics(self, event: Event) -> None:
         self._log(event, event.body["step"])
@@ -175,13 +173,6 @@ class MlflowStore:
 
     def _reopen(self, event: Event) -> None:
         self._client.update_run(self._id(event.run), status="RUNNING")
-
-
-def _dataset(name: str, digest: str, source: str) -> Dataset:
-    """Return a dataset whose source MLflow's own code finds again: a file, or an address by its scheme."""
-    scheme, _, is_address = source.partition("://")
-    kind = {"https": "http"}.get(scheme, scheme) if is_address else "local"
-    return Dataset(name, digest, kind, json.dumps({"url" if kind == "http" else "uri": source}))
 
 
 def _open_sqlite(uri: str, experiment: str) -> tuple[MlflowClient, str]:

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from t5ray.cluster import Cluster, Node
 from t5ray.config import RunConfig, SearchSpace
 from t5ray.search import preview
+from t5ray.search.estimate import Left, estimate, expected_epochs, expected_rungs
 from t5ray.search.finite import most_trials
 from t5ray.search.ledger import Ledger, State, TrialRecord
-from t5ray.search.preview import Left, describe, estimate, expected_epochs, expected_rungs, foresee
+from t5ray.search.preview import describe, foresee
 from t5ray.training.plan import RunFailed
 from t5ray.training.prepare import Prepared, prepare
 from t5ray.training.probe import Probe
