@@ -120,7 +120,7 @@ class _Run:
         self.limit = row_limit(trainee, data.train, self.config, group)
         self.saved_at = time.monotonic()
         self.save_s = 0.0
-        """Seconds of the last save, which the epoch after it reports."""
+        """Seconds of saving since the last report, which the epoch after it reports."""
 
     def go(self) -> tuple[Progress, bool | None]:
         """Run from where the last state was saved, and return how far that went and the last answer."""
@@ -133,7 +133,7 @@ class _Run:
             self.states.wait()  # what hears the report may delete this run's files
             answer, is_over = self._tell(outcome), outcome["final"]
             if answer and not is_over:  # only now: the state of a run that is stopped here would be written for nothing
-                self.save_s = self._save(None)
+                self.save_s += self._save(None)
         return self.progress, answer
 
     def _tell(self, report: dict[str, Any]) -> bool | None:
@@ -167,7 +167,9 @@ class _Run:
         with self.best.drafted(progress.best_step) as keep:
             course.save_s += time.perf_counter() - started
             report = report_of(self.plan, progress, course, self.group, final=final, early_stopped=early_stopped)
+            started = time.perf_counter()
             keep(report)
+        self.save_s += time.perf_counter() - started
         return self.best.told_before(progress.epoch) or report
 
     def _steps(self, epoch: int) -> Any:
