@@ -42,9 +42,9 @@ def draft_weights(loaded: LoadedModel, target: Path, weights: Mapping[str, torch
 
 
 def take_place(draft: Path, target: Path, older: Collection[Path] = ()) -> None:
-    """Move a finished directory to its target, whole or not at all; older ones beside it go, and never two are there.
+    """Move a finished directory to its target, whole or not at all; older ones beside it go.
 
-    A kill leaves the older ones or the newer one, when `clear_leftovers` has undone what it left half done.
+    A kill leaves the older ones, the newer one, or all of them, each whole, once `clear_leftovers` has tidied up.
     """
     put_back(target)
     going = [path for path in {*older, target} if path.exists()]
@@ -54,7 +54,9 @@ def take_place(draft: Path, target: Path, older: Collection[Path] = ()) -> None:
     draft.rename(target)
     sync(target.parent)
     for path in going:
-        shutil.rmtree(_moved_away(path), ignore_errors=True)
+        gone = _beside(path)  # a name that nobody puts back: what is half deleted is not
+        _moved_away(path).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def publish(loaded: LoadedModel, card: BundleCard, target: Path, *, seen: npt.NDArray[np.uint64] | None = None) -> None:

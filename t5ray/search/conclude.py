@@ -1,6 +1,7 @@
 """The end of a search: the winner's bundle, one look at test, search.json and report.html."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from t5ray.config import RunConfig
-from t5ray.errors import T5RayError
+from t5ray.errors import ClusterError, ModelError, T5RayError
+from t5ray.model.loading import LoadedModel
 from t5ray.report.words import judged
 from t5ray.search.confirm import compare, means, standing
-from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.ledger import HEARD_MS, Ledger, TrialRecord
 from t5ray.search.result import summary, write_summary
 from t5ray.search.workspace import Workspace
 from t5ray.text.bootstrap import Floats, Statistic
@@ -19,6 +21,7 @@ from t5ray.text.metrics import only_prediction
 from t5ray.text.statistics import build_statistics
 from t5ray.text.tasks import read_prediction
 from t5ray.tracking import Tracker
+from t5ray.training.curves import log_epoch
 from t5ray.training.outcome import judge_on_test, publish_best
 from t5ray.training.prepare import Prepared
 from t5ray.training.validation import fixed_sample
@@ -67,19 +70,20 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     Raises:
         T5RayError: every trial failed; says why.
     """
+    while _caught_up(prepared, ledger, workspace, tracker):
+        pass  # another may be the best now
     now = standing(ledger)
     workspace.leave_trials(now.kept)
     source = now.source
-    if source is not None:
-        _name_what_is_kept(source, workspace)
     ledger.confirm = None if source is None else compare_candidates(prepared, ledger, workspace)
     content = summary(prepared, ledger, None)
     if source is not None:
-        report = source.reports[(source.best_epoch or 1) - 1]
-        workspace.fetch_trial(source.key, report["best_step"])
-        params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
-        folder, best = workspace.trials / source.key, content["best"]
-        loaded = publish_best(prepared, params, report, folder, workspace.best, best)
+        try:
+            loaded = _published(prepared, source, workspace, content["best"])
+        except (ModelError, ClusterError):  # of weights that go for better ones at this very moment
+            if not _caught_up(prepared, ledger, workspace, tracker):
+                raise
+            return conclude(prepared, ledger, workspace, tracker)
         write_summary(workspace.folder, content)
         content["test"] = judge_on_test(prepared, loaded)
     write_summary(workspace.folder, content)
@@ -93,12 +97,24 @@ def conclude(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: 
     return content
 
 
-def _name_what_is_kept(source: TrialRecord, workspace: Workspace) -> None:
-    """Let the books tell of the weights that are there: as the search was cut off, better ones may have been kept."""
-    report = workspace.unheard(source.key, source.reports[-1]["best_step"])
-    if report is not None:
-        source.fall_back(report["epoch"] - 1)
-        source.reports.append(report)
+def _published(prepared: Prepared, source: TrialRecord, workspace: Workspace, best: Mapping[str, Any]) -> LoadedModel:
+    """Make the bundle of the best epoch of a trial, or of a run that confirms one."""
+    report = source.reports[(source.best_epoch or 1) - 1]
+    workspace.fetch_trial(source.key, report["best_step"])
+    params = {**source.params, **({} if source.seed is None else {"seed": source.seed})}
+    return publish_best(prepared, params, report, workspace.trials / source.key, workspace.best, best)
+
+
+def _caught_up(prepared: Prepared, ledger: Ledger, workspace: Workspace, tracker: Tracker) -> bool:
+    """Let the books tell of the weights that are there of what they say is best, and say whether they did not."""
+    source = standing(ledger).source
+    report = None if source is None else workspace.catch_up(source)
+    if source is None or report is None:
+        return False
+    report[HEARD_MS] = time.time_ns() // 1_000_000
+    if source.mlflow_run_id is not None:
+        log_epoch(tracker, source.mlflow_run_id, report, prepared.objective, time_ms=report[HEARD_MS])
+    return True
 
 
 @dataclass(frozen=True, eq=False)

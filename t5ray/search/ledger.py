@@ -10,6 +10,8 @@ from t5ray.errors import DataError
 from t5ray.model.card import write_text
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+HEARD_MS = "heard_ms"
+"""When an epoch was first heard of, in milliseconds since 1970: told again, it is the same point of its curves."""
 
 
 @dataclass
@@ -44,10 +46,6 @@ class TrialRecord:
         """
         name = str(self.trial) if self.seed is None else f"{self.trial}-seed{self.seed}"
         return f"{name}.{self.mark}" if self.mark else name
-
-    def fall_back(self, epoch: int) -> None:
-        """Forget the reports after an epoch."""
-        del self.reports[epoch:]
 
     @property
     def values(self) -> list[float]:

@@ -16,7 +16,7 @@ from t5ray.errors import ClusterError, StorageError
 from t5ray.model.card import write_json
 from t5ray.redaction import hide_secrets
 from t5ray.search.confirm import standing
-from t5ray.search.ledger import Ledger, TrialRecord
+from t5ray.search.ledger import HEARD_MS, Ledger, TrialRecord
 from t5ray.search.searcher import verdict
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import Tracker
@@ -25,8 +25,6 @@ from t5ray.training.plan import EpochReport
 
 MLFLOW_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
-HEARD_MS = "heard_ms"
-"""When an epoch was first heard of, in milliseconds since 1970: told again, it is the same point of its curves."""
 LONGEST_CAUSE = 500
 RAYS_GUESSES = "Some common causes include"
 """Begins what Ray says of every process that died, memory among it, whatever this one died of."""
@@ -147,11 +145,10 @@ class Observer(ray.tune.Callback):
         """Close the books of trials that are running still: Tune drops them without a word when time is up.
 
         What has no value yet stays open, for --resume to go on with: trials before the end of their first epoch, and
-        runs that confirm, half of which confirms nothing.
+        runs that confirm, half of which confirms nothing. So do trials of which it is unknown what they have kept.
         """
         for record in self.ledger.interrupted:
-            if record.reports:
-                self._catch_up(record)
+            if record.reports and self._is_told(record):
                 record.state = "PRUNED"
                 record.reason = f"cut off after epoch {len(record.reports)} of {self.max_epochs}: {reason}"
                 self._close(record)
@@ -162,13 +159,15 @@ class Observer(ray.tune.Callback):
                 if record.mlflow_run_id is not None:
                     self.tracker.end_run(record.mlflow_run_id, "KILLED")
 
-    def _catch_up(self, record: TrialRecord) -> None:
-        """Note the epoch whose weights are kept, where another was heard of last."""
-        with suppress(ClusterError):  # a storage that is away: the search's end tries again
-            report = self.workspace.unheard(record.key, record.reports[-1]["best_step"])
-            if report is not None:
-                record.fall_back(report["epoch"] - 1)
-                self._note(record, report)
+    def _is_told(self, record: TrialRecord) -> bool:
+        """Say whether the books tell of the weights that a trial has kept, once they were brought up to them."""
+        try:
+            report = self.workspace.catch_up(record)
+        except ClusterError:
+            return False
+        if report is not None:
+            self._note(record, report)
+        return True
 
     def _record(self, trial: Any) -> TrialRecord:
         number, seed = trial.config["trial"], trial.config.get("seed")

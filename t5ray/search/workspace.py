@@ -26,6 +26,7 @@ from typing import Any
 
 from t5ray.errors import ClusterError
 from t5ray.model.card import ENTRY, read_card
+from t5ray.search.ledger import TrialRecord
 from t5ray.storage import (
     download_dir,
     download_file,
@@ -105,15 +106,31 @@ class Workspace(Place):
         """Delete all that an ended trial or run has left but its best weights, which the books name by their step."""
         remote = f"{self.remote_trials}/{key}" if self.remote_trials else None
         drop_last(self.trials / key, remote, keeps_spare=remote is None)
-        BestWeights(self.trials / key, remote).keep_from(step)
+        with suppress(ClusterError):
+            BestWeights(self.trials / key, remote).keep_from(step)
 
-    def unheard(self, key: str, step: int) -> dict[str, Any] | None:
-        """Return the report of the epoch whose weights have taken the place of those that the books name.
+    def catch_up(self, record: TrialRecord) -> dict[str, Any] | None:
+        """Let the books tell of the weights that are there, and return their epoch's report; None: they do already.
 
-        None where the latter are there. What a trial reported last may be lost on the way when a search is cut off.
+        Better weights may have taken the place of those that they name as the search was cut off: what a trial reports
+        then is lost on the way.
+
+        Raises:
+            ClusterError: the storage does not say, or the books lack an epoch before: they are of a machine that went
+                down, and the trial tells it again when it goes on.
         """
-        kept = BestWeights(self.trials / key, f"{self.remote_trials}/{key}" if self.remote_trials else None)
-        return None if kept.hold(step) else kept.report()
+        remote = f"{self.remote_trials}/{record.key}" if self.remote_trials else None
+        report = BestWeights(self.trials / record.key, remote).report()
+        if report is None or report["best_step"] == record.reports[-1]["best_step"]:
+            return None
+        before = int(report["epoch"]) - 1
+        if before > len(record.reports):
+            raise ClusterError(
+                f"{self.shown}: trial {record.trial} must have told of each epoch before {before + 1}, but the books "
+                f"end at {len(record.reports)}. Give the same command with --resume."
+            )
+        record.reports[before:] = [report]
+        return report
 
     def drop_spare(self) -> None:
         """Delete the file that states were to be written into; what is left there costs space only."""

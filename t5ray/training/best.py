@@ -3,10 +3,10 @@
     FOLDER/best-STEP/                     Hugging Face directory of the weights after that optimizer step
     FOLDER/best-STEP/t5ray-report.json    the report of their epoch
 
-They take the place of those before them when their epoch is over, before anybody hears of it: two are whole at no time,
-but at a URI while the older ones are being deleted. A run that is cut off in between finds weights that its state does
-not name, and books that were closed in between find an epoch that they have not heard of; the report tells both what
-these weights are. Only worker 0 writes.
+They take the place of those before them when their epoch is over, before anybody hears of it. A run that is cut off in
+between finds weights that its state does not name, and books that were closed in between find an epoch that they have
+not heard of; the report tells both what these weights are. At a URI it comes last and goes first, so that weights
+without it are not whole. Only worker 0 writes.
 """
 
 import json
@@ -58,34 +58,50 @@ class BestWeights:
             return draft_weights(loaded, self.folder / best_name(step), weights)
 
     def put(self, draft: Path, step: int, report: Mapping[str, Any]) -> None:
-        """Let weights take the place of the older ones, here and at the URI, with the report of their epoch.
+        """Let weights take the place of the older ones here, with the report of their epoch.
 
         Raises:
-            StorageError: the disk, or the storage URI, does not take them.
+            StorageError: the disk does not take them.
         """
-        target = self.folder / best_name(step)
         with taken_by_disk(self.folder, lambda: NOTE_BYTES):
             write_json(draft / REPORT, report)
             sync(draft)
-            take_place(draft, target, [self.folder / name for name in self._names_here(lambda known: True)])
+            older = [self.folder / name for name in self._names_here(lambda known: True)]
+            take_place(draft, self.folder / best_name(step), older)
+
+    def send(self, step: int) -> None:
+        """Let weights that are here take the place of the older ones at the URI, where there is one.
+
+        Raises:
+            StorageError: it does not take them.
+        """
         if self.remote is not None:
-            patiently(replace_remote, target, f"{self.remote}/{best_name(step)}", key=REPORT)
-            self.keep(step)
+            patiently(replace_remote, self.folder / best_name(step), f"{self.remote}/{best_name(step)}", key=REPORT)
+            self._drop_there(lambda known: known != step)
 
     def hold(self, step: int) -> bool:
-        """Say whether the weights of a step are there."""
-        if (self.folder / best_name(step)).is_dir():
-            return True
-        return self.remote is not None and patiently(is_there, f"{self.remote}/{best_name(step)}")
+        """Say whether the weights of a step are there: at the URI, if there is one, as what is here may be older.
+
+        Raises:
+            ClusterError: the storage does not say.
+        """
+        if self.remote is not None:
+            return is_there(f"{self.remote}/{best_name(step)}/{REPORT}")
+        return (self.folder / best_name(step)).is_dir()
 
     def report(self) -> dict[str, Any] | None:
-        """Return the report of the weights that are there, at the URI if there is one; None where none are whole."""
+        """Return the report of the newest weights that are there, at the URI if there is one; None: none are whole.
+
+        Raises:
+            ClusterError: the storage does not say.
+        """
         where = self.remote or str(self.folder)
-        for step in sorted(_steps(patiently(names_in, where)), reverse=True):
-            content = patiently(read_remote, f"{where}/{best_name(step)}/{REPORT}")
-            if content is not None:
-                found: dict[str, Any] = json.loads(content)
-                return found
+        for step in sorted(_steps(names_in(where)), reverse=True):
+            content = read_remote(f"{where}/{best_name(step)}/{REPORT}")
+            with suppress(ValueError):  # cut short: a kill as it was copied
+                if content is not None:
+                    found: dict[str, Any] = json.loads(content)
+                    return found
         return None
 
     @contextmanager
@@ -111,6 +127,9 @@ class BestWeights:
         """Delete weights of earlier steps, where those of this one are there.
 
         A worker that nobody listens to any more may put later ones in their place at this very moment.
+
+        Raises:
+            ClusterError: the storage does not say what is there.
         """
         if self.hold(step):
             self._drop(lambda known: known < step)
@@ -127,10 +146,14 @@ class BestWeights:
 
     def _drop(self, unneeded: Callable[[int], bool]) -> None:
         self._drop_here(unneeded)
-        if self.remote is not None:
-            with suppress(ClusterError):  # what is left there costs space; no run is worth ending for it
-                for step in filter(unneeded, _steps(names_in(self.remote))):
-                    remove_dir(f"{self.remote}/{best_name(step)}")
+        self._drop_there(unneeded)
+
+    def _drop_there(self, unneeded: Callable[[int], bool]) -> None:
+        """Delete weights at the URI, their reports first: what is half deleted is not whole."""
+        with suppress(ClusterError):  # what is left there costs space; no run is worth ending for it
+            for step in filter(unneeded, _steps(names_in(self.remote)) if self.remote is not None else ()):
+                for name in (f"{best_name(step)}/{REPORT}", best_name(step)):
+                    remove_dir(f"{self.remote}/{name}")
 
     def _drop_here(self, unneeded: Callable[[int], bool]) -> None:
         for name in self._names_here(unneeded):

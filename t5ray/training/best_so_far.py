@@ -2,14 +2,18 @@
 
 They are kept when their epoch is over and its report is made. Until then they are those of the model, or, where
 training goes on within the epoch, a copy in worker 0's memory; states that are saved within the epoch hold that copy.
+
+An epoch whose weights are kept, but which is in no state, was cut off after that. It is trained again for the sake of
+the optimizer; what it told the first time stands, be hardware deterministic or not.
+
 All workers go through the same calls in the same order.
 """
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +21,7 @@ from t5ray.model.loading import LoadedModel
 from t5ray.training.best import BestWeights
 from t5ray.training.checkpoint import Progress, StateWriter, leaves_spare, spare_of, turn_of
 from t5ray.training.group import Group
+from t5ray.training.patience import patiently
 from t5ray.training.plan import RunPlan
 from t5ray.training.trainee import Trainee
 
@@ -31,13 +36,11 @@ class BestSoFar:
         self.trainee, self.plan, self.group, self.states = trainee, plan, group, states
         self.kept = BestWeights(plan.folder, plan.remote)
         self.copy: Weights | None = None
-        """On worker 0: better ones than are kept, of a step within this epoch."""
-        self._found = False
-        """Whether there are better ones than are kept."""
-        self._copied = False
-        """Whether those are a copy."""
-        self._report: dict[str, Any] | None = None
-        """What an attempt that was cut off told of the epoch whose weights it has kept."""
+        """Worker 0's copy of the best weights, where they are one."""
+        self._unkept: Literal["", "model", "copy"] = ""
+        """Where better weights are than those that are kept, if there are any."""
+        self._told: dict[str, Any] | None = None
+        """Report of the epoch that is trained again."""
 
     def found(self, loaded: LoadedModel, *, within_epoch: bool) -> None:
         """Take the weights of this step for the best.
@@ -46,7 +49,7 @@ class BestSoFar:
             loaded: the model as it was judged.
             within_epoch: training goes on before they can be kept.
         """
-        self._found, self._copied, self.copy, self._report = True, within_epoch, None, None
+        self._unkept, self.copy = "copy" if within_epoch else "model", None
         if within_epoch:
             weights = self.trainee.full_weights()
             if self.group.rank == 0:
@@ -64,19 +67,23 @@ class BestSoFar:
         Raises:
             StorageError: the disk, or the storage URI, does not take them.
         """
-        if not self._found:
+        if not self._unkept:
             yield lambda report: None
             return
         self.states.wait()  # it has the turn until then
         with ExitStack() as ours:
-            yield self._draft(step, ours)
-        self._found, self._copied, self.copy = False, False, None
+            draft = self._draft(step, ours)
+            yield lambda report: self.kept.put(draft, step, report) if draft is not None else None
+        if draft is not None:
+            self.kept.send(step)  # the next run has its turn meanwhile
+        self._unkept, self.copy = "", None
 
-    def _draft(self, step: int, ours: ExitStack) -> Callable[[Mapping[str, Any]], None]:
+    def _draft(self, step: int, ours: ExitStack) -> Path | None:
+        """Write them on worker 0, and return where."""
         with self.trainee.as_published() as loaded:
-            weights = self.copy if self._copied else self.trainee.full_weights()
+            weights = self.copy if self._unkept == "copy" else self.trainee.full_weights()
             if self.group.rank > 0:
-                return lambda report: None
+                return None
             self.plan.folder.mkdir(parents=True, exist_ok=True)
             if self.plan.shares_disk:
                 ours.enter_context(turn_of(self.plan.folder))
@@ -84,39 +91,27 @@ class BestSoFar:
                     spare_of(self.plan.folder).unlink(missing_ok=True)
             draft = self.kept.draft(loaded, step, weights)
         ours.callback(shutil.rmtree, draft, ignore_errors=True)
-        return partial(self.kept.put, draft, step)
+        return draft
 
-    def told_before(self, epoch: int) -> dict[str, Any] | None:
-        """Return what was told of an epoch with the weights that are kept of it; None where it is told now.
+    def told_of(self, epoch: int) -> dict[str, Any] | None:
+        """Return what an epoch told that is trained again; None of any other."""
+        return self._told if self._told is not None and self._told["epoch"] == epoch else None
 
-        Where hardware is not deterministic, what this attempt found is not of those weights.
-        """
-        known = self._report is not None and self._report["epoch"] == epoch
-        return self._report if known else None
-
-    def restore(self, progress: Progress, copy: Weights | None) -> None:
+    def restore(self, progress: Progress, copy: Weights | None = None) -> None:
         """Find the best weights that a state names, or those that have taken their place since.
 
         Args:
+            progress: of the state, or of a run that begins.
             copy: what the state has of them, mapped from its file.
         """
-        report, is_first = None, self.group.rank == 0
-        if copy is None and self.group.broadcast(not is_first or self._holds(progress)):
-            return
-        report = self.group.broadcast(self.kept.report() if is_first else None)
-        if report is not None and report["epoch"] == progress.epoch + 1:
-            self._report = report
-            progress.best_epoch, progress.best_value = report["best_epoch"], report["best_value"]
-            progress.best_step = report["best_step"]
+        is_first = self.group.rank == 0
+        kept = self.group.broadcast(patiently(self.kept.report) if is_first else None)
+        if kept is not None and kept["epoch"] == progress.epoch + 1:
+            self._told = kept
+            progress.best_epoch, progress.best_value = kept["best_epoch"], kept["best_value"]
+            progress.best_step = kept["best_step"]
         elif copy is not None:
-            self._found, self._copied = True, True
+            self._unkept = "copy"
             self.copy = {name: value.clone() for name, value in copy.items()} if is_first else None
-        else:
+        elif not self.group.broadcast(is_first and patiently(self.kept.hold, progress.best_step)):
             progress.forget_best()
-
-    def _holds(self, progress: Progress) -> bool:
-        """Say whether the weights that a state names are kept; others than those then are of no more use."""
-        found = progress.best_step > 0 and self.kept.hold(progress.best_step)
-        if found:
-            self.kept.keep(progress.best_step)
-        return found

@@ -162,7 +162,9 @@ class _Run:
         return outcome
 
     def _judged(self, course: EpochCourse, *, final: bool, early_stopped: bool) -> dict[str, Any]:
-        """Return the report of an epoch, once the weights that it names are kept."""
+        """Return the report of an epoch, once the weights that it names are kept; of one trained again, its first."""
+        if (told := self.best.told_of(self.progress.epoch)) is not None:
+            return told
         progress, started = self.progress, time.perf_counter()
         with self.best.drafted(progress.best_step) as keep:
             course.save_s += time.perf_counter() - started
@@ -170,7 +172,7 @@ class _Run:
             started = time.perf_counter()
             keep(report)
         self.save_s += time.perf_counter() - started
-        return self.best.told_before(progress.epoch) or report
+        return report
 
     def _steps(self, epoch: int) -> Any:
         config, group = self.config, self.group
@@ -212,14 +214,15 @@ class _Run:
             with self.trainee.whole():
                 found = self._validate(loaded, course)
             judged = time.perf_counter()
-            if self._is_best(found):
+            is_again = self.best.told_of(epoch) is not None
+            if not is_again and self._is_best(found):
                 self.progress.best_epoch, self.progress.best_step = epoch, found.step
                 self.progress.best_value = found.value
                 self.best.found(loaded, within_epoch=within_epoch)
         course.evaluations.append(asdict(found))
         course.validate_s += judged - started
         course.save_s += time.perf_counter() - judged
-        return should_stop(self.plan, [*self.progress.evaluations, *course.evaluations])
+        return not is_again and should_stop(self.plan, [*self.progress.evaluations, *course.evaluations])
 
     def _validate(self, loaded: LoadedModel, course: EpochCourse) -> Evaluation:
         data, plan = self.data, self.plan
@@ -277,7 +280,8 @@ class _Run:
                 f"{self.plan.folder}: every worker must read the same state. Use storage that all nodes share."
             )
         if found is None:
-            return Progress()
+            self.best.restore(progress := Progress())
+            return progress
         state, progress = found
         self.trainee.load_state(state)
         self.best.restore(progress, state.get("best"))

@@ -11,7 +11,7 @@ import pytest
 
 from t5ray import storage
 from t5ray.config import DecodeConfig, RunConfig
-from t5ray.errors import ClusterError
+from t5ray.errors import ClusterError, ModelError
 from t5ray.model.card import CARD, ENTRY, BundleCard
 from t5ray.search import conclude as module
 from t5ray.search import workspace as places
@@ -137,6 +137,43 @@ def test_the_bundle_is_of_the_weights_that_are_there_and_so_are_its_figures(
     conclude(prepared, ledger, workspace, NoTracker())
     assert search_json(workspace)["best"] == {"trial": 1, "value": 0.875, "epoch": 2}
     assert Ledger.load(ledger.path).trials[1].values == [0.75, 0.875]
+
+
+def test_where_other_weights_make_another_trial_the_best_that_one_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are not deleted before that is known."""
+    prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
+    for number in (0, 1):
+        (workspace.trials / ledger.trials[number].key / "best-1").mkdir(parents=True, exist_ok=True)
+    kept = workspace.trials / ledger.trials[1].key / "best-1"
+    kept.rename(again := kept.with_name("best-2"))
+    (again / "t5ray-report.json").write_text(json.dumps(epoch(2, 0.25) | {"epoch": 1, "best_epoch": 1}))
+    conclude(prepared, ledger, workspace, NoTracker())
+    assert search_json(workspace)["best"] == {"trial": 0, "value": 0.5, "epoch": 1}
+    assert (workspace.best / "made_of").read_text() == ledger.trials[0].key
+    assert [path.name for path in workspace.trials.iterdir()] == [ledger.trials[0].key]
+
+
+def test_weights_that_go_for_better_ones_as_they_are_read_make_way_for_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, ledger, workspace = concluded_search(tmp_path, monkeypatch)
+    publish, tries = vars(module)["publish_best"], list[int]()
+
+    def too_late(*given: Any) -> Any:
+        tries.append(given[2]["best_step"])
+        if len(tries) == 1:
+            kept = workspace.trials / ledger.trials[1].key / "best-2"
+            kept.mkdir(parents=True)
+            (kept / "t5ray-report.json").write_text(json.dumps(epoch(2, 0.875)))
+            raise ModelError("best-1: must be a T5 model, but is not there.")
+        return publish(*given)
+
+    monkeypatch.setattr(module, "publish_best", too_late)
+    conclude(prepared, ledger, workspace, NoTracker())
+    assert tries == [1, 2]
+    assert search_json(workspace)["best"] == {"trial": 1, "value": 0.875, "epoch": 2}
 
 
 def test_a_confirmed_winner_stays_what_it_was_when_an_extension_is_cut_off(

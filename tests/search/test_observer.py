@@ -190,6 +190,33 @@ def test_when_time_is_up_an_epoch_counts_whose_weights_are_there_but_whose_repor
     assert heard > 1 or (2, 0.75) in {(point.step, point.value) for point in curve}
 
 
+def test_a_trial_stays_open_whose_books_lack_epochs_before_the_one_that_is_kept(tmp_path: Path, clock: Clock) -> None:
+    """Books at a URI may be older than the weights there: the trial tells those epochs again when it goes on."""
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path, 4)
+    trial = begin(books, clock, 0)
+    books.on_trial_result(0, [], trial, epoch(1, 0.5))
+    keep(tmp_path, ledger.trials[0], 3, 0.75)
+    books.cut_off("the time budget was used up")
+    assert (ledger.trials[0].state, ledger.trials[0].values) == ("RUNNING", [0.5])
+
+
+def test_a_report_that_a_kill_cut_short_is_none(tmp_path: Path, clock: Clock) -> None:
+    books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path, 4)
+    trial = begin(books, clock, 0)
+    books.on_trial_result(0, [], trial, epoch(1, 0.5))
+    keep(tmp_path, ledger.trials[0], 2, 0.75)
+    (tmp_path / "state/trials" / ledger.trials[0].key / "best-2/t5ray-report.json").write_text('{"epoch": 2, "val')
+    books.cut_off("the time budget was used up")
+    assert (ledger.trials[0].state, ledger.trials[0].values) == ("PRUNED", [0.5])
+
+
+def test_a_storage_that_is_away_as_a_trial_is_closed_ends_no_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path, tmp_path / "cache", remote="nowhere://bucket/runs/study")
+    workspace.leave_best("0", 8)
+
+
 def test_weights_that_come_as_a_trial_is_closed_stay(tmp_path: Path, clock: Clock) -> None:
     """Those that the books name have gone for them."""
     books = observer(ledger := Ledger(tmp_path / "state/ledger.json"), tmp_path)
