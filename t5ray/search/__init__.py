@@ -10,6 +10,7 @@
     importance.py how much each parameter decided           result.py     search.json, report.html, a sentence
     preview.py    what a search would do                    workspace.py  where everything of a search is kept
     capacity.py   how many trials run at a time, and on what
+    estimate.py   how much is left to run, and how long that takes
     contradictions.py  values of a space that no run can have
     finite.py     spaces that hold so many settings and no more
     run_ids.py    MLflow's ids of runs that began without them

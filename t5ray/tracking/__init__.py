@@ -5,6 +5,7 @@
     mlflow_tracker.py  the tracker that writes to MLflow: calls become events
     outbox.py          events in order, sent by one thread, kept while the server is away
     store.py           what one event is in MLflow's terms: the home of mlflow
+    datasets.py        a run's dataset in MLflow's words
     registry.py        a bundle as an MLflow model, under a registered name
     served_model.py    the code inside such a model
     models.py          downloads of `models:/NAME@ALIAS` and `runs:/ID/PATH`

@@ -35,7 +35,8 @@ What is on disk
     place.py        where a run or a search keeps what, here and at a URI
     checkpoint.py   the states to go on from
     shared_state.py which of them all workers go on from
-    best.py         the best weights, named after the step that made them
+    best.py         the best weights that are kept, named after the step that made them
+    best_so_far.py  the best weights from when they are judged until they are kept
     patience.py     a storage URI that is away for a moment
     refusal.py      a disk that takes no more
     scratch.py      temporary folders, and what kills left of them
