@@ -168,7 +168,7 @@ def registered(made: "RunConfig", unsent: Sequence[str]) -> tuple[str, dict[str,
     if not made.register_as or unsent:
         return "", {}
     words = ["--model", f"models:/{made.register_as}@champion", "--input", "ROWS.jsonl"]
-    words += ["--output", f"{made.register_as}-predictions", *_tracked(made, {"--tracking-uri": "uri"})]
+    words += ["--output", f"{made.register_as}-champion-predictions", *_tracked(made, {"--tracking-uri": "uri"})]
     command = shlex.join(["python", "-m", "t5ray.predict", *words])
     return f" Registered in MLflow as {made.register_as}, alias champion.", {"score by the champion": command}
 

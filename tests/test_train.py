@@ -443,7 +443,10 @@ def test_the_end_says_what_was_registered_and_how_it_is_used(
     assert main([*arguments(tmp_path, tiny_t5), "--tracking-uri", uri, "--register", "tickets"]) == 0
     shown = capsys.readouterr().out
     line = f"in epoch 2. Registered in MLflow as tickets, alias champion. Bundle: {tmp_path}/finished/best"
-    command = "predict --model models:/tickets@champion --input ROWS.jsonl --output tickets-predictions --tracking-uri"
+    command = (
+        "predict --model models:/tickets@champion --input ROWS.jsonl "
+        "--output tickets-champion-predictions --tracking-uri"
+    )
     assert (line in shown) == is_registered
     assert (f"{command} {uri}" in shown) == is_registered
     assert ("Not sent: 1 model." in shown) != is_registered

@@ -143,7 +143,10 @@ def test_the_end_says_what_was_registered_and_how_it_is_used(
     _close(settings, "runs/words", CONTENT, ledger)
     said = capsys.readouterr().out
     assert " Registered in MLflow as reviews, alias champion. Bundle: runs/words/best" in said
-    assert "t5ray.predict --model models:/reviews@champion --input ROWS.jsonl --output reviews-predictions\n" in said
+    assert (
+        "t5ray.predict --model models:/reviews@champion --input ROWS.jsonl --output reviews-champion-predictions\n"
+        in said
+    )
     _close(settings, "runs/words", CONTENT, ledger, ["MLflow did not answer."])
     assert "champion" not in capsys.readouterr().out
 
