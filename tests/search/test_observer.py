@@ -21,6 +21,7 @@ from t5ray.search.ledger import Ledger, TrialRecord
 from t5ray.search.observer import Observer
 from t5ray.search.workspace import Workspace
 from t5ray.tracking import open_tracker
+from t5ray.training.best import BestWeights
 from tests.search.events import epoch, tune_trial
 
 OTHER_SECONDS = 0.5
@@ -210,11 +211,13 @@ def test_a_report_that_a_kill_cut_short_is_none(tmp_path: Path, clock: Clock) ->
     assert (ledger.trials[0].state, ledger.trials[0].values) == ("PRUNED", [0.5])
 
 
-def test_a_storage_that_is_away_as_a_trial_is_closed_ends_no_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_storage_that_is_away_as_a_trial_is_closed_ends_no_search(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, tmp_path / "cache", remote="nowhere://bucket/runs/study")
+    (workspace.trials / "0/best-8").mkdir(parents=True)
+    with pytest.raises(ClusterError, match="must be reachable"):
+        BestWeights(workspace.trials / "0", f"{workspace.remote_trials}/0").keep_from(8)
     workspace.leave_best("0", 8)
+    assert (workspace.trials / "0/best-8").is_dir()
 
 
 def test_weights_that_come_as_a_trial_is_closed_stay(tmp_path: Path, clock: Clock) -> None:
