@@ -5,6 +5,7 @@
     vocabulary.py  states -> logits, best token                  layers.py      what encoder and decoder share
     words.py       the same in bf16 on a CPU, word by word       linear.py      a matrix laid out for its products
     waiting.py     encoded rows that wait for a place            activations.py GELU and its like
+    windows.py     short rows attend side by side         places.py      texts attend to the encoder's states
     greedy.py      one token after another                       beam.py        beam search
     processors.py  penalties, bans, sampling                     labels.py      closed answers as a prefix tree
 

@@ -10,31 +10,17 @@ and what a step reads, and a row that moves takes along, is one tensor for all l
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
-from t5ray.model.batching import runs_within
 from t5ray.model.decoding.encoder import Encoded
 from t5ray.model.decoding.layers import feed_forward, norm
+from t5ray.model.decoding.places import PlaceGroup, group
 from t5ray.model.decoding.weights import DecoderLayer, T5Weights
 
 FIRST_TOKENS = 32
 """Tokens of a text that there is room for at first; the room doubles as texts grow."""
-GROUP_NUMBERS = 2**20
-"""Numbers of the encoder's states that a CPU attends to at once: less, and calls take longer than what they do."""
-
-
-@dataclass(frozen=True)
-class PlaceGroup:
-    """Places whose texts attend to the encoder's states together."""
-
-    places: slice
-    states: torch.Tensor
-    """A view, [r, 1, S, D], for the S positions that one of them needs."""
-    mask: torch.Tensor
-    """0 at tokens and a huge negative number beyond, a view, [r, 1, 1, S]."""
 
 
 class Decoder:
@@ -60,7 +46,7 @@ class Decoder:
         # Products with the states of an empty place must stay finite: its first position is open.
         self._mask = torch.full((places, longest), torch.finfo(model.dtype).min, dtype=model.dtype, device=model.device)
         self._mask[:, 0] = 0.0
-        self._groups = self._grouped()
+        self._groups: list[PlaceGroup] | None = None  # made once they are attended to
         self._own = [self._new_cache(min(capacity, FIRST_TOKENS)) for _ in model.decoder]
 
     @classmethod
@@ -101,7 +87,7 @@ class Decoder:
         self._states.view(-1, self.model.width).index_copy_(0, target, encoded.states[source].to(self.model.dtype))
         self._mask[places] = torch.where(is_open, 0.0, torch.finfo(self.model.dtype).min).to(self.model.dtype)
         self._lengths[places] = encoded.lengths
-        self._groups = self._grouped()
+        self._groups = None
         self.ages.view(-1, self.width)[places] = 0
         self.oldest = int(self.ages.max())
 
@@ -155,7 +141,7 @@ class Decoder:
         self.ages, self._lengths = self.ages[:count], self._lengths[:count]
         self._states, self._mask = self._states[:count], self._mask[:count]
         self._own = [cache[:count] for cache in self._own]
-        self.oldest, self._groups = int(self.ages.max()), self._grouped()
+        self.oldest, self._groups = int(self.ages.max()), None
 
     def select(
         self, texts: torch.Tensor, places: torch.Tensor | None = None, inputs: "Decoder | None" = None
@@ -174,7 +160,7 @@ class Decoder:
         chosen._lengths = inputs._lengths[places]
         longest = int(chosen._lengths.max())
         chosen._states, chosen._mask = inputs._states[places, :longest], inputs._mask[places, :longest]
-        chosen._groups = chosen._grouped()
+        chosen._groups = None
         chosen._own = []
         for cache in self._own:
             found = cache.new_zeros(len(texts), *cache.shape[1:])
@@ -190,22 +176,6 @@ class Decoder:
         """Let texts go on from one another, int64 [B], within their places."""
         for cache in self._own:
             cache[:, : self.oldest] = cache[texts, : self.oldest]
-
-    def _grouped(self) -> list[PlaceGroup]:
-        """Return groups of places next to each other, each without the positions that only others need.
-
-        Attention on a CPU takes a group at once; on a GPU, where many small kernels cost more than padding, all places
-        are one group.
-        """
-        places, reaches = range(self.places), self._lengths.tolist()
-        parts = [places]
-        if self.model.device.type == "cpu":
-            parts = list(runs_within(reaches, GROUP_NUMBERS // self.model.width))
-        return [self._group(part, max(reaches[part.start : part.stop])) for part in parts]
-
-    def _group(self, places: range, reach: int) -> PlaceGroup:
-        part = slice(places.start, places.stop)
-        return PlaceGroup(part, self._states[part, None, :reach], self._mask[part, None, None, :reach])
 
     def _new_cache(self, tokens: int) -> torch.Tensor:
         """Return room for keys and values, [B, tokens, 2, H, d]; zeros, as what is closed must stay finite."""
@@ -237,6 +207,8 @@ class Decoder:
         qkv = layer.qkv(norm(states, layer.norm, model))
         query, new = qkv.tensor_split((model.num_heads * model.head_size,), dim=1)
         cache.view(-1, new.shape[1]).index_copy_(0, newest, new)
+        if bias.shape[-1] == 1:  # a first token sees itself alone
+            return layer.out.add_to(states, new[:, new.shape[1] // 2 :])
         keys, values = cache[:, : bias.shape[-1]].permute(2, 0, 3, 1, 4)
         query = query.view(texts, model.num_heads, 1, model.head_size)
         inner = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
@@ -246,13 +218,10 @@ class Decoder:
         model, texts = self.model, len(states)
         query = layer.cross_q(norm(states, layer.cross_norm, model)).view(texts, model.num_heads, model.head_size)
         turned = torch.bmm(query.transpose(0, 1), layer.cross_k).view(model.num_heads, self.places, self.width, -1)
-        turned = turned.permute(1, 2, 0, 3).reshape(self.places, 1, self.width * model.num_heads, model.width)
-        parts = [
-            functional.scaled_dot_product_attention(
-                turned[group.places], group.states, group.states, attn_mask=group.mask, scale=1.0
-            )
-            for group in self._groups
-        ]
-        means = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(texts, model.num_heads, model.width)
+        turned = turned.permute(1, 2, 0, 3).reshape(self.places, self.width * model.num_heads, model.width)
+        if self._groups is None:
+            self._groups = group(self._states, self._mask, self._lengths.tolist(), turned.shape[1])
+        parts = [part.attend(turned) for part in self._groups]
+        means = (parts[0] if len(parts) == 1 else torch.cat(parts)).view(texts, model.num_heads, model.width)
         inner = torch.bmm(means.transpose(0, 1), layer.cross_v).transpose(0, 1).reshape(texts, -1)
         return layer.cross_out.add_to(states, inner)

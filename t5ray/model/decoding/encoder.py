@@ -1,8 +1,9 @@
 """Token ids to encoder states.
 
 Rows come sorted by length. Products run over the tokens of many rows at once, [N, D]; attention runs over *groups* of
-rows. On a CPU a group has rows of one length, so no padding is computed and no mask is needed; on a GPU, where many
-small kernels cost more than padding, all rows form one padded group with a mask.
+rows. On a CPU a group has rows of one length, so no padding is computed and no mask is needed, or short rows of any
+lengths share windows; on a GPU, where many small kernels cost more than padding, all rows form one padded group with a
+mask.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from torch.nn import functional
 from t5ray.model.decoding.layers import feed_forward, norm
 from t5ray.model.decoding.positions import KEPT_LENGTH
 from t5ray.model.decoding.weights import EncoderLayer, T5Weights
+from t5ray.model.decoding.windows import SIZES, Windows
 
 CHUNK_TOKENS = 4096
 """Tokens encoded at once on a CPU: their inner states stay in its caches, and the allocator reuses their pages."""
@@ -87,9 +89,14 @@ def _encode(model: T5Weights, rows: Sequence[Sequence[int]]) -> Encoded:
     lengths = torch.tensor([len(row) for row in rows])
     places = torch.tensor([group.length for group in groups for _ in range(group.rows)])
     starts = places.cumsum(0) - places
+    windows = None
+    if model.device.type == "cpu" and model.dtype == torch.bfloat16:  # in fp32 they are no faster
+        groups = [group for group in groups if group.length > SIZES[-1]]
+        short = [len(row) for row in rows if len(row) <= SIZES[-1]]
+        windows = Windows(len(ids) - sum(short), short) if short else None
     states = functional.embedding(ids, model.embeddings).float()
     for layer in model.encoder:
-        states = _attend(states, groups, layer, model)
+        states = _attend(states, groups, windows, layer, model)
         states = feed_forward(states, layer.feed_forward, model)
     states = norm(states, model.encoder_norm, model)
     return Encoded(states, starts.to(model.device), lengths.to(model.device))
@@ -113,9 +120,13 @@ def _lay_out(model: T5Weights, rows: Sequence[Sequence[int]]) -> tuple[torch.Ten
     return ids.flatten(), [Group(0, len(rows), width, mask[:, None, None])]
 
 
-def _attend(states: torch.Tensor, groups: Sequence[Group], layer: EncoderLayer, model: T5Weights) -> torch.Tensor:
+def _attend(
+    states: torch.Tensor, groups: Sequence[Group], windows: Windows | None, layer: EncoderLayer, model: T5Weights
+) -> torch.Tensor:
     qkv = layer.qkv(norm(states, layer.norm, model))
     inner = qkv.new_empty(len(qkv), model.num_heads * model.head_size)
+    if windows is not None:
+        windows.attend(qkv, layer.bias, model.num_heads, inner)
     for group in groups:
         tokens = slice(group.start, group.start + group.rows * group.length)
         shape = (group.rows, group.length, 3, model.num_heads, model.head_size)

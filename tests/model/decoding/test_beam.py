@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t5ray.config import DecodeConfig
-from t5ray.model.decoding import decoder as decoding
+from t5ray.model.decoding import places
 from t5ray.model.decoding.beam import BeamResult, BeamRules, beam_search
 from t5ray.model.decoding.processors import make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
@@ -44,10 +44,10 @@ def check(model: Any, rows: list[list[int]], beams: int, penalty: float, stop: S
     torch.testing.assert_close(found.scores.flatten(), theirs.sequences_scores, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("numbers", [1, decoding.GROUP_NUMBERS], ids=["a group for each row", "one group"])
+@pytest.mark.parametrize("numbers", [1, places.GROUP_NUMBERS], ids=["a group for each row", "one group"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_beam_equals_generate(kind: str, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "GROUP_NUMBERS", numbers)
+    monkeypatch.setattr(places, "GROUP_NUMBERS", numbers)
     check(make(kind), token_rows(), 3, 1.0, False)
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5ray.model.decoding import decoder
+from t5ray.model.decoding import places
 from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.encoder import encode
 from t5ray.model.decoding.labels import NEGLIGIBLE, build, score
@@ -113,10 +113,10 @@ def test_five_thousand_answers_take_megabytes() -> None:
     assert sorted(tree.order.tolist()) == list(range(5000))
 
 
-@pytest.mark.parametrize("numbers", [1, decoder.GROUP_NUMBERS], ids=["a group for each row", "one group"])
+@pytest.mark.parametrize("numbers", [1, places.GROUP_NUMBERS], ids=["a group for each row", "one group"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_label_has_its_full_score(kind: str, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "GROUP_NUMBERS", numbers)
+    monkeypatch.setattr(places, "GROUP_NUMBERS", numbers)
     model, rows = make(kind), token_rows()
     assert_same(own(model, rows, math.inf), exhaustive(model, rows, label_tokens()))
 
