@@ -1,7 +1,8 @@
 """Short rows side by side in windows of one size, so that attention takes many of them in one call.
 
-Attention in bf16 on a CPU calls oneDNN for each row and head. For a dozen tokens that takes about as long as for 32, and
-for sizes that are no multiples of 32 longer. So rows share windows of a good size, in which each is open to itself alone.
+Attention in bf16 on a CPU calls oneDNN for each row and head. For a dozen tokens that takes about as long as for 32,
+and longer for sizes that are no multiples of 32. So rows share windows of a good size, in which each is open to itself
+alone.
 """
 
 from collections.abc import Sequence
