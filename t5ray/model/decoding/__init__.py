@@ -5,9 +5,9 @@
     vocabulary.py  states -> logits, best token                  layers.py      what encoder and decoder share
     words.py       the same in bf16 on a CPU, word by word       linear.py      a matrix laid out for its products
     waiting.py     encoded rows that wait for a place            activations.py GELU and its like
-    windows.py     short rows attend side by side         places.py      texts attend to the encoder's states
+    places.py      texts attend to the encoder's states          processors.py  penalties, bans, sampling
     greedy.py      one token after another                       beam.py        beam search
-    processors.py  penalties, bans, sampling                     labels.py      closed answers as a prefix tree
+    labels.py      closed answers as a prefix tree
 
 Comes in: a transformers T5, token ids. Goes out: token ids and log-probabilities. Must not know texts, tasks or files.
 Source: Raffel et al. 2020; transformers' modeling_t5.py, whose results the tests hold this to.

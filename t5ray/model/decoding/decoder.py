@@ -110,6 +110,9 @@ class Decoder:
             The normed states [B, D], scaled for the head.
         """
         model = self.model
+        if self._groups is None:
+            reaches = self._lengths.tolist()
+            self._groups = group(self._states, self._mask, reaches, self.width * model.num_heads)
         if self.oldest == self._own[0].shape[1]:
             for number, cache in enumerate(self._own):  # one after the other, so that few are there twice
                 self._own[number] = self._grown(cache)
@@ -121,7 +124,7 @@ class Decoder:
                 bias = layer.bias.causal(self.ages, self.oldest + 1)
                 biases[id(layer.bias)] = bias if model.device.type == "cpu" else bias.to(model.dtype)
             states = self._attend_self(states, layer, own, newest, biases[id(layer.bias)])
-            states = self._attend_cross(states, layer)
+            states = self._attend_cross(states, layer, self._groups)
             states = feed_forward(states, layer.feed_forward, model)
         self.ages += 1
         self.oldest += 1
@@ -168,9 +171,15 @@ class Decoder:
             chosen._own.append(found)
         return chosen
 
-    def release(self) -> None:
-        """Let the encoder's states go; there is no step after this one."""
-        self._states, self._mask, self._groups = self._states[:0].clone(), self._mask[:0].clone(), []
+    def release(self, *, inputs: bool) -> None:
+        """Let go of what only steps need; there is none after this one.
+
+        Args:
+            inputs: also of the encoder's states, which decoders that are selected from this one take from another.
+        """
+        self._groups = None
+        if inputs:
+            self._states, self._mask = self._states[:0].clone(), self._mask[:0].clone()
 
     def reorder(self, texts: torch.Tensor) -> None:
         """Let texts go on from one another, int64 [B], within their places."""
@@ -207,21 +216,19 @@ class Decoder:
         qkv = layer.qkv(norm(states, layer.norm, model))
         query, new = qkv.tensor_split((model.num_heads * model.head_size,), dim=1)
         cache.view(-1, new.shape[1]).index_copy_(0, newest, new)
-        if bias.shape[-1] == 1:  # a first token sees itself alone
-            return layer.out.add_to(states, new[:, new.shape[1] // 2 :])
+        if self.oldest == 0:  # a first token sees itself alone
+            return layer.out.add_to(states, new.chunk(2, dim=1)[1])
         keys, values = cache[:, : bias.shape[-1]].permute(2, 0, 3, 1, 4)
         query = query.view(texts, model.num_heads, 1, model.head_size)
         inner = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
         return layer.out.add_to(states, inner.view(texts, -1))
 
-    def _attend_cross(self, states: torch.Tensor, layer: DecoderLayer) -> torch.Tensor:
+    def _attend_cross(self, states: torch.Tensor, layer: DecoderLayer, groups: list[PlaceGroup]) -> torch.Tensor:
         model, texts = self.model, len(states)
         query = layer.cross_q(norm(states, layer.cross_norm, model)).view(texts, model.num_heads, model.head_size)
         turned = torch.bmm(query.transpose(0, 1), layer.cross_k).view(model.num_heads, self.places, self.width, -1)
         turned = turned.permute(1, 2, 0, 3).reshape(self.places, self.width * model.num_heads, model.width)
-        if self._groups is None:
-            self._groups = group(self._states, self._mask, self._lengths.tolist(), turned.shape[1])
-        parts = [part.attend(turned) for part in self._groups]
+        parts = [part.attend(turned) for part in groups]
         means = (parts[0] if len(parts) == 1 else torch.cat(parts)).view(texts, model.num_heads, model.width)
         inner = torch.bmm(means.transpose(0, 1), layer.cross_v).transpose(0, 1).reshape(texts, -1)
         return layer.cross_out.add_to(states, inner)

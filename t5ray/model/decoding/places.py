@@ -3,7 +3,8 @@
 A CPU attends to groups of neighbouring places, each as far as the longest of them reaches; on a GPU, where many small
 kernels cost more than padding, all places are one group. A call of attention works on one place after the other. For a
 dozen states that takes about as long as for twice as many, so short places stand in pairs there, of which each text
-sees its own alone; that takes a copy of their states.
+sees its own alone. Their states may be copies: groups are made anew when a place is filled. A state that is no number
+reaches the texts of both places of a pair.
 """
 
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def group(states: torch.Tensor, mask: torch.Tensor, reaches: list[int], num_quer
         states: [R, longest, D].
         mask: 0 at tokens and a huge negative number beyond, [R, longest].
         reaches: tokens in each place.
-        num_queries: of the texts of a place.
+        num_queries: heads times texts of a place.
     """
     if states.device.type != "cpu":
         return [_alone(states, mask, slice(0, len(reaches)), max(reaches))]

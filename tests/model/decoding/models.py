@@ -1,5 +1,8 @@
 """Tiny models of every kind in the T5 family, and inputs, that the decoding tests share."""
 
+from typing import Any
+
+import pytest
 import torch
 from transformers import (
     MT5Config,
@@ -11,11 +14,19 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 
+from t5ray.model.decoding import decoder as decoding
+from t5ray.model.decoding import places as attention
 from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.encoder import encode
 from t5ray.model.decoding.weights import T5Weights
 from tests.tiny import CHARACTERS, character_tokenizer
 
+GROUPINGS = {
+    "each place alone": (1, 0),
+    "one group": (attention.GROUP_NUMBERS, 0),
+    "pairs": (attention.GROUP_NUMBERS, 64),
+}
+"""How places are attended to -> GROUP_NUMBERS and PAIR_TOKENS."""
 KINDS = ("t5", "t5-untied", "t5-gated", "t5-gated-untied", "mt5", "umt5")
 CAP = 14
 
@@ -85,3 +96,20 @@ def decoder_over(weights: T5Weights, rows: list[list[int]], *, width: int = 1) -
 def until_end(row: list[int]) -> list[int]:
     """Return a row's tokens up to its end of sequence, included."""
     return row[: row.index(1) + 1] if 1 in row else row
+
+
+def regroup(patch: pytest.MonkeyPatch, grouping: str) -> list[int]:
+    """Have places attended to in one of the groupings; return a list that will say how many pairs each group has."""
+    pairs = list[int]()
+
+    def noted(*args: Any) -> list[attention.PlaceGroup]:
+        found = group(*args)
+        pairs.extend(part.places.stop - part.places.start - len(part.states) for part in found)
+        return found
+
+    group = attention.group
+    numbers, tokens = GROUPINGS[grouping]
+    patch.setattr(attention, "GROUP_NUMBERS", numbers)
+    patch.setattr(attention, "PAIR_TOKENS", tokens)
+    patch.setattr(decoding, "group", noted)
+    return pairs

@@ -6,12 +6,21 @@ import pytest
 import torch
 
 from t5ray.config import DecodeConfig
-from t5ray.model.decoding import places
 from t5ray.model.decoding.beam import BeamResult, BeamRules, beam_search
 from t5ray.model.decoding.processors import make_processor
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.weights import prepare
-from tests.model.decoding.models import CAP, KINDS, decoder_over, make, padded, token_rows, until_end
+from tests.model.decoding.models import (
+    CAP,
+    GROUPINGS,
+    KINDS,
+    decoder_over,
+    make,
+    padded,
+    regroup,
+    token_rows,
+    until_end,
+)
 
 Stopping = bool | Literal["never"]
 
@@ -44,11 +53,12 @@ def check(model: Any, rows: list[list[int]], beams: int, penalty: float, stop: S
     torch.testing.assert_close(found.scores.flatten(), theirs.sequences_scores, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("numbers", [1, places.GROUP_NUMBERS], ids=["a group for each row", "one group"])
+@pytest.mark.parametrize("grouping", GROUPINGS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_beam_equals_generate(kind: str, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "GROUP_NUMBERS", numbers)
+def test_every_beam_equals_generate(kind: str, grouping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = regroup(monkeypatch, grouping)
     check(make(kind), token_rows(), 3, 1.0, False)
+    assert bool(sum(pairs)) == (grouping == "pairs")
 
 
 @pytest.mark.parametrize("stop", [False, True, "never"])

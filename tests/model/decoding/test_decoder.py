@@ -38,6 +38,18 @@ def test_a_place_filled_again_gives_what_a_fresh_one_does() -> None:
 
 
 @torch.inference_mode()
+def test_a_place_of_a_pair_filled_again_gives_what_a_fresh_one_does() -> None:
+    weights, rows = prepare(make("umt5")), token_rows()[2:5]
+    decoder = decoder_over(weights, rows[:2])
+    steps(decoder, FED[:, :3])
+    (part,) = encode(weights, rows[2:])
+    decoder.fill(torch.tensor([0]), part)
+    found = decoder.step(torch.stack((FED[0, 0], FED[1, 3])))
+    torch.testing.assert_close(found[0], decoder_over(weights, rows[2:]).step(FED[0, :1])[0])
+    torch.testing.assert_close(found[1], steps(decoder_over(weights, rows[1:2]), FED[1:])[3, 0])
+
+
+@torch.inference_mode()
 def test_texts_that_stay_go_on_where_they_were() -> None:
     weights, rows = prepare(make("t5-gated")), token_rows()[:3]
     fed = torch.cat((FED, FED[:1].flip(1)))
@@ -54,7 +66,7 @@ def test_texts_that_stay_go_on_where_they_were() -> None:
 
 @torch.inference_mode()
 def test_texts_may_move_to_places_that_others_give_up() -> None:
-    weights, rows = prepare(make("t5-gated")), token_rows()[:4]
+    weights, rows = prepare(make("t5-gated")), token_rows()[2:6]
     fed = torch.cat((FED, FED.flip(1)))
     whole, kept = decoder_over(weights, rows), decoder_over(weights, rows)
     for decoder in (whole, kept):

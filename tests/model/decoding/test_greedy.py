@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from t5ray.config import DecodeConfig
 from t5ray.model.batching import runs_within
-from t5ray.model.decoding import places
+from t5ray.model.decoding import places as attention
 from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.encoder import encode
 from t5ray.model.decoding.greedy import _Run, generate
@@ -69,8 +69,8 @@ def test_tokens_do_not_depend_on_the_groups_of_attention(numbers: int, monkeypat
         sizes.append([len(run) for run in found])
         return found
 
-    monkeypatch.setattr(places, "GROUP_NUMBERS", numbers)  # of 32 by token
-    monkeypatch.setattr(places, "runs_within", noted)
+    monkeypatch.setattr(attention, "GROUP_NUMBERS", numbers)  # of 32 by token
+    monkeypatch.setattr(attention, "runs_within", noted)
     assert own_tokens(model, rows) == their_tokens(model, rows)
     assert max(map(len, sizes)) > 1
     assert numbers == 1 or max(max(found) for found in sizes) > 1

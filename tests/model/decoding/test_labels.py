@@ -10,13 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5ray.model.decoding import places
 from t5ray.model.decoding.decoder import Decoder
 from t5ray.model.decoding.encoder import encode
 from t5ray.model.decoding.labels import NEGLIGIBLE, build, score
 from t5ray.model.decoding.vocabulary import Vocabulary
 from t5ray.model.decoding.weights import prepare
-from tests.model.decoding.models import KINDS, make, padded, token_rows
+from tests.model.decoding.models import GROUPINGS, KINDS, make, padded, regroup, token_rows
 from tests.tiny import character_tokenizer
 
 LABELS = ["art", "arts", "article", "b", "bee", "science", "sport", "sports", "x"]
@@ -113,12 +112,13 @@ def test_five_thousand_answers_take_megabytes() -> None:
     assert sorted(tree.order.tolist()) == list(range(5000))
 
 
-@pytest.mark.parametrize("numbers", [1, places.GROUP_NUMBERS], ids=["a group for each row", "one group"])
+@pytest.mark.parametrize("grouping", GROUPINGS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_label_has_its_full_score(kind: str, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "GROUP_NUMBERS", numbers)
+def test_every_label_has_its_full_score(kind: str, grouping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = regroup(monkeypatch, grouping)
     model, rows = make(kind), token_rows()
     assert_same(own(model, rows, math.inf), exhaustive(model, rows, label_tokens()))
+    assert bool(sum(pairs)) == (grouping == "pairs")
 
 
 def test_answers_may_be_longer_than_python_goes_down_and_keep_no_state_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
