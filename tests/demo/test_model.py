@@ -69,13 +69,14 @@ def test_spaces_survive(tokenizer: PreTrainedTokenizerBase) -> None:
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
-def test_the_engine_says_of_dates_what_transformers_generate_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_engine_says_of_dates_what_transformers_generate_says(tmp_path: Path, beams: int) -> None:
     folder = initialise(model_files(), tmp_path, seed=3)
     lines = dates_data().read_text("utf-8").splitlines()[::1500]
     texts = ["normalize date: " + json.loads(line)["text"] for line in lines]
-    found = Engine(str(folder), decode=DecodeConfig(max_new_tokens=12)).predict(texts)
+    found = Engine(str(folder), decode=DecodeConfig(max_new_tokens=12, num_beams=beams)).predict(texts)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     own = AutoTokenizer.from_pretrained(folder)
     for text, prediction in zip(texts, found, strict=True):
-        output = model.generate(**own(text, return_tensors="pt"), max_new_tokens=12)
+        output = model.generate(**own(text, return_tensors="pt"), max_new_tokens=12, num_beams=beams)
         assert prediction.text == own.decode(output[0], skip_special_tokens=True)

@@ -46,6 +46,19 @@ def test_greedy_texts_and_probabilities_are_those_of_generate(tmp_path: Path, is
     assert engine.tally.padded_tokens >= engine.tally.real_tokens
 
 
+def test_int8_texts_are_those_of_ctranslate2s_own_int8_model(gated: Path, tmp_path: Path) -> None:
+    found = CTranslateEngine(str(gated), decode=DECODE, dtype="int8", cache=tmp_path / "cache").predict(TEXTS)
+    import ctranslate2
+
+    theirs = tmp_path / "theirs"
+    ctranslate2.converters.TransformersConverter(str(gated)).convert(str(theirs), quantization="int8")
+    tokenizer = AutoTokenizer.from_pretrained(gated)
+    rows = [tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids) for text in TEXTS]
+    results = ctranslate2.Translator(str(theirs)).translate_batch(rows, beam_size=1, max_decoding_length=8)
+    ids = [tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
+    assert [one.text for one in found] == tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
 def test_beams_give_generates_text_first_and_others_after_it(gated: Path, tmp_path: Path) -> None:
     decode = DecodeConfig(max_new_tokens=5, num_beams=3, num_return_sequences=2)
     found = CTranslateEngine(str(gated), decode=decode, cache=tmp_path / "cache").predict(TEXTS, scores=True)

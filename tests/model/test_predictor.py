@@ -1,6 +1,7 @@
 """Predictions from tokens: labels, several texts, samples."""
 
 import collections
+import math
 from hashlib import blake2b
 from typing import Any
 
@@ -111,23 +112,39 @@ def test_samples_depend_on_the_row_and_the_seed_alone() -> None:
     assert any(prediction.texts[0] != prediction.texts[1] for prediction in together)
 
 
-def test_samples_follow_the_models_distribution() -> None:
+def shares(logits: torch.Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> list[float]:
+    """Return how often each token should be drawn: the likeliest k, of those the fewest that hold p of the rest."""
+    order = sorted(range(len(logits)), key=lambda token: -float(logits[token]))[: top_k or None]
+    weights = [math.exp(float(logits[token] - logits[order[0]]) / temperature) for token in order]
+    found, held = [0.0] * len(logits), 0.0
+    for token, weight in zip(order, weights, strict=True):
+        if held < top_p * sum(weights):
+            found[token] = weight
+        held += weight
+    return [weight / sum(found) for weight in found]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 4}, {"top_p": 0.6}, {"temperature": 0.4}, {"temperature": 2.0, "top_k": 5, "top_p": 0.8}]
+)
+def test_samples_follow_the_models_distribution(settings: dict[str, Any]) -> None:
     """The first token of many rows that the model reads alike, against its own probabilities."""
     model = make("t5")
     with torch.no_grad():
         for layer in model.decoder.block:
             layer.layer[1].EncDecAttention.o.weight.zero_()  # deaf to the input: every row has one distribution
     rows = [[3 + i % 60, 3 + i // 60, 1] for i in range(2000)]
-    decode = DecodeConfig(max_new_tokens=1, do_sample=True, top_k=4)
+    decode = DecodeConfig(max_new_tokens=1, do_sample=True, **settings)
     found = Predictor(model, character_tokenizer(), decode).predict(rows)
-    logits = model(input_ids=torch.tensor([rows[0]]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
-    best = logits.topk(4)
-    expected = best.values.softmax(dim=0).tolist()
-    counts = collections.Counter(prediction.text for prediction in found)
-    names = [character_tokenizer().decode([token], skip_special_tokens=True) for token in best.indices.tolist()]
-    assert set(counts) <= set(names)
-    for name, probability in zip(names, expected, strict=True):
-        assert counts[name] / len(rows) == pytest.approx(probability, abs=0.05)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([rows[0]]), decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
+    drawn = collections.Counter(prediction.text for prediction in found)
+    expected = collections.defaultdict[str, float](float)
+    for token, share in enumerate(shares(logits, **settings)):
+        expected[character_tokenizer().decode([token], skip_special_tokens=True)] += share  # special ones are all ""
+    assert all(expected[text] > 0 for text in drawn)
+    for text, share in expected.items():
+        assert drawn[text] / len(rows) == pytest.approx(share, abs=0.05)
 
 
 @pytest.mark.parametrize(

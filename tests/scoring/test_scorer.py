@@ -404,6 +404,22 @@ def exit_code_of(spec: ScorerSpec, load: Any, outcomes: Path) -> int | None:
     return worker.exitcode
 
 
+def test_an_output_that_turns_read_only_stops_the_job_and_once_it_is_writable_it_goes_on(
+    tmp_path: Path, small_disk: tuple[Path, Remount]
+) -> None:
+    disk, remount = small_disk
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcdefgh")), disk / "out", shard_rows=2)
+    engine = ShoutingEngine()
+    scorer = Scorer(spec, load=lambda: engine)
+    scorer.score(spec.input.shards[0])
+    remount("ro")
+    with pytest.raises(DataError, match=r"out: the output must be writable, but: .*Read-only.*What was finished is"):
+        scorer.score(spec.input.shards[1])
+    remount("rw")
+    assert spec.ledger.finished().keys() == {0}
+    assert [row["prediction"] for row in score_all(spec, engine)] == list("ABCDEFGH")
+
+
 def test_a_full_disk_stops_the_job_and_with_more_space_it_goes_on(
     tmp_path: Path, small_disk: tuple[Path, Remount]
 ) -> None:

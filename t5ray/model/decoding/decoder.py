@@ -156,6 +156,7 @@ class Decoder:
             inputs: whose places these are. None: this decoder's.
         """
         places, inputs = texts if places is None else places, inputs or self
+        self._groups = None  # most that are selected from take no step any more
         chosen = Decoder.__new__(Decoder)
         chosen.model, chosen.width, chosen._capacity = self.model, self.width, self._capacity
         chosen._sum = self._sum
@@ -171,15 +172,9 @@ class Decoder:
             chosen._own.append(found)
         return chosen
 
-    def release(self, *, inputs: bool) -> None:
-        """Let go of what only steps need; there is none after this one.
-
-        Args:
-            inputs: also of the encoder's states, which decoders that are selected from this one take from another.
-        """
-        self._groups = None
-        if inputs:
-            self._states, self._mask = self._states[:0].clone(), self._mask[:0].clone()
+    def release(self) -> None:
+        """Let the encoder's states go; there is no step after this one."""
+        self._states, self._mask, self._groups = self._states[:0].clone(), self._mask[:0].clone(), None
 
     def reorder(self, texts: torch.Tensor) -> None:
         """Let texts go on from one another, int64 [B], within their places."""

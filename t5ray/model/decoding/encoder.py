@@ -1,14 +1,13 @@
 """Token ids to encoder states.
 
 Rows come sorted by length. Products run over the tokens of many rows at once, [N, D]; attention runs over *groups* of
-rows. On a CPU a group has rows of one length, so no padding is computed; on a GPU, where many small kernels cost more
-than padding, all rows form one padded group.
+rows. On a CPU a group has rows of one length, so no padding is computed but a few keys; on a GPU, where many small
+kernels cost more than padding, all rows form one padded group.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import TypeAlias
 
 import torch
 from torch.nn import functional
@@ -22,7 +21,8 @@ CHUNK_TOKENS = 4096
 VECTOR = 16
 """Numbers that a CPU's widest vectors hold: attention to 16 keys takes half as long as to 15."""
 REACHING_TOKENS = 256
-"""Longest rows whose keys are rounded up to a multiple of that; it helps longer ones little."""
+"""Longest rows whose keys are rounded up to a multiple of VECTOR; it helps longer ones little. The biases that are kept
+for a chunk take 4 MiB a head at most."""
 
 
 class Alike:
@@ -38,7 +38,7 @@ class Alike:
         Args:
             start: their first token among all tokens.
             length: tokens of each row.
-            reach: keys of each row; there are so many tokens from the last row's first one on.
+            reach: keys of each row; at least so many tokens follow from the last row's first one on, itself included.
         """
         self.rows, self.length, self.reach = rows, length, reach
         self._tokens = slice(start, start + rows * length)
@@ -141,6 +141,7 @@ def _chunks(rows: Sequence[Sequence[int]], budget: int, *, padded: bool) -> Iter
 
 
 def _encode(model: T5Weights, rows: Sequence[Sequence[int]]) -> Encoded:
+    groups: Sequence[Alike | Padded]
     ids, starts, groups = _on_cpu(rows) if model.device.type == "cpu" else _padded(model, rows)
     lengths = torch.tensor([len(row) for row in rows])
     states = functional.embedding(ids, model.embeddings).float()
@@ -154,11 +155,8 @@ def _encode(model: T5Weights, rows: Sequence[Sequence[int]]) -> Encoded:
     return Encoded(states, starts.to(model.device), lengths.to(model.device))
 
 
-Layout: TypeAlias = tuple[torch.Tensor, torch.Tensor, Sequence[Alike] | Sequence[Padded]]
-"""All ids, int64 [N]; where each row begins, int64 [rows]; and the groups that the rows form."""
-
-
-def _on_cpu(rows: Sequence[Sequence[int]]) -> Layout:
+def _on_cpu(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, list[Alike]]:
+    """Return all ids, int64 [N], where each row begins, int64 [rows], and the groups that the rows form."""
     lengths = list(map(len, rows))
     starts = [0, *accumulate(lengths)]
     groups, first = list[Alike](), 0
@@ -171,7 +169,7 @@ def _on_cpu(rows: Sequence[Sequence[int]]) -> Layout:
 
 def _alike(start: int, rows: int, length: int, end: int) -> Iterator[Alike]:
     """Yield the groups of rows of one length: those whose keys can reach on, and those too near the last token."""
-    reach = -(-length // VECTOR) * VECTOR if length <= min(REACHING_TOKENS, KEPT_LENGTH) else length
+    reach = -(-length // VECTOR) * VECTOR if length <= REACHING_TOKENS else length
     reaching = min(rows, max(0, (end - reach - start) // length + 1))
     if reaching:
         yield Alike(start, reaching, length, reach)
@@ -179,7 +177,8 @@ def _alike(start: int, rows: int, length: int, end: int) -> Iterator[Alike]:
         yield Alike(start + reaching * length, rows - reaching, length, length)
 
 
-def _padded(model: T5Weights, rows: Sequence[Sequence[int]]) -> Layout:
+def _padded(model: T5Weights, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, list[Padded]]:
+    """Return the same for one group of rows, each as long as the longest."""
     device, width = model.device, max(map(len, rows))
     ids = torch.tensor([[*row, *[model.pad_id] * (width - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
@@ -193,6 +192,6 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias
     """Return attention [rows, heads, length, d] without scaling, as T5 has none.
 
     Args:
-        bias: [1 or rows, heads, length, reach].
+        bias: [1 or rows, heads, length, reach]; fp32 on a CPU, of the query's type on a GPU.
     """
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)

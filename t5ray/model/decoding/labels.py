@@ -195,8 +195,7 @@ class _Walk:
             found = self._vocabulary.logits_of(states, words[: len(words) // len(states)]).flatten()
         else:
             found = self._vocabulary.log_probabilities(states, where, words)
-        # branches below take their inputs from the root, so that besides its own one level's are there at a time
-        decoder.release(inputs=decoder is not self._root)
+            decoder.release()  # branches below take their inputs from the root, so that one level's are there at a time
         steps = _Steps(where, edges, found + branches.scores[where])
         is_inner = tree.children[edges] >= 0
         self._finish(branches, steps[~is_inner])

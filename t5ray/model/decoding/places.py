@@ -27,7 +27,7 @@ class PlaceGroup:
 
     places: slice
     states: torch.Tensor
-    """[n, 1, S, D], for the S positions that a lot needs."""
+    """[n, 1, S, D]: S is what the longest place needs, for pairs twice that."""
     mask: torch.Tensor
     """0 at tokens and a huge negative number elsewhere, [n, 1, 1 or queries of a lot, S]."""
 

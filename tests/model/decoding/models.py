@@ -99,7 +99,7 @@ def until_end(row: list[int]) -> list[int]:
 
 
 def regroup(patch: pytest.MonkeyPatch, grouping: str) -> list[int]:
-    """Have places attended to in one of the groupings; return a list that will say how many pairs each group has."""
+    """Have places attended to in one of the groupings; return a list that gets the pairs of each group."""
     pairs = list[int]()
 
     def noted(*args: Any) -> list[attention.PlaceGroup]:
