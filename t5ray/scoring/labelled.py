@@ -49,8 +49,8 @@ class Labelled:
     """What a user should know though it stops nothing."""
     skipped: tuple[str, ...] = ()
     """One sentence for each row that was left out on request."""
-    num_seen: int = 0
-    """Rows that were left out as training saw their input text."""
+    num_seen: int | None = None
+    """Rows that were left out as training saw their input text; None where nobody looked."""
 
     @property
     def notes(self) -> list[str]:
@@ -103,7 +103,7 @@ def read_labelled(config: EvaluateConfig, model: ScoringModel) -> Labelled:
         fingerprint=rows.fingerprint,
         findings=rows.findings,
         skipped=rows.skipped,
-        num_seen=num_rows - len(rows.examples),
+        num_seen=num_rows - len(rows.examples) if config.split is None and _has_seen(model) else None,
     )
 
 
@@ -113,16 +113,20 @@ def _columns(config: EvaluateConfig, model: ScoringModel) -> dict[str, str]:
     return settle_columns(config.columns, learnt, column_names(str(config.data)) if learnt else ())
 
 
+def _has_seen(model: ScoringModel) -> bool:
+    """Say whether the model's folder tells which inputs it was trained on."""
+    return (Path(model.source) / SEEN).is_file()
+
+
 def _unseen(rows: EvaluationRows, model: ScoringModel, where: str) -> EvaluationRows:
     """Leave out the rows whose input text training saw, or chose the model by.
 
     Raises:
         DataError: nothing is left.
     """
-    file = Path(model.source) / SEEN
-    if not file.is_file():
+    if not _has_seen(model):
         return rows
-    known = np.load(file, allow_pickle=False)
+    known = np.load(Path(model.source) / SEEN, allow_pickle=False)
     fresh = ~np.isin(digest_texts((example.inputs for example in rows.examples), SEEN_SEED), known)
     num_seen = len(fresh) - int(fresh.sum())
     if num_seen == 0:

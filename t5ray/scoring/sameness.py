@@ -53,14 +53,15 @@ def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Predi
 def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any], config: PredictConfig) -> None:
     """Raise where the folder belongs to a job that another fingerprint started.
 
-    `on_long` may change with --retry-errors: it decides over rows with errors only.
+    With --retry-errors `on_long` may become `truncate`, which decides over rows with errors only. Rows that were cut
+    have none, so it may not become `error`.
 
     Raises:
         ConfigError: it does; what differs is named.
     """
     if earlier is None:
         return
-    free = {"on_long"} if config.retry_errors else set()
+    free = {"on_long"} if config.retry_errors and config.on_long == "truncate" else set()
     found, asked = _fingerprint_of(earlier), _asked_for(config, earlier.get("config", {}))
     different = [name for name in wanted if name not in free and found.get(name) != wanted[name]]
     if "model" in different:  # whose card says the rest

@@ -154,10 +154,17 @@ def test_a_hub_model_that_was_moved_is_another_model(settings: PredictConfig, hu
 
 
 def test_what_does_not_decide_the_output_may_change(settings: PredictConfig) -> None:
-    begin(settings)
+    strict = changed(settings, on_long="error")
+    begin(strict)
     os.utime(settings.input, (1, 1))
-    assert len(planned(changed(settings, workers=7, batch_tokens=64)).pending) == 2
-    assert len(planned(changed(settings, on_long="error", retry_errors=True)).pending) == 3
+    assert len(planned(changed(strict, workers=7, batch_tokens=64)).pending) == 2
+    assert len(planned(changed(strict, on_long="truncate", retry_errors=True)).pending) == 3
+
+
+def test_rows_that_were_cut_do_not_become_errors_by_another_try(settings: PredictConfig) -> None:
+    begin(settings)
+    with pytest.raises(ConfigError, match=r"differs in on_long \('truncate' there, 'error' here\)"):
+        planned(changed(settings, on_long="error", retry_errors=True))
 
 
 COUNTS = {"rows_out": 2, "rows_with_error": 0, "rows_per_s": 9.0, "padding_share": 0.1, "capped_share": 0.0}
