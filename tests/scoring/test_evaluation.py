@@ -110,7 +110,7 @@ def test_test_rows_that_training_saw_are_left_out_where_no_split_is_asked_for(tm
 def test_test_rows_that_are_asked_for_are_all_judged_and_their_leak_is_told(tmp_path: Path, named: Path) -> None:
     model = model_of(tmp_path / "best", named)
     rows = read_labelled(settings(tmp_path, named, split="test"), model)
-    assert (rows.inputs, rows.about["split"], rows.num_seen) == (["row 7 => ", "new => "], "test", 0)
+    assert (rows.inputs, rows.about["split"], rows.num_seen) == (["row 7 => ", "new => "], "test", None)
     assert rows.notes == [
         "1 of 2 test rows have an input text that is also in train: their score says nothing about new text."
     ]
