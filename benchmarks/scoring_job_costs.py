@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from t5ray.config import DecodeConfig
 from t5ray.scoring.inputs import Input, list_sources, recall, remembered
 from t5ray.scoring.ledger import Entry, Ledger
+from t5ray.scoring.predicting import render_row
 from t5ray.scoring.reading import RangeReader, read_shard
 from t5ray.scoring.scanning import scan
-from t5ray.scoring.scorer import render_row
 from t5ray.scoring.writing import Results, encode
 from t5ray.text.tasks import resolve_task
 

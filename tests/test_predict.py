@@ -144,9 +144,7 @@ def score_without_ray(given: list[str], output: Path) -> list[Path]:
     job = prepare(config)
     assert isinstance(job, Job)
     job.spec.ledger.open()
-    scorer = Scorer(job.spec)
-    for shard in job.pending:
-        scorer.score(shard)
+    list(Scorer(job.spec).score(job.pending))
     return sorted(output.glob("part-*"))
 
 

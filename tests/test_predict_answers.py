@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,7 @@ labels: [sport, sports, news]
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def outcomes(spec: Any, shards: Any, pool: Any) -> Iterator[Outcome]:
-        scorer = Scorer(spec)
-        return (Outcome(**scorer(asdict(shard))) for shard in shards)
+        return Scorer(spec).outcomes(shards)
 
     here = Cluster(
         num_nodes=1, num_cpus=2, num_gpus=0, object_store_bytes=1 << 30, dashboard_url=None, started_here=True

@@ -12,7 +12,8 @@ Result = TypeVar("Result")
 def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield what `work` gives for each item, in turn; a thread has the next one under way by then.
 
-    An error comes in its item's place, and ends it.
+    So an item is worked on while the one after it is taken from `items`: where making items takes time, their work is
+    done meanwhile. An error comes in its item's place, and ends it.
     """
     with ThreadPoolExecutor(1, "ahead") as pool:
         begun: deque[Future[Result]] = deque()

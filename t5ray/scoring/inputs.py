@@ -43,6 +43,8 @@ class Shard:
     """Byte where its first record begins; 0 in formats without offsets."""
     stop: int
     """Byte after its last record; 0 in formats without offsets."""
+    attempts: int = 0
+    """How often earlier runs scored it: only its rows with an error are scored again. 0: all rows are to be scored."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
+import pyarrow as pa
 import ray
 import ray.data
 
@@ -19,12 +20,10 @@ from t5ray.scoring.inputs import Input, Shard, schema_text
 from t5ray.scoring.journal import forget_all, rows_under_way
 from t5ray.scoring.ledger import Entry, JobSummary
 from t5ray.scoring.plan import Job, require_same_job, settled
-from t5ray.scoring.pool import Pool, gpus_each, pool_for
+from t5ray.scoring.pool import Pool, blocks_of, gpus_each, pool_for
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from t5ray.tracking.uri import shown
 
-MOST_BLOCKS = 2000
-"""Blocks that the shard descriptions are spread over: each is a Ray task, and an object that the driver puts."""
 INIT_DEATHS = 3
 """Workers that may die in a row before they are up; a scorer's own start does nothing that could fail each time."""
 TICK_S = 1.0
@@ -115,18 +114,19 @@ def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterat
     """Run the scorers; yield an outcome per shard as it comes."""
     _set_up_ray_data()
     spec = replace(spec, engine=replace(spec.engine, gpus=pool.gpus))
-    dataset = ray.data.from_items(
-        [asdict(shard) for shard in shards], override_num_blocks=min(len(shards), MOST_BLOCKS)
-    ).map(
+    blocks = [pa.Table.from_pylist([asdict(shard) for shard in block]) for block in blocks_of(shards, pool.most)]
+    dataset = ray.data.from_arrow(blocks).map_batches(
         Scorer,
+        batch_size=None,  # a block
+        batch_format="pyarrow",
         fn_constructor_args=(spec,),
         compute=pool.strategy,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
     try:
-        for row in dataset.iter_rows():
-            yield Outcome(**row)
+        for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            yield from (Outcome(**row) for row in block.to_pylist())
     except ray.exceptions.RayTaskError:
         raise  # a defect of ours: the traceback is what helps
     except ray.exceptions.RayError as exc:
@@ -137,11 +137,15 @@ def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterat
 
 
 def _set_up_ray_data() -> None:
-    """Keep Ray Data's progress, plans and stack traces to its log files; let pools grow, and outlive a bad start."""
+    """Keep Ray Data's progress, plans and stack traces to its log files; let pools grow, and outlive a bad start.
+
+    Blocks that come back are made to hold one row, so that the driver hears of a shard when it is committed.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # a pool of busy workers grows
+    context.target_max_block_size = 1  # bytes
     context.max_consecutive_actor_init_deaths = INIT_DEATHS
     log = logging.getLogger("ray.data")
     log.setLevel(logging.INFO)
@@ -195,16 +199,16 @@ def _ticking(job: Job, done: int, waits: str, advance: Advance) -> Iterator[Call
 
 
 def _opening_record(job: Job) -> dict[str, Any]:
-    spec, names = job.spec, job.spec.input.schema.names
+    spec, texts, names = job.spec, job.spec.texts, job.spec.input.schema.names
     return {
         "state": "running",
         "rows_in": job.spec.input.num_rows,
         "num_shards": job.spec.input.num_shards,
         "seconds": job.seconds_before,
         "fingerprint": job.fingerprint,
-        "columns": dict(spec.columns),
+        "columns": dict(spec.texts.columns),
         "schema": schema_text(spec.input.schema.remove_metadata()),
-        "has_references": all(spec.columns.get(name, name) in names for name in spec.task.target_columns),
+        "has_references": all(texts.columns.get(name, name) in names for name in texts.task.target_columns),
         "stamps": [[file.source.name, file.stamp] for file in job.spec.input.files],
         "config": {**job.config.public().model_dump(mode="json"), "tracking_uri": shown(job.config.tracking_uri)},
         "versions": {name: _version(name) for name in VERSIONS},

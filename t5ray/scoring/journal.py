@@ -7,7 +7,7 @@ before and after the slices (a `Stage`) is noted likewise; no row is to blame fo
 killing. The notes double as progress.
 
     OUTPUT/_progress/part-00000.json
-        {"done": rows, "trying": a stage or "start:stop", "deaths": {what was tried: count},
+        {"done": rows, "trying": a stage, "start:stop" or nothing, "deaths": {what was tried: count},
          "survived": was any slice scored}
 """
 
@@ -65,7 +65,7 @@ class Journal:
         deaths, trying = notes["deaths"], notes["trying"]
         assert isinstance(deaths, dict)
         assert isinstance(trying, str)
-        self._deaths = {**deaths, trying: deaths.get(trying, 0) + 1}
+        self._deaths = {**deaths, trying: deaths.get(trying, 0) + 1} if trying else deaths
         self._survived = bool(notes["survived"])
 
     @property
@@ -112,13 +112,16 @@ class Journal:
         yield from self._split((start, middle), 1)
         yield from self._split((middle, stop), 1)
 
-    def enter(self, stage: Stage) -> None:
-        """Note that a stage begins now.
+    @contextlib.contextmanager
+    def at(self, stage: Stage) -> Iterator[None]:
+        """Note that a stage begins now, and then that it is over: a death from there on is none of this shard's.
 
         Raises:
             DataError: the disk refuses.
         """
         self._note(stage)
+        yield
+        self._note("")
 
     def begin(self, part: Slice) -> None:
         """Note that a slice is tried now.

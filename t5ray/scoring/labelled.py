@@ -26,8 +26,8 @@ from t5ray.redaction import hide_secrets
 from t5ray.scoring.inputs import schema_of
 from t5ray.scoring.ledger import read_job
 from t5ray.scoring.opening import ScoringModel
+from t5ray.scoring.predicting import render_row
 from t5ray.scoring.restoring import Restore, from_mixed_cell, restorers
-from t5ray.scoring.scorer import render_row
 from t5ray.scoring.writing import ERROR, PREDICTION
 from t5ray.storage import is_uri, local_path
 from t5ray.text.calibration import Calibration

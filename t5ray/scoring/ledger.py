@@ -53,6 +53,11 @@ class Entry:
     earlier: tuple[tuple[float, float], ...] = ()
     """When the attempts before that began and ended, whose rows with errors were scored again. Unix seconds."""
 
+    @property
+    def num_attempts(self) -> int:
+        """Count how often the shard was scored."""
+        return 1 + len(self.earlier)
+
     def __add__(self, other: "Entry") -> "Entry":
         mine, theirs = asdict(self), asdict(other)
         return Entry(**{name: mine[name] + theirs[name] for name in mine if name != "earlier"})

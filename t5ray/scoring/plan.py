@@ -21,6 +21,7 @@ from t5ray.scoring.inputs import Input, Shard, list_sources, recall, remembered
 from t5ray.scoring.ledger import JOB_FILE, Entry, JobSummary, Ledger, read_job
 from t5ray.scoring.opening import ScoringModel, open_model
 from t5ray.scoring.overlap import would_be_read
+from t5ray.scoring.predicting import Texts
 from t5ray.scoring.sameness import is_done, job_fingerprint, refuse_other_job
 from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import ScorerSpec
@@ -87,9 +88,13 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     spec.ledger.open()
     spec.ledger.remember_input(remembered(rows))
     finished = spec.ledger.finished() if earlier else {}
-    if config.retry_errors:
-        finished = {index: entry for index, entry in finished.items() if not entry.errors}
-    pending = tuple(shard for shard in rows.shards if shard.index not in finished)
+    retried = {index: entry for index, entry in finished.items() if config.retry_errors and entry.errors}
+    finished = {index: entry for index, entry in finished.items() if index not in retried}
+    pending = tuple(
+        replace(shard, attempts=retried[shard.index].num_attempts) if shard.index in retried else shard
+        for shard in rows.shards
+        if shard.index not in finished
+    )
     seconds = spec.ledger.seconds_of_runs(earlier) if earlier else 0.0
     return Job(config, spec, wanted, finished, pending, seconds, notes)
 
@@ -209,14 +214,10 @@ def _spec(
             dtype=config.engine_dtype,
         ),
         input=rows,
-        task=model.task,
-        is_rendered=model.is_rendered,
-        columns=columns,
+        texts=Texts(model.task, columns, refuse_long=config.on_long == "error", is_rendered=model.is_rendered),
         output=output,
         part_format=config.format,
         extras=_extras(config, model),
-        refuse_long=config.on_long == "error",
-        keep_good_rows=config.retry_errors,
     )
 
 

@@ -1,6 +1,8 @@
-"""How many scorers a job has, and what each holds of the cluster's CPUs and GPUs."""
+"""How many scorers a job has, what each holds of the cluster's CPUs and GPUs, and what each is handed at a time."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import ray.data
 
@@ -9,9 +11,15 @@ from t5ray.config import PredictConfig
 from t5ray.counting import counted
 from t5ray.errors import ClusterError
 
+Item = TypeVar("Item")
+
 LEAST_CPUS = 0.01
 MOST_CPUS = 2.0
 """By which workers without GPUs are counted, where neither their number nor their size is given."""
+BLOCK_SHARDS = 16
+"""Shards that a worker is handed at once, at most; more where there are so many that it makes `MOST_BLOCKS` of them."""
+MOST_BLOCKS = 2000
+"""Blocks of that size: each is a Ray task, and an object that the driver puts."""
 ENOUGH_USED = 0.75
 """Of the CPUs that smaller workers would put to work, the share with which larger ones are enough."""
 
@@ -35,6 +43,26 @@ class Pool:
         """The pool as Ray Data knows it. A worker holds one task and no queue, so a slow one keeps no other waiting."""
         sizes = {"size": self.most} if self.fewest == self.most else {"min_size": self.fewest, "max_size": self.most}
         return ray.data.ActorPoolStrategy(**sizes, max_tasks_in_flight_per_actor=1)
+
+
+def blocks_of(shards: Sequence[Item], workers: int) -> Iterator[Sequence[Item]]:
+    """Cut shards into the blocks that workers are handed one after the other.
+
+    Within a block the next shard is read and the last one written while one is scored; from one block to the next they
+    are not. Yet what lies in a worker's block is lost to the others that have nothing to do. So each block is half of a
+    worker's share of what is left (factoring, Hummel et al. 1992), and the last ones hold a single shard.
+
+    Args:
+        workers: as many as there may be.
+    Example:
+        10 shards, 2 workers -> blocks of 3, 2, 1, 1, 1, 1 and 1
+    """
+    most = max(BLOCK_SHARDS, -(-len(shards) // MOST_BLOCKS))
+    start = 0
+    while start < len(shards):
+        size = min(most, max(1, (len(shards) - start) // (2 * workers - 1)))
+        yield shards[start : start + size]
+        start += size
 
 
 def pool_for(config: PredictConfig, cluster: Cluster, num_shards: int, num_pending: int | None = None) -> Pool:

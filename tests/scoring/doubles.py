@@ -13,6 +13,7 @@ import torch
 
 from t5ray.model.prediction import Prediction, Tally
 from t5ray.scoring.engines import EngineSpec
+from t5ray.scoring.predicting import Texts
 from t5ray.scoring.scanning import scan
 from t5ray.scoring.scorer import ScorerSpec
 from t5ray.scoring.writing import Extras
@@ -75,18 +76,14 @@ def spec_for(
     shard_rows: int = 4,
     scores: bool = False,
     refuse_long: bool = False,
-    keep_good_rows: bool = False,
 ) -> ScorerSpec:
     spec = ScorerSpec(
         engine=EngineSpec("shouting", None, "fp32", 1024),
         input=scan(str(input_path), shard_rows),
-        task=BUILT_IN["classify"],
-        columns={},
+        texts=Texts(BUILT_IN["classify"], {}, refuse_long=refuse_long),
         output=output,
         part_format=part_format,
         extras=Extras(scores=scores),
-        refuse_long=refuse_long,
-        keep_good_rows=keep_good_rows,
     )
     spec.ledger.open()
     return spec

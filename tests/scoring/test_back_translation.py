@@ -1,7 +1,6 @@
 """Back translation: two scoring jobs over one text each, done once."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -36,9 +35,8 @@ class LocalRun:
     def __call__(self, job: Job) -> None:
         engine = Translator()
         self.models.append(job.config.model)
-        scorer = Scorer(job.spec, lambda: engine)
-        for shard in job.pending:
-            assert not scorer(asdict(shard))["failure_kind"]
+        for outcome in Scorer(job.spec, lambda: engine).outcomes(job.pending):
+            outcome.raise_failure()
         self.inputs.append(sorted({text for batch in engine.batches for text in batch}))
         entries = job.spec.ledger.finished()
         total = sum(entries.values(), Entry())

@@ -158,7 +158,7 @@ def test_the_model_is_given_what_the_task_renders_white_space_included(
     job = plan_scoring(config, model, read_labelled(config, model))
     assert isinstance(job, Job)
     engine = ShoutingEngine()
-    Scorer(job.spec, load=lambda: engine).score(job.pending[0])
+    list(Scorer(job.spec, load=lambda: engine).score(job.pending))
     assert engine.batches == [["fine => "]]
 
 

@@ -64,9 +64,7 @@ def test_a_dataset_of_the_hub_is_scored_like_any_input(dataset: Path, tmp_path: 
     config = PredictConfig(**given, task="classify", format="jsonl", shard_rows=2)
     job = prepare(config)
     assert isinstance(job, Job)
-    scorer = Scorer(job.spec, load=ShoutingEngine)
-    for shard in job.pending:
-        scorer.score(shard)
+    list(Scorer(job.spec, load=ShoutingEngine).score(job.pending))
     rows = [json.loads(line) for part in sorted((tmp_path / "out").glob("part-*")) for line in part.open()]
     assert [(row["split"], row["label"], row["prediction"]) for row in rows] == [
         ("train", "no", "TRAIN 0"),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray.data
 import torch
@@ -23,7 +24,8 @@ from t5ray.scoring.job import Pace, _opening_record, _outcomes, run
 from t5ray.scoring.ledger import Entry, read_job
 from t5ray.scoring.plan import Job, prepare
 from t5ray.scoring.pool import Pool
-from t5ray.scoring.scorer import DEADLY, Outcome, Scorer, ScorerSpec
+from t5ray.scoring.predicting import DEADLY
+from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from tests.scoring.doubles import DeadlySpec, ShoutingEngine, ShoutingSpec, SlowSpec, spec_for
 from tests.scoring.plans import settings, small
 
@@ -32,14 +34,14 @@ def test_workers_are_told_how_many_gpus_they_have(tmp_path: Path, monkeypatch: p
     made = list[ScorerSpec]()
 
     class Shards:
-        def map(self, scorer: type, *, fn_constructor_args: tuple[ScorerSpec], **resources: object) -> "Shards":
+        def map_batches(self, scorer: type, *, fn_constructor_args: tuple[ScorerSpec], **how: object) -> "Shards":
             made.extend(fn_constructor_args)
             return self
 
-        def iter_rows(self) -> Iterator[dict[str, object]]:
+        def iter_batches(self, **how: object) -> Iterator[pa.Table]:
             return iter(())
 
-    monkeypatch.setattr(ray.data, "from_items", lambda items, **how: Shards())
+    monkeypatch.setattr(ray.data, "from_arrow", lambda blocks: Shards())
     write_rows(tmp_path / "rows.jsonl", 3)
     assert list(_outcomes(spec_for(tmp_path / "rows.jsonl", tmp_path / "out"), (), Pool(1, 1, 1.0, 0.5))) == []
     assert [spec.engine.gpus for spec in made] == [0.5]
@@ -101,13 +103,12 @@ def test_what_earlier_attempts_took_counts_when_they_took_it(tmp_path: Path) -> 
         )
         ended = 1_700_000_000 + index // 2 * 100
         os.utime(spec.ledger.entry_file(shard.index), (ended, ended))
-    again = Scorer(replace(spec, keep_good_rows=True), load=ShoutingEngine)
-    for index, shard in enumerate(spec.input.shards):
-        entry = again.score(shard)
+    again = Scorer(spec, load=ShoutingEngine).score([replace(shard, attempts=1) for shard in spec.input.shards])
+    for index, entry in again:
         assert (entry.rows, entry.errors) == (2, 0)
         assert entry.seconds < 10
         ended = 1_700_500_000 + index * 100
-        os.utime(spec.ledger.entry_file(shard.index), (ended, ended))
+        os.utime(spec.ledger.entry_file(index), (ended, ended))
     finished = spec.ledger.finished()
     total = sum(entry.seconds for entry in finished.values())
     assert spec.ledger.scoring_seconds(finished) == pytest.approx(1000 + total)
@@ -122,8 +123,7 @@ def test_an_input_that_changes_after_its_last_shard_was_read_is_noticed(
     job = Job(settings(output=str(tmp_path / "out")), spec, {"decode": {}}, {}, spec.input.shards, 0.0)
 
     def outcomes(spec: ScorerSpec, shards: Iterable[Shard], pool: Pool) -> Iterator[Outcome]:
-        scorer = Scorer(spec, load=ShoutingEngine)
-        yield from (Outcome(**scorer(asdict(shard))) for shard in shards)
+        yield from Scorer(spec, load=ShoutingEngine).outcomes(tuple(shards))
         if change == "touched":
             os.utime(path, (1, 1))
         else:
@@ -207,9 +207,7 @@ def undisturbed(spec: ScorerSpec) -> dict[str, bytes]:
     """Return what the parts must hold, scored one after the other without Ray."""
     spec = replace(spec, output=spec.output.with_name("undisturbed"))
     spec.ledger.open()
-    scorer = Scorer(spec, load=ShoutingEngine)
-    for shard in spec.input.shards:
-        scorer.score(shard)
+    list(Scorer(spec, load=ShoutingEngine).score(spec.input.shards))
     return parts(spec.output)
 
 

@@ -6,7 +6,6 @@ import decimal
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,7 @@ ANSWERS = ["Paris", "paris city"]
 
 
 def in_this_process(spec: ScorerSpec, shards: Iterable[Shard], pool: Pool) -> Iterator[Outcome]:
-    scorer = Scorer(spec, load=ShoutingEngine)
-    yield from (Outcome(**scorer(asdict(shard))) for shard in shards)
+    return Scorer(spec, load=ShoutingEngine).outcomes(tuple(shards))
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ def test_the_task_comes_from_the_bundle_or_the_settings_and_not_from_both(
     with pytest.raises(ConfigError, match=r"is a bundle and brings its own task \(shout\)\. Leave --task out"):
         prepare(changed(settings, model=str(bundle)))
     job = planned(changed(settings, model=str(bundle), task=None))
-    assert job.spec.task == task
+    assert job.spec.texts.task == task
     assert json.loads(json.dumps(job.fingerprint))["decode"]["max_new_tokens"] == 9
 
 

@@ -15,7 +15,7 @@ def test_a_new_job_has_every_shard_before_it(settings: PredictConfig) -> None:
     job = planned(settings)
     assert [shard.index for shard in job.pending] == [0, 1, 2]
     assert job.finished == {}
-    assert job.spec.task.prefix == "classify: "
+    assert job.spec.texts.task.prefix == "classify: "
 
 
 def test_a_stopped_job_goes_on_after_its_finished_parts(settings: PredictConfig) -> None:
@@ -63,7 +63,7 @@ def test_a_missing_column_is_found_before_anything_runs(settings: PredictConfig)
     Path(settings.input).write_text('{"txt": "a", "id": 1}\n{"id": 2}\n')
     with pytest.raises(DataError, match=r"task classify needs column `text`, but no row has it\. Did you mean `txt`\?"):
         prepare(settings)
-    assert planned(changed(settings, columns={"text": "txt"})).spec.columns == {"text": "txt"}
+    assert planned(changed(settings, columns={"text": "txt"})).spec.texts.columns == {"text": "txt"}
     with pytest.raises(
         ConfigError, match=r"--column texd=txt: task classify has no column `texd`\. Did you mean `text`"
     ):

@@ -23,7 +23,8 @@ from t5ray.scoring import scorer as scorer_module
 from t5ray.scoring.halving import HOPELESS
 from t5ray.scoring.journal import MOST_STAGE_DEATHS, Journal, forget_all, journal_file
 from t5ray.scoring.ledger import Entry
-from t5ray.scoring.scorer import DEADLY, Outcome, Scorer, ScorerSpec
+from t5ray.scoring.predicting import DEADLY
+from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from t5ray.scoring.writing import Results, decode_results
 from tests.scoring.conftest import Remount
 from tests.scoring.doubles import ShoutingEngine, spec_for
@@ -36,9 +37,8 @@ def write_rows(path: Path, texts: list[Any]) -> Path:
 
 def score_all(spec: ScorerSpec, engine: ShoutingEngine | None = None) -> list[dict[str, Any]]:
     """Score every shard and return the rows of all parts."""
-    scorer = Scorer(spec, load=lambda: engine or ShoutingEngine())
-    for shard in spec.input.shards:
-        Outcome(**scorer(asdict(shard))).raise_failure()
+    for outcome in Scorer(spec, load=lambda: engine or ShoutingEngine()).outcomes(spec.input.shards):
+        outcome.raise_failure()
     return rows_of(spec)
 
 
@@ -108,7 +108,7 @@ def test_a_cell_without_a_value_that_no_input_needs_is_written_as_text(tmp_path:
     }
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     spec = spec_for(tmp_path / "rows.parquet", tmp_path / "out", part_format=part_format)
-    assert Scorer(spec, load=ShoutingEngine).score(spec.input.shards[0]).errors == 0
+    assert [entry.errors for _, entry in Scorer(spec, load=ShoutingEngine).score(spec.input.shards)] == [0]
     if part_format == "csv":
         with spec.ledger.part(0).open(newline="", encoding="utf-8") as file:
             rows = [{**row, "inside": json.loads(row["inside"])} for row in csv.DictReader(file)]
@@ -125,7 +125,7 @@ def test_a_cell_without_a_value_is_one_bad_row_though_two_of_the_tasks_columns_a
     pq.write_table(pa.table({"text": cells}), tmp_path / "rows.parquet")
     spec = spec_for(tmp_path / "rows.parquet", tmp_path / "out")
     task = TaskConfig(name="pair", inputs="{one} {other}", targets="{label}", metrics=("accuracy",))
-    rows = score_all(replace(spec, task=task, columns={"one": "text", "other": "text"}))
+    rows = score_all(replace(spec, texts=replace(spec.texts, task=task, columns={"one": "text", "other": "text"})))
     assert [row["prediction"] for row in rows] == ["A A", None, "C C"]
     assert [row["error"] is None for row in rows] == [True, False, True]
 
@@ -180,23 +180,29 @@ def test_slices_hold_rows_of_like_length(tmp_path: Path, monkeypatch: pytest.Mon
 def test_retrying_scores_rows_with_errors_only(tmp_path: Path, part_format: str) -> None:
     path = write_rows(tmp_path / "a.jsonl", ["a", "bomb", None, "b"])
     first = spec_for(path, tmp_path / "out", part_format=part_format)
-    Scorer(first, load=ShoutingEngine)(asdict(first.input.shards[0]))
+    live(first)
 
     class Mended(ShoutingEngine):
         def score(self, inputs: Any, *, scores: bool = False, all_scores: bool = False) -> Any:
             return super().score([text.replace("bomb", "calm") for text in inputs], scores=scores)
 
-    engine, again = Mended(), spec_for(path, tmp_path / "out", part_format=part_format, keep_good_rows=True)
-    Scorer(again, load=lambda: engine)(asdict(again.input.shards[0]))
+    engine = Mended()
+    assert score_again(first, engine) == [Outcome(0)]
     assert engine.batches == [["classify: calm"]]
     expected = spec_for(
         write_rows(tmp_path / "b.jsonl", ["a", "calm", None, "b"]), tmp_path / "b", part_format=part_format
     )
-    Scorer(expected, load=ShoutingEngine)(asdict(expected.input.shards[0]))
-    found, wanted = (results_of(spec, part_format) for spec in (again, expected))
+    live(expected)
+    found, wanted = (results_of(spec, part_format) for spec in (first, expected))
     assert found == wanted
     assert found.predictions == ["A", "CALM", None, "B"]
-    assert again.ledger.finished()[0].errors == 1
+    assert first.ledger.finished()[0].errors == 1
+
+
+def score_again(spec: ScorerSpec, engine: ShoutingEngine) -> list[Outcome]:
+    """Score the rows with an error of all shards, which one run has scored."""
+    shards = [replace(shard, attempts=1) for shard in spec.input.shards]
+    return list(Scorer(spec, load=lambda: engine).outcomes(shards))
 
 
 def results_of(spec: ScorerSpec, part_format: str) -> Results:
@@ -210,24 +216,24 @@ def test_retrying_a_part_without_its_entry_scores_it_whole(tmp_path: Path) -> No
     whole = replace(first.ledger.finished()[0], seconds=0)
     assert (whole.errors, whole.capped) == (1, 1)
     first.ledger.entry_file(0).unlink()  # as a kill between part and entry leaves it
-    again = spec_for(path, tmp_path / "out", keep_good_rows=True)
-    live(again)
-    assert replace(again.ledger.finished()[0], seconds=0) == whole
+    assert score_again(first, ShoutingEngine()) == [Outcome(0)]
+    assert replace(first.ledger.finished()[0], seconds=0) == whole
 
 
 def test_what_ends_the_job_is_reported_and_not_raised(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", ["a"])
     spec = spec_for(path, tmp_path / "out")
     path.write_text('{"text": "changed"}\n')
-    outcome = Outcome(**Scorer(spec, load=ShoutingEngine)(asdict(spec.input.shards[0])))
+    (outcome,) = Scorer(spec, load=ShoutingEngine).outcomes(spec.input.shards)
     with pytest.raises(DataError, match=r"a\.jsonl: the input must not change while it is scored"):
         outcome.raise_failure()
 
     def missing() -> ShoutingEngine:
         raise ModelError("no such model")
 
+    (outcome,) = Scorer(spec_for(path, tmp_path / "other"), load=missing).outcomes(spec.input.shards)
     with pytest.raises(ModelError, match="no such model"):
-        Outcome(**Scorer(spec, load=missing)(asdict(spec.input.shards[0]))).raise_failure()
+        outcome.raise_failure()
 
 
 def test_after_an_error_that_ends_the_job_the_other_shards_are_left_alone(tmp_path: Path) -> None:
@@ -236,9 +242,9 @@ def test_after_an_error_that_ends_the_job_the_other_shards_are_left_alone(tmp_pa
     (spec.output / "_ledger").write_text("in the way")
     engine = ShoutingEngine()
     scorer = Scorer(spec, load=lambda: engine)
-    outcomes = [Outcome(**scorer(asdict(shard))) for shard in spec.input.shards]
-    assert [(outcome.index, outcome.failure_kind) for outcome in outcomes] == [(n, "DataError") for n in range(3)]
-    assert {outcome.failure for outcome in outcomes} == {outcomes[0].failure}
+    (first,), (second,) = (list(scorer.outcomes(shards)) for shards in (spec.input.shards[:1], spec.input.shards[1:]))
+    assert (first.index, first.failure_kind) == (-1, "DataError")
+    assert second == first
     assert engine.batches == [["classify: a"]]
 
 
@@ -252,12 +258,12 @@ def test_a_worker_loads_its_engine_once(tmp_path: Path) -> None:
 
     scorer = Scorer(spec, load=load)
     for shard in spec.input.shards:
-        scorer.score(shard)
+        list(scorer.score([shard]))
     assert [len(engine.batches) for engine in loaded] == [3]
 
 
 def live(spec: ScorerSpec, engine: type[ShoutingEngine] = ShoutingEngine) -> None:
-    Scorer(spec, load=engine)(asdict(spec.input.shards[0]))
+    list(Scorer(spec, load=engine).outcomes(spec.input.shards))
 
 
 def lives_of(spec: ScorerSpec, engine: type[ShoutingEngine] = ShoutingEngine) -> int:
@@ -396,7 +402,8 @@ def exit_code_of(spec: ScorerSpec, load: Any, outcomes: Path) -> int | None:
     """Let a worker score the first shard and write down its outcome; return how it ended."""
 
     def work() -> None:
-        outcomes.write_text(json.dumps(Scorer(spec, load=load)(asdict(spec.input.shards[0]))))
+        (outcome,) = Scorer(spec, load=load).outcomes(spec.input.shards)
+        outcomes.write_text(json.dumps(asdict(outcome)))
 
     worker = multiprocessing.get_context("fork").Process(target=work)
     worker.start()
@@ -411,10 +418,10 @@ def test_an_output_that_turns_read_only_stops_the_job_and_once_it_is_writable_it
     spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcdefgh")), disk / "out", shard_rows=2)
     engine = ShoutingEngine()
     scorer = Scorer(spec, load=lambda: engine)
-    scorer.score(spec.input.shards[0])
+    list(scorer.score(spec.input.shards[:1]))
     remount("ro")
     with pytest.raises(DataError, match=r"out: the output must be writable, but: .*Read-only.*What was finished is"):
-        scorer.score(spec.input.shards[1])
+        list(scorer.score(spec.input.shards[1:2]))
     remount("rw")
     assert spec.ledger.finished().keys() == {0}
     assert [row["prediction"] for row in score_all(spec, engine)] == list("ABCDEFGH")
