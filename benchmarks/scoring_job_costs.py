@@ -4,10 +4,12 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import pyarrow as pa
 
 from t5ray.config import DecodeConfig
 from t5ray.scoring.inputs import Input, list_sources, recall, remembered
@@ -15,11 +17,12 @@ from t5ray.scoring.ledger import Entry, Ledger
 from t5ray.scoring.predicting import render_row
 from t5ray.scoring.reading import RangeReader, read_shard
 from t5ray.scoring.scanning import scan
+from t5ray.scoring.scorer import Outcome
 from t5ray.scoring.writing import Results, encode
 from t5ray.text.tasks import resolve_task
 
 T = TypeVar("T")
-NUM_EMPTY = 400
+NUM_EMPTY = 1600
 """Shards whose scoring does nothing, to see what Ray Data adds to each."""
 NUM_ENTRIES = 24_415
 """Shards of a job of 100,000,000 rows at 4,096 each."""
@@ -70,25 +73,22 @@ def _stages(found: Input, given: argparse.Namespace) -> dict[str, float]:
 class Nothing:
     """A scorer that does nothing."""
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return what a scorer would."""
-        return {"index": row["index"], "failure_kind": "", "failure": "", "at": time.time()}
+    def __call__(self, shards: pa.Table) -> Iterator[pa.Table]:
+        """Yield what a scorer would."""
+        for index in shards["index"].to_pylist():
+            yield pa.Table.from_pylist([{**asdict(Outcome(index)), "at": time.time()}])
 
 
 def _ray_per_shard() -> float:
-    """Return the median time from one shard's end to the next one's, with nothing in between."""
-    import ray
-    import ray.data
-
+    """Return the mean time from one shard's end to the next one's, with nothing in between."""
     from t5ray.cluster import connect
     from t5ray.scoring.inputs import Shard
+    from t5ray.scoring.job import hand_out
+    from t5ray.scoring.pool import Pool
 
     with connect("local", num_cpus=2):
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        shards = [asdict(Shard(number, 0, 0, 0, 0, 0)) for number in range(NUM_EMPTY)]
-        pool = ray.data.ActorPoolStrategy(size=2, max_tasks_in_flight_per_actor=1)
-        rows = ray.data.from_items(shards, override_num_blocks=NUM_EMPTY).map(Nothing, compute=pool, num_cpus=1)
-        ends = sorted(row["at"] for row in rows.iter_rows())
+        shards = [Shard(number, 0, 0, 0, 0, 0) for number in range(NUM_EMPTY)]
+        ends = sorted(row["at"] for row in hand_out(Nothing, (), shards, Pool(2, 2, 1.0, 0.0)))
     return float(ends[-1] - ends[0]) / (NUM_EMPTY - 1) * 2
 
 

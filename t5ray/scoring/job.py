@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, Protocol
@@ -35,6 +35,12 @@ class Advance(Protocol):
     """Takes progress: rows done and a note."""
 
     def __call__(self, done: float, note: str = "") -> None: ...  # noqa: D102 (said above)
+
+
+class BlockWorker(Protocol):
+    """What a worker of the pool is: a table of shards in, tables out."""
+
+    def __call__(self, shards: pa.Table) -> Iterator[pa.Table]: ...  # noqa: D102 (said above)
 
 
 def run(job: Job, cluster: Cluster, advance: Advance) -> JobSummary:
@@ -112,21 +118,35 @@ def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
 
 def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterator[Outcome]:
     """Run the scorers; yield an outcome per shard as it comes."""
-    _set_up_ray_data()
     spec = replace(spec, engine=replace(spec.engine, gpus=pool.gpus))
+    for row in hand_out(Scorer, (spec,), shards, pool):
+        yield Outcome(**row)
+
+
+def hand_out(
+    worker: type[BlockWorker], given: tuple[Any, ...], shards: Sequence[Shard], pool: Pool
+) -> Iterator[dict[str, Any]]:
+    """Run a pool of workers over shards; yield what they say of each, as it comes.
+
+    Args:
+        given: what each worker is made with.
+    Raises:
+        ClusterError: Ray gave up on them.
+    """
+    _set_up_ray_data()
     blocks = [pa.Table.from_pylist([asdict(shard) for shard in block]) for block in blocks_of(shards, pool.most)]
     dataset = ray.data.from_arrow(blocks).map_batches(
-        Scorer,
+        worker,
         batch_size=None,  # a block
         batch_format="pyarrow",
-        fn_constructor_args=(spec,),
+        fn_constructor_args=given,
         compute=pool.strategy,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
     try:
         for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            yield from (Outcome(**row) for row in block.to_pylist())
+            yield from block.to_pylist()
     except ray.exceptions.RayTaskError:
         raise  # a defect of ours: the traceback is what helps
     except ray.exceptions.RayError as exc:

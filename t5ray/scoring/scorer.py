@@ -144,11 +144,12 @@ class Scorer:
         """
         pending = []
         for shard in shards:
-            entry = self._ledger.read_entry(shard.index)
+            entry, journal = self._ledger.read_entry(shard.index), self._journal(shard)
             if entry is not None and entry.num_attempts > shard.attempts:
+                journal.close()
                 yield shard.index, entry
             else:
-                pending.append(_Pending(shard, entry, self._journal(shard)))
+                pending.append(_Pending(shard, entry, journal))
         each = map if any(one.journal.num_deaths for one in pending) else one_ahead
         committed = each(self._commit, map(self._score, each(self._read, pending)))
         for one, entry in zip(pending, committed, strict=True):

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,6 +21,21 @@ def test_the_next_item_is_worked_on_meanwhile_and_none_after_it() -> None:
     for number in one_ahead(work, range(4)):
         assert all(event.wait(timeout=60) for event in begun[: number + 2])
         assert not any(event.is_set() for event in begun[number + 2 :])
+
+
+def test_an_item_is_worked_on_while_the_one_after_it_is_made() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def made() -> Iterator[int]:
+        for number in range(4):
+            assert number == 0 or begun[number - 1].wait(timeout=60)
+            yield number
+
+    def work(number: int) -> int:
+        begun[number].set()
+        return number
+
+    assert list(one_ahead(work, made())) == [0, 1, 2, 3]
 
 
 def test_an_error_comes_in_its_items_place() -> None:

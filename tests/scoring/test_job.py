@@ -262,6 +262,18 @@ def test_a_killed_worker_is_replaced_and_the_output_is_the_same(cluster: Cluster
 
 
 @pytest.mark.integration
+def test_the_driver_hears_of_each_shard_when_it_is_committed(cluster: Cluster, tmp_path: Path) -> None:
+    job = slow_job(tmp_path, 60, "jsonl")  # 12 shards in one block
+    committed = [
+        (outcome.index, len(job.spec.ledger.finished()))
+        for outcome in _outcomes(job.spec, job.pending, Pool(1, 1, 1.0, 0.0))
+    ]
+    assert [index for index, _ in committed] == list(range(12))
+    assert all(index < count for index, count in committed), committed
+    assert committed[5][1] < 12, committed  # half of them were heard of before the block was done
+
+
+@pytest.mark.integration
 def test_what_stops_a_worker_stops_the_job_and_keeps_the_rest(cluster: Cluster, tmp_path: Path) -> None:
     job = slow_job(tmp_path, 40, "jsonl", workers=1)
 

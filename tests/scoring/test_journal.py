@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from t5ray.scoring.journal import LIMIT, Journal, forget_all, journal_file, rows_under_way
+from t5ray.scoring.journal import LIMIT, Journal, Stage, forget_all, journal_file, rows_under_way
 
 
 def notes(tmp_path: Path) -> Path:
@@ -49,6 +49,17 @@ def test_one_death_may_be_anybodys(tmp_path: Path) -> None:
     journal = Journal(notes(tmp_path))
     assert list(journal.slices(4, 4)) == [((0, 2), False), ((2, 4), False)]
     assert journal.num_deaths == LIMIT
+
+
+def test_a_death_while_a_shard_waits_is_none_of_its_own(tmp_path: Path) -> None:
+    with Journal(notes(tmp_path)).at(Stage.READ):
+        assert Journal(notes(tmp_path)).num_deaths == 1  # as it is read, that is what killed
+    assert Journal(notes(tmp_path)).num_deaths == 0
+    for _ in range(2):
+        Journal(notes(tmp_path)).begin((0, 4))
+    with Journal(notes(tmp_path)).at(Stage.WRITE):
+        pass
+    assert Journal(notes(tmp_path)).num_deaths == 2
 
 
 def test_notes_say_how_many_rows_are_behind_a_worker(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from t5ray.cluster import Cluster, Node
 from t5ray.errors import ClusterError
-from t5ray.scoring.pool import Pool, pool_for
+from t5ray.scoring.pool import BLOCK_SHARDS, MOST_BLOCKS, Pool, blocks_of, pool_for
 from tests.scoring.plans import settings, small
 
 
@@ -90,3 +92,28 @@ def test_the_cpus_of_a_worker_do_not_depend_on_how_much_is_left() -> None:
     assert pool_for(settings(), small(), 100, 1) == Pool(1, 1, 2.0, 0.0)
     assert pool_for(settings(workers="2,8"), small(), 100, 3) == Pool(2, 3, 1.0, 0.0)
     assert pool_for(settings(workers=3), small(), 2, 1) == Pool(1, 1, 4.0, 0.0)
+
+
+@given(num_shards=st.integers(0, 3000), workers=st.integers(1, 300))
+def test_blocks_hold_all_shards_in_order_and_the_last_ones_leave_nobody_waiting_long(
+    num_shards: int, workers: int
+) -> None:
+    blocks = list(blocks_of(range(num_shards), workers))
+    assert [shard for block in blocks for shard in block] == list(range(num_shards))
+    sizes, left = [len(block) for block in blocks], num_shards
+    assert sizes == sorted(sizes, reverse=True)
+    for size in sizes:
+        assert 1 <= size <= max(1, min(BLOCK_SHARDS, left / workers))  # no more than an equal share
+        left -= size
+    assert len(blocks) >= min(workers, num_shards)
+
+
+def test_a_worker_alone_is_handed_as_much_as_a_block_holds() -> None:
+    assert [len(block) for block in blocks_of(range(40), 1)] == [BLOCK_SHARDS, BLOCK_SHARDS, 8]
+
+
+def test_a_huge_job_has_larger_blocks_and_single_shards_at_its_end_all_the_same() -> None:
+    sizes = [len(block) for block in blocks_of(range(1_000_000), 100)]
+    assert sizes[0] == 1_000_000 / MOST_BLOCKS
+    assert len(sizes) < MOST_BLOCKS + 15 * 100
+    assert sizes[-100:] == [1] * 100

@@ -21,9 +21,11 @@ from t5ray.config import TaskConfig
 from t5ray.errors import ClusterError, DataError, ModelError
 from t5ray.scoring import scorer as scorer_module
 from t5ray.scoring.halving import HOPELESS
+from t5ray.scoring.inputs import Shard
 from t5ray.scoring.journal import MOST_STAGE_DEATHS, Journal, forget_all, journal_file
 from t5ray.scoring.ledger import Entry
 from t5ray.scoring.predicting import DEADLY
+from t5ray.scoring.reading import read_shard
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from t5ray.scoring.writing import Results, decode_results
 from tests.scoring.conftest import Remount
@@ -262,14 +264,19 @@ def test_a_worker_loads_its_engine_once(tmp_path: Path) -> None:
     assert [len(engine.batches) for engine in loaded] == [3]
 
 
-def live(spec: ScorerSpec, engine: type[ShoutingEngine] = ShoutingEngine) -> None:
-    list(Scorer(spec, load=engine).outcomes(spec.input.shards))
+def live(
+    spec: ScorerSpec, engine: type[ShoutingEngine] = ShoutingEngine, shards: Sequence[Shard] | None = None
+) -> None:
+    for outcome in Scorer(spec, load=engine).outcomes(shards or spec.input.shards):
+        outcome.raise_failure()
 
 
-def lives_of(spec: ScorerSpec, engine: type[ShoutingEngine] = ShoutingEngine) -> int:
-    """Let worker after worker score the first shard until one lives; return how many it took."""
+def lives_of(
+    spec: ScorerSpec, engine: type[ShoutingEngine] = ShoutingEngine, shards: Sequence[Shard] | None = None
+) -> int:
+    """Let worker after worker score all shards until one lives; return how many it took."""
     for lives in range(1, 60):
-        worker = multiprocessing.get_context("fork").Process(target=live, args=(spec, engine))
+        worker = multiprocessing.get_context("fork").Process(target=live, args=(spec, engine, shards))
         worker.start()
         worker.join()
         if worker.exitcode == 0:
@@ -320,6 +327,147 @@ def test_the_next_slice_is_prepared_while_one_is_scored(tmp_path: Path, monkeypa
     engine = Meanwhile(calls=3)
     assert [row["prediction"] for row in score_all(spec, engine)] == ["CCC", "BB", "A"]
     assert engine.batches == [["classify: ccc"], ["classify: bb"], ["classify: a"]]
+
+
+class AmidShards(ShoutingEngine):
+    """Waits in each call until the shard before it is committed and the one after it is read."""
+
+    def __init__(self, spec: ScorerSpec) -> None:
+        super().__init__()
+        self.spec, self.read, self.change = spec, list[int](), threading.Condition()
+
+    def read_shard(self, *given: Any) -> Any:
+        found = read_shard(*given)
+        with self.change:
+            self.read.append(given[1].index)
+            self.change.notify()
+        return found
+
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> Any:
+        shard = len(self.batches)
+        deadline = time.monotonic() + 60
+        while shard and self.spec.ledger.read_entry(shard - 1) is None:
+            assert time.monotonic() < deadline, f"shard {shard - 1} is not committed"
+            time.sleep(0.01)
+        with self.change:
+            read = range(min(shard + 2, self.spec.input.num_shards))
+            assert self.change.wait_for(lambda: self.read == list(read), timeout=60), self.read
+        return super().score(inputs, scores=scores)
+
+
+def test_while_a_shard_is_scored_the_next_one_is_read_and_the_last_one_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcde")), tmp_path / "out", shard_rows=1)
+    engine = AmidShards(spec)
+    monkeypatch.setattr(scorer_module, "read_shard", engine.read_shard)
+    found = list(Scorer(spec, load=lambda: engine).outcomes(spec.input.shards))
+    assert found == [Outcome(index) for index in range(5)]
+    assert engine.batches == [[f"classify: {text}"] for text in "abcde"]
+    assert [row["prediction"] for row in rows_of(spec)] == list("ABCDE")
+    assert list((spec.output / "_progress").iterdir()) == []
+
+
+def test_after_a_death_on_a_shard_all_of_its_block_are_scored_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abc")), tmp_path / "out", shard_rows=1)
+    Journal(journal_file(spec.output, spec.ledger.part(2))).begin((0, 1))
+    seen = list[str]()
+    for name in ("read_shard", "encode"):
+        monkeypatch.setattr(scorer_module, name, noted(seen, getattr(scorer_module, name)))
+    engine = ShoutingEngine()
+    monkeypatch.setattr(engine, "score", noted(seen, engine.score))
+    assert [row["prediction"] for row in score_all(spec, engine)] == ["A", "B", "C"]
+    assert seen == ["read_shard", "score", "encode"] * 3
+
+
+def noted(seen: list[str], function: Any) -> Any:
+    """Return the function; it takes a while, and its name is noted when it is done."""
+
+    def wrapped(*given: Any, **named: Any) -> Any:
+        found = function(*given, **named)
+        time.sleep(0.05)
+        seen.append(function.__name__)
+        return found
+
+    return wrapped
+
+
+class Slow(ShoutingEngine):
+    """Is busy with a slice while others read and write, if there are any."""
+
+    def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> Any:
+        if any(thread.name.startswith("ahead") for thread in threading.enumerate()):
+            time.sleep(0.5)
+        return super().score(inputs, scores=scores)
+
+
+@pytest.mark.parametrize(
+    ("deadly", "words"), [("read_shard", "while it read the rows"), ("encode", "while it wrote the part")]
+)
+def test_what_kills_beside_a_slice_is_told_of_its_own_shard_and_no_row_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadly: str, words: str
+) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a", "deadly", "c", "d"]), tmp_path / "out", shard_rows=1)
+    sound = getattr(scorer_module, deadly)
+
+    def deadly_for_one(*given: Any) -> Any:
+        found = sound(*given)
+        records = (found if deadly == "read_shard" else given[1]).records
+        return die() if records[0]["text"] == "deadly" else found
+
+    monkeypatch.setattr(scorer_module, deadly, deadly_for_one)
+    outcomes = tmp_path / "outcomes"
+    codes = [exit_code_of(spec, Slow, outcomes) for _ in range(MOST_STAGE_DEATHS + 1)]
+    assert codes == [-signal.SIGKILL] * MOST_STAGE_DEATHS + [0]
+    *committed, failed = map(outcome_of, outcomes.read_text().splitlines())
+    assert committed == [Outcome(0)]
+    with pytest.raises(ClusterError, match=f"part-00001: a worker must live through a shard, but 5 died {words}"):
+        failed.raise_failure()
+    monkeypatch.undo()
+    forget_all(spec.output)  # as the next command does
+    assert [(row["prediction"], row["error"]) for row in score_all(spec)] == [
+        ("A", None),
+        ("DEADLY", None),
+        ("C", None),
+        ("D", None),
+    ]
+
+
+def test_rows_that_kill_in_several_shards_of_a_block_are_found_and_no_other_is_blamed(tmp_path: Path) -> None:
+    texts = ["a", "bb", "a killer", "ccc", "d", "killer 2", "e", "ff"]
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=2)
+    lives_of(spec, Slow)
+    assert [row["error"] for row in rows_of(spec)] == [DEADLY if "killer" in text else None for text in texts]
+    assert [row["prediction"] for row in rows_of(spec) if not row["error"]] == ["A", "BB", "CCC", "D", "E", "FF"]
+    assert list((spec.output / "_progress").iterdir()) == []
+
+
+def test_a_retry_that_is_repeated_after_a_death_tries_no_shard_again_that_it_has_done(tmp_path: Path) -> None:
+    texts = ["a", "bomb killer", "b", "bomb", "c", "another bomb killer"]
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=2)
+    score_all(spec)
+    assert [entry.errors for entry in spec.ledger.finished().values()] == [1, 1, 1]
+
+    class Calm(ShoutingEngine):
+        def score(self, inputs: Any, *, scores: bool = False, all_scores: bool = False) -> Any:
+            return super().score([text.replace("bomb", "calm") for text in inputs], scores=scores)
+
+    retried = tuple(replace(shard, attempts=1) for shard in spec.input.shards)
+    assert lives_of(spec, Calm, retried) == 5  # two deaths for each of the two rows
+    assert [(row["prediction"], row["error"]) for row in rows_of(spec)] == [
+        ("A", None),
+        (None, DEADLY),
+        ("B", None),
+        ("CALM", None),
+        ("C", None),
+        (None, DEADLY),
+    ]
+    assert [entry.num_attempts for entry in spec.ledger.finished().values()] == [2, 2, 2]
+    engine = ShoutingEngine()
+    assert list(Scorer(spec, load=lambda: engine).outcomes(retried)) == [Outcome(0), Outcome(1), Outcome(2)]
+    assert engine.batches == []
 
 
 class Lingering(ShoutingEngine):
@@ -392,18 +540,22 @@ def test_what_kills_every_worker_outside_of_rows_ends_the_job_and_blames_no_row(
     codes = [exit_code_of(spec, load, outcomes) for _ in range(MOST_STAGE_DEATHS + 1)]
     assert codes == [-signal.SIGKILL] * MOST_STAGE_DEATHS + [0]
     with pytest.raises(ClusterError, match=f"part-00000: a worker must live through a shard, but {words}"):
-        Outcome(**json.loads(outcomes.read_text())).raise_failure()
+        outcome_of(outcomes.read_text()).raise_failure()
     monkeypatch.undo()
     forget_all(spec.output)  # as the next command does
     assert [row["prediction"] for row in score_all(spec)] == ["A", "B"]
 
 
+def outcome_of(line: str) -> Outcome:
+    return Outcome(**json.loads(line))
+
+
 def exit_code_of(spec: ScorerSpec, load: Any, outcomes: Path) -> int | None:
-    """Let a worker score the first shard and write down its outcome; return how it ended."""
+    """Let a worker score all shards and write down each outcome on a line; return how it ended."""
 
     def work() -> None:
-        (outcome,) = Scorer(spec, load=load).outcomes(spec.input.shards)
-        outcomes.write_text(json.dumps(asdict(outcome)))
+        found = Scorer(spec, load=load).outcomes(spec.input.shards)
+        outcomes.write_text("\n".join(json.dumps(asdict(outcome)) for outcome in found))
 
     worker = multiprocessing.get_context("fork").Process(target=work)
     worker.start()
