@@ -4,6 +4,7 @@ Comes in: texts. Goes out: for each its prediction, or why it has none. Must not
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class Halving:
         self._engine, self._name = engine, name
         self._scores, self._all_scores = scores, all_scores
         self._failed_in_a_row = 0
+        self._tokenising = threading.Lock()  # what comes next is tokenised in other threads
 
     @property
     def max_input_tokens(self) -> int | None:
@@ -51,7 +53,8 @@ class Halving:
     def num_tokens(self, texts: Sequence[str]) -> Sequence[int]:
         """Return the length of each text in tokens; 0 where there is no telling: `predict` then says why."""
         try:
-            return list(self._engine.num_tokens(texts))
+            with self._tokenising:
+                return list(self._engine.num_tokens(texts))
         except Exception:  # noqa: BLE001 (`predict` meets it again)
             middle = len(texts) // 2
             return [*self.num_tokens(texts[:middle]), *self.num_tokens(texts[middle:])] if middle else [0]
@@ -59,7 +62,7 @@ class Halving:
     def prepare(self, texts: Sequence[str]) -> Any:
         """Tokenise what `predict` will be asked for. None where that fails: `predict` then finds the guilty text."""
         try:
-            return self._engine.prepare(texts)
+            return self._prepare(texts)
         except Exception:  # noqa: BLE001 (`predict` meets it again)
             return None
 
@@ -89,12 +92,16 @@ class Halving:
         A device without memory for them must have it back before the halves are tried.
         """
         try:
-            ready = self._engine.prepare(texts) if prepared is None else prepared
+            ready = self._prepare(texts) if prepared is None else prepared
             return list(self._engine.score(ready, scores=self._scores, all_scores=self._all_scores))
         except Exception as exc:  # noqa: BLE001 (whatever it is, it becomes the text of a row's `error`)
             if type(exc).__name__ == LOST_DEVICE:
                 os._exit(1)  # only a new process can go on; the journal finds the row, as with any other death
             return " ".join(f"{type(exc).__name__}: {exc}".split())[:LONGEST_REASON]
+
+    def _prepare(self, texts: Sequence[str]) -> Any:
+        with self._tokenising:
+            return self._engine.prepare(texts)
 
     def _require_hope(self, reason: str) -> None:
         """Ask whether the rows are to blame: the longest come first, and may all be too long.

@@ -1,9 +1,10 @@
-"""The rows of one shard through an engine, slice by slice, each slice noted before it is tried.
+"""The rows of one shard through an engine, slice by slice, each noted before it is tried; the next one is tokenised.
 
 Comes in: rows and what they are made of. Goes out: `Results`. Must not know parts, ledgers or what comes after a shard.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -55,23 +56,33 @@ class Texts:
         return render_row(self.task, self.columns, record)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What is to be scored of a shard."""
+
+    slices: Sequence[Slice]
+    prepared: Iterator[tuple[Mapping[int, str], Any]]
+    """The texts of each slice by their rows, and what the engine makes of them before it scores them."""
+    unusable: int
+    """Rows that no engine can score."""
+
+
 class Predicting:
     """One engine and the task it is asked to do."""
 
     def __init__(self, engine: Halving, texts: Texts) -> None:
         self._engine, self._texts = engine, texts
 
-    def fill(self, results: Results, rows: ShardRows, todo: Sequence[int], journal: Journal) -> Entry:
-        """Fill in the results of some rows.
+    def plan(
+        self, results: Results, rows: ShardRows, todo: Sequence[int], journal: Journal, *, is_ahead: bool
+    ) -> Planned:
+        """Cut rows into slices. Rows that are not to be scored get their error.
 
         Args:
-            todo: those rows.
-            journal: told of each slice before it is tried; knows which of them killed.
-        Returns:
-            What is to be counted of them: rows that are unusable, predictions and inputs that were cut, tokens.
-        Raises:
-            DataError: the notes cannot be written.
-            ModelError: the engine fails on everything.
+            todo: rows to be scored.
+            journal: knows which slices killed.
+            is_ahead: tokenise the first slice now, and each other one while the one before it is scored. False: each
+                in its turn, so that a death in between is that slice's.
         """
         texts = {}
         for number in todo:
@@ -88,23 +99,29 @@ class Predicting:
                 results.errors[order[part[0]]] = DEADLY
             else:
                 slices[part] = {number: texts[number] for number in order[slice(*part)]}
-        tally = self._engine.tally
-        before = tally.padded_tokens, tally.real_tokens
-        found = self._fill_slices(slices, results, journal)
-        return found + Entry(
-            unusable=len(todo) - len(texts),
-            padded_tokens=tally.padded_tokens - before[0],
-            real_tokens=tally.real_tokens - before[1],
-        )
+        each = one_ahead if is_ahead else map
+        prepared: Iterator[Any] = each(partial(self._prepare, results), slices.values())
+        if is_ahead:
+            prepared = itertools.chain(list(itertools.islice(prepared, 1)), prepared)
+        return Planned(list(slices), prepared, len(todo) - len(texts))
 
-    def _fill_slices(self, slices: Mapping[Slice, Mapping[int, str]], results: Results, journal: Journal) -> Entry:
-        prepare, found = partial(self._prepare, results), Entry()
-        # After a death nothing is done ahead: the journal must name the slice that was at work.
-        prepared = map(prepare, slices.values()) if journal.num_deaths else one_ahead(prepare, slices.values())
-        for part in slices:
+    def fill(self, results: Results, planned: Planned, journal: Journal) -> Entry:
+        """Score what was planned.
+
+        Args:
+            journal: told of each slice before it is tried.
+        Returns:
+            What is to be counted of it: rows that are unusable, predictions and inputs that were cut, tokens.
+        Raises:
+            DataError: the notes cannot be written.
+            ModelError: the engine fails on everything.
+        """
+        tally, found = self._engine.tally, Entry(unusable=planned.unusable)
+        before = tally.padded_tokens, tally.real_tokens
+        for part in planned.slices:
             journal.begin(part)
-            found += self._predict(*next(prepared), results)
-        return found
+            found += self._predict(*next(planned.prepared), results)
+        return found + Entry(padded_tokens=tally.padded_tokens - before[0], real_tokens=tally.real_tokens - before[1])
 
     def _prepare(self, results: Results, texts: Mapping[int, str]) -> tuple[Mapping[int, str], Any]:
         """Refuse texts that are too long, where that is asked for, and tokenise the others."""

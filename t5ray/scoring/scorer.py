@@ -7,6 +7,7 @@ without; `job.py` puts it into an actor pool.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from t5ray.scoring.halving import Halving
 from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import Journal, Stage, journal_file
 from t5ray.scoring.ledger import Entry, Ledger
-from t5ray.scoring.predicting import Predicting, Texts
+from t5ray.scoring.predicting import Planned, Predicting, Texts
 from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
 from t5ray.scoring.writing import Extras, Results, decode_results, encode
 
@@ -79,8 +80,7 @@ class _Read:
     rows: ShardRows
     results: Results
     """What is known of them."""
-    todo: Sequence[int]
-    """Those that are to be scored."""
+    planned: Planned
     seconds: float
     """What it took so far."""
 
@@ -107,7 +107,7 @@ class Scorer:
         """
         self._spec, self._ledger = spec, spec.ledger
         self._load = load or spec.engine.load
-        self._engine: Halving | None = None
+        self._predicting: Predicting | None = None
         self._ranges = RangeReader()
         self._failure: Outcome | None = None
 
@@ -150,8 +150,13 @@ class Scorer:
                 yield shard.index, entry
             else:
                 pending.append(_Pending(shard, entry, journal))
-        each = map if any(one.journal.num_deaths for one in pending) else one_ahead
-        committed = each(self._commit, map(self._score, each(self._read, pending)))
+        if not pending:
+            return
+        predicting = self._predicting or self._load_engine(pending[0].journal)
+        is_ahead = not any(one.journal.num_deaths for one in pending)
+        each = one_ahead if is_ahead else map
+        read = each(partial(self._read, predicting, is_ahead), pending)
+        committed = each(self._commit, map(partial(self._score, predicting), read))
         for one, entry in zip(pending, committed, strict=True):
             one.journal.close()
             yield one.shard.index, entry
@@ -159,7 +164,15 @@ class Scorer:
     def _journal(self, shard: Shard) -> Journal:
         return Journal(journal_file(self._spec.output, self._ledger.part(shard.index)))
 
-    def _read(self, pending: _Pending) -> _Read:
+    def _load_engine(self, journal: Journal) -> Predicting:
+        spec, extras = self._spec, self._spec.extras
+        journal.require_hope()
+        with journal.at(Stage.LOAD):
+            engine = Halving(self._load(), spec.engine.source, scores=extras.scores, all_scores=extras.all_scores)
+        self._predicting = Predicting(engine, spec.texts)
+        return self._predicting
+
+    def _read(self, predicting: Predicting, is_ahead: bool, pending: _Pending) -> _Read:
         spec, shard, journal = self._spec, pending.shard, pending.journal
         journal.require_hope()
         started = time.perf_counter()
@@ -168,7 +181,8 @@ class Scorer:
         with journal.at(Stage.READ):
             rows = read_shard(spec.input.files[shard.file], shard, columns, self._ranges, needed)
             results, todo = self._start(rows, self._ledger.part(shard.index) if pending.earlier else None)
-        return _Read(pending, rows, results, todo, time.perf_counter() - started)
+            planned = predicting.plan(results, rows, todo, journal, is_ahead=is_ahead)
+        return _Read(pending, rows, results, planned, time.perf_counter() - started)
 
     def _start(self, rows: ShardRows, part: Path | None) -> tuple[Results, list[int]]:
         """Return what is known of the shard and the rows that are to be scored.
@@ -181,18 +195,10 @@ class Scorer:
         results = decode_results(self._spec.part_format, part.read_bytes(), self._spec.extras)
         return results, [number for number, error in enumerate(results.errors) if error is not None]
 
-    def _score(self, read: _Read) -> _Scored:
-        journal = read.pending.journal
-        engine = self._engine or self._start_engine(journal)
+    def _score(self, predicting: Predicting, read: _Read) -> _Scored:
         started = time.perf_counter()
-        counts = Predicting(engine, self._spec.texts).fill(read.results, read.rows, read.todo, journal)
+        counts = predicting.fill(read.results, read.planned, read.pending.journal)
         return _Scored(read, counts, read.seconds + time.perf_counter() - started)
-
-    def _start_engine(self, journal: Journal) -> Halving:
-        spec, extras = self._spec.engine, self._spec.extras
-        with journal.at(Stage.LOAD):
-            self._engine = Halving(self._load(), spec.source, scores=extras.scores, all_scores=extras.all_scores)
-        return self._engine
 
     def _commit(self, scored: _Scored) -> Entry:
         read, spec, started = scored.read, self._spec, time.perf_counter()

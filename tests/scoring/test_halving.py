@@ -1,7 +1,10 @@
 """Engines that fail on some texts, or on all."""
 
+import threading
+import time
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -22,6 +25,28 @@ def test_the_guilty_text_is_alone_with_its_reason() -> None:
     found = Halving(engine, "m").predict(["a", "b", "bomb", "c"])
     assert said(found) == ["A", "B", "RuntimeError: boom", "C"]
     assert engine.batches == [["a", "b", "bomb", "c"], ["a", "b"], ["bomb", "c"], ["bomb"], ["c"]]
+
+
+class OneAtATime(ShoutingEngine):
+    """Tokenises one call's texts at a time: fast tokenizers refuse to be used by two threads at once."""
+
+    busy = threading.Lock()
+
+    def num_tokens(self, inputs: Sequence[str]) -> list[int]:
+        if not self.busy.acquire(blocking=False):
+            raise RuntimeError("Already borrowed")
+        time.sleep(0.02)
+        self.busy.release()
+        return super().num_tokens(inputs)
+
+
+def test_texts_are_tokenised_by_one_thread_at_a_time() -> None:
+    halving = Halving(OneAtATime(), "m")
+    with ThreadPoolExecutor(4) as pool:
+        prepared = list(pool.map(halving.prepare, [["a"]] * 4))
+        lengths = list(pool.map(halving.num_tokens, [["a"]] * 4))
+    assert prepared == [["a"]] * 4
+    assert lengths == [[2]] * 4
 
 
 class TightEngine(ShoutingEngine):
