@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -37,7 +37,8 @@ def print_costs(rows: Path, given: argparse.Namespace) -> None:
     for name, seconds in per_shard.items():
         print(f"  {name:<10}{seconds:>10.4f} s{seconds / total:>8.1%}")
     print(f"scan: {found.num_rows / scan_s:,.0f} rows/s, once a job")
-    print(f"Ray Data: {_ray_per_shard():.4f} s per shard, over {NUM_EMPTY} shards that do nothing, 2 workers")
+    blocks, single = _ray_per_shard()
+    print(f"Ray Data, {NUM_EMPTY} empty shards, 2 workers: {blocks:.4f} s per shard, in single ones {single:.4f} s")
     _driver_costs(found, given)
 
 
@@ -79,17 +80,21 @@ class Nothing:
             yield pa.Table.from_pylist([{**asdict(Outcome(index)), "at": time.time()}])
 
 
-def _ray_per_shard() -> float:
-    """Return the mean time from one shard's end to the next one's, with nothing in between."""
+def _ray_per_shard() -> tuple[float, float]:
+    """Return the mean time from a worker's shard to its next, with nothing in between: in blocks, and one by one."""
     from t5ray.cluster import connect
     from t5ray.scoring.inputs import Shard
     from t5ray.scoring.job import hand_out
-    from t5ray.scoring.pool import Pool
+    from t5ray.scoring.pool import Pool, blocks_of
+
+    shards = [Shard(number, 0, 0, 0, 0, 0) for number in range(NUM_EMPTY)]
+
+    def measured(blocks: Iterable[Sequence[Shard]]) -> float:
+        ends = sorted(row["at"] for row in hand_out(Nothing, (), blocks, Pool(2, 2, 1.0, 0.0)))
+        return float(ends[-1] - ends[0]) / (NUM_EMPTY - 1) * 2
 
     with connect("local", num_cpus=2):
-        shards = [Shard(number, 0, 0, 0, 0, 0) for number in range(NUM_EMPTY)]
-        ends = sorted(row["at"] for row in hand_out(Nothing, (), shards, Pool(2, 2, 1.0, 0.0)))
-    return float(ends[-1] - ends[0]) / (NUM_EMPTY - 1) * 2
+        return measured(blocks_of(shards, 2)), measured([shard] for shard in shards)
 
 
 def _driver_costs(found: Input, given: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, Protocol
@@ -119,14 +119,14 @@ def _score_pending(job: Job, pool: Pool, advance: Advance) -> None:
 def _outcomes(spec: ScorerSpec, shards: tuple[Shard, ...], pool: Pool) -> Iterator[Outcome]:
     """Run the scorers; yield an outcome per shard as it comes."""
     spec = replace(spec, engine=replace(spec.engine, gpus=pool.gpus))
-    for row in hand_out(Scorer, (spec,), shards, pool):
+    for row in hand_out(Scorer, (spec,), blocks_of(shards, pool.most), pool):
         yield Outcome(**row)
 
 
 def hand_out(
-    worker: type[BlockWorker], given: tuple[Any, ...], shards: Sequence[Shard], pool: Pool
+    worker: type[BlockWorker], given: tuple[Any, ...], blocks: Iterable[Sequence[Shard]], pool: Pool
 ) -> Iterator[dict[str, Any]]:
-    """Run a pool of workers over shards; yield what they say of each, as it comes.
+    """Run a pool of workers over blocks of shards; yield what they say of each shard, as it comes.
 
     Args:
         given: what each worker is made with.
@@ -134,8 +134,8 @@ def hand_out(
         ClusterError: Ray gave up on them.
     """
     _set_up_ray_data()
-    blocks = [pa.Table.from_pylist([asdict(shard) for shard in block]) for block in blocks_of(shards, pool.most)]
-    dataset = ray.data.from_arrow(blocks).map_batches(
+    tables = [pa.Table.from_pylist([asdict(shard) for shard in block]) for block in blocks]
+    dataset = ray.data.from_arrow(tables).map_batches(
         worker,
         batch_size=None,  # a block
         batch_format="pyarrow",
