@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pyarrow as pa
 
 from t5ray.config import DecodeConfig
-from t5ray.scoring.inputs import Input, list_sources, recall, remembered
+from t5ray.scoring.inputs import Input, Shard, list_sources, recall, remembered
 from t5ray.scoring.ledger import Entry, Ledger
 from t5ray.scoring.predicting import render_row
 from t5ray.scoring.reading import RangeReader, read_shard
@@ -22,8 +23,8 @@ from t5ray.scoring.writing import Results, encode
 from t5ray.text.tasks import resolve_task
 
 T = TypeVar("T")
-NUM_EMPTY = 1600
-"""Shards whose scoring does nothing, to see what Ray Data adds to each."""
+NUM_ONE_BY_ONE = 1600
+"""Shards that workers are handed one by one, to see what Ray Data adds to each."""
 NUM_ENTRIES = 24_415
 """Shards of a job of 100,000,000 rows at 4,096 each."""
 
@@ -37,8 +38,7 @@ def print_costs(rows: Path, given: argparse.Namespace) -> None:
     for name, seconds in per_shard.items():
         print(f"  {name:<10}{seconds:>10.4f} s{seconds / total:>8.1%}")
     print(f"scan: {found.num_rows / scan_s:,.0f} rows/s, once a job")
-    blocks, single = _ray_per_shard()
-    print(f"Ray Data, {NUM_EMPTY} empty shards, 2 workers: {blocks:.4f} s per shard, in single ones {single:.4f} s")
+    _print_ray()
     _driver_costs(found, given)
 
 
@@ -80,21 +80,28 @@ class Nothing:
             yield pa.Table.from_pylist([{**asdict(Outcome(index)), "at": time.time()}])
 
 
-def _ray_per_shard() -> tuple[float, float]:
-    """Return the mean time from a worker's shard to its next, with nothing in between: in blocks, and one by one."""
+def _print_ray() -> None:
+    """Print the mean time from a worker's one shard to its next, with nothing in between, and the driver's memory."""
     from t5ray.cluster import connect
-    from t5ray.scoring.inputs import Shard
     from t5ray.scoring.job import hand_out
     from t5ray.scoring.pool import Pool, blocks_of
 
-    shards = [Shard(number, 0, 0, 0, 0, 0) for number in range(NUM_EMPTY)]
-
     def measured(blocks: Iterable[Sequence[Shard]]) -> float:
         ends = sorted(row["at"] for row in hand_out(Nothing, (), blocks, Pool(2, 2, 1.0, 0.0)))
-        return float(ends[-1] - ends[0]) / (NUM_EMPTY - 1) * 2
+        return float(ends[-1] - ends[0]) / (len(ends) - 1) * 2
 
     with connect("local", num_cpus=2):
-        return measured(blocks_of(shards, 2)), measured([shard] for shard in shards)
+        one_by_one = measured([shard] for shard in _empty(NUM_ONE_BY_ONE))
+        driver = psutil.Process()
+        before = driver.memory_info().rss
+        in_blocks = measured(blocks_of(_empty(NUM_ENTRIES), 2))
+        grown_mb = (driver.memory_info().rss - before) / 1e6
+    print(f"Ray Data, empty shards, 2 workers: {in_blocks:.4f} s per shard, one by one {one_by_one:.4f} s")
+    print(f"Ray Data, {NUM_ENTRIES:,} empty shards: the driver's memory grows by {grown_mb:.0f} MB")
+
+
+def _empty(count: int) -> list[Shard]:
+    return [Shard(number, 0, 0, 0, 0, 0) for number in range(count)]
 
 
 def _driver_costs(found: Input, given: argparse.Namespace) -> None:

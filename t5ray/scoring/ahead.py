@@ -13,13 +13,22 @@ def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
     """Yield what `work` gives for each item, in turn; a thread has the next one under way by then.
 
     So an item is worked on while the one after it is taken from `items`: where making items takes time, their work is
-    done meanwhile. An error comes in its item's place, and ends it.
+    done meanwhile. An error comes in its item's place, after the results before it, and ends it.
     """
+    iterator, failure = iter(items), None
     with ThreadPoolExecutor(1, "ahead") as pool:
         begun: deque[Future[Result]] = deque()
-        for item in items:
-            begun.append(pool.submit(work, item))
+        while True:
+            try:
+                begun.append(pool.submit(work, next(iterator)))
+            except StopIteration:
+                break
+            except Exception as exc:  # noqa: BLE001 (raised below)
+                failure = exc
+                break
             if len(begun) > 1:
                 yield begun.popleft().result()
         for last in begun:
             yield last.result()
+    if failure is not None:
+        raise failure

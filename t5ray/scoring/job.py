@@ -135,16 +135,16 @@ def hand_out(
     """
     _set_up_ray_data()
     tables = [pa.Table.from_pylist([asdict(shard) for shard in block]) for block in blocks]
-    dataset = ray.data.from_arrow(tables).map_batches(
-        worker,
-        batch_size=None,  # a block
-        batch_format="pyarrow",
-        fn_constructor_args=given,
-        compute=pool.strategy,
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-    )
     try:
+        dataset = ray.data.from_blocks(tables).map_batches(  # not from_arrow, which looks at each in a task of a CPU
+            worker,
+            batch_size=None,  # a block
+            batch_format="pyarrow",
+            fn_constructor_args=given,
+            compute=pool.strategy,
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+        )
         for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
             yield from block.to_pylist()
     except ray.exceptions.RayTaskError:
@@ -159,7 +159,7 @@ def hand_out(
 def _set_up_ray_data() -> None:
     """Keep Ray Data's progress, plans and stack traces to its log files; let pools grow, and outlive a bad start.
 
-    Blocks that come back are made to hold one row, so that the driver hears of a shard when it is committed.
+    Blocks that come back are made to hold one row, so that the driver need not wait for a whole one to hear of a shard.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -215,7 +215,7 @@ def _ticking(job: Job, done: int, waits: str, advance: Advance) -> Iterator[Call
     finally:
         stop.set()
         ticker.join()
-        advance(finished)
+        advance(max(finished, pace.done))
 
 
 def _opening_record(job: Job) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """What a worker is at, on disk, so that a successor knows what killed it.
 
 A worker that dies without a Python exception (out of memory, a fault in native code) cannot say why. So before each
-slice of a shard it notes the slice. Its successor counts the death against that slice. A slice that saw `LIMIT` deaths
+slice of a shard it notes the slice. Its successor counts the death against that slice. Where a worker was at several
+shards at once, each of them has notes, and none is to blame: the successor is told to do one thing at a time, and then
+counts. A slice that saw `LIMIT` deaths
 is halved, its pieces are halved at the first death, and a single row that saw `LIMIT` is the guilty one. What comes
 before and after the slices (a `Stage`) is noted likewise; no row is to blame for it, so it ends the job when it goes on
 killing. The notes double as progress.
 
     OUTPUT/_progress/part-00000.json
-        {"done": rows, "trying": a stage, "start:stop" or nothing, "deaths": {what was tried: count},
-         "survived": was any slice scored}
+        {"done": rows, "trying": a stage, "start:stop" or nothing, "is_alone": was nothing else tried beside it,
+         "deaths": {what was tried: count}, "survived": was any slice scored}
 """
 
 import contextlib
@@ -24,12 +26,15 @@ from t5ray.scoring.ledger import writing
 LIMIT = 2
 """Deaths that a slice or a row is given: the first may be somebody's kill -9."""
 MOST_DEATHS_IN_VAIN = 22
-"""Deaths on a shard of which nothing was ever scored, after which no row is to blame. One bad row of 4,096 takes 15."""
+"""Deaths on a shard of which nothing was ever scored, after which no row is to blame. One bad row of 4,096 takes 16."""
 MOST_DEATHS = 200
 """Deaths on a shard after which scoring the rest of it costs too many workers."""
 
 MOST_STAGE_DEATHS = 5
 """Deaths on a shard at one of its stages that may be somebody's kill -9; the model is loaded again after each."""
+
+BESIDE = "beside others"
+"""What a death is counted against where a worker was at several shards."""
 
 Slice = tuple[int, int]
 """Places in the order of scoring: start, stop."""
@@ -58,6 +63,8 @@ class Journal:
         self._deaths: dict[str, int] = {}
         self._done = 0
         self._survived = False
+        self.is_alone = True
+        """Whether the worker does nothing else beside what is noted from now on."""
         if path.exists():
             self._count_death(json.loads(path.read_bytes()))
 
@@ -65,12 +72,13 @@ class Journal:
         deaths, trying = notes["deaths"], notes["trying"]
         assert isinstance(deaths, dict)
         assert isinstance(trying, str)
-        self._deaths = {**deaths, trying: deaths.get(trying, 0) + 1} if trying else deaths
+        tried = trying if notes["is_alone"] else BESIDE
+        self._deaths = {**deaths, tried: deaths.get(tried, 0) + 1} if trying else deaths
         self._survived = bool(notes["survived"])
 
     @property
     def num_deaths(self) -> int:
-        """Workers that died on this shard."""
+        """Workers that died while they were at this shard, and maybe at others too."""
         return sum(self._deaths.values())
 
     def require_hope(self) -> None:
@@ -116,6 +124,8 @@ class Journal:
     def at(self, stage: Stage) -> Iterator[None]:
         """Note that a stage begins now, and then that it is over: a death from there on is none of this shard's.
 
+        Not so after an error, which ends the job.
+
         Raises:
             DataError: the disk refuses.
         """
@@ -134,7 +144,13 @@ class Journal:
 
     def _note(self, trying: str) -> None:
         self._survived = self._survived or self._done > 0
-        notes = {"done": self._done, "trying": trying, "deaths": self._deaths, "survived": self._survived}
+        notes = {
+            "done": self._done,
+            "trying": trying,
+            "is_alone": self.is_alone,
+            "deaths": self._deaths,
+            "survived": self._survived,
+        }
         with writing(self._path.parent.parent):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(".tmp")

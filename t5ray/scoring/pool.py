@@ -17,9 +17,9 @@ LEAST_CPUS = 0.01
 MOST_CPUS = 2.0
 """By which workers without GPUs are counted, where neither their number nor their size is given."""
 BLOCK_SHARDS = 16
-"""Shards that a worker is handed at once, at most; more where there are so many that it makes `MOST_BLOCKS` of them."""
-MOST_BLOCKS = 2000
-"""Blocks of that size: each is a Ray task, and an object that the driver puts."""
+"""Shards that a worker is handed at once, at most, as long as that makes no more than `MANY_BLOCKS`."""
+MANY_BLOCKS = 2000
+"""Blocks of one size, beyond which they are made larger: each is a Ray task, and an object that the driver puts."""
 ENOUGH_USED = 0.75
 """Of the CPUs that smaller workers would put to work, the share with which larger ones are enough."""
 
@@ -49,15 +49,16 @@ def blocks_of(shards: Sequence[Item], workers: int) -> Iterator[Sequence[Item]]:
     """Cut shards into the blocks that workers are handed one after the other.
 
     Within a block the next shard is read and the last one written while one is scored; from one block to the next they
-    are not. Yet what lies in a worker's block is lost to the others that have nothing to do. So each block is half of a
-    worker's share of what is left (factoring, Hummel et al. 1992), and the last ones hold a single shard.
+    are not. Yet what lies in a worker's block is lost to the others that have nothing to do. So of W workers each is
+    handed the (2 W - 1)th part of what is left, about half of its share (factoring, Hummel et al. 1992): the last
+    blocks hold a single shard. A worker alone is handed all that a block may hold.
 
     Args:
         workers: as many as there may be.
     Example:
         10 shards, 2 workers -> blocks of 3, 2, 1, 1, 1, 1 and 1
     """
-    most = max(BLOCK_SHARDS, -(-len(shards) // MOST_BLOCKS))
+    most = max(BLOCK_SHARDS, -(-len(shards) // MANY_BLOCKS))
     start = 0
     while start < len(shards):
         size = min(most, max(1, (len(shards) - start) // (2 * workers - 1)))

@@ -4,7 +4,7 @@ Comes in: rows and what they are made of. Goes out: `Results`. Must not know par
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,8 @@ from t5ray.scoring.reading import ShardRows
 from t5ray.scoring.writing import Results
 from t5ray.text.tasks import read_prediction, render_input
 
+Prepared = tuple[Mapping[int, str], Any]
+"""Texts by their rows, without those that are refused, and what the engine made of them to score them."""
 DEADLY = "the worker process died each time it scored this row (out of memory, or a fault in native code)"
 """The `error` of a row that kills."""
 
@@ -60,11 +62,12 @@ class Texts:
 class Planned:
     """What is to be scored of a shard."""
 
-    slices: Sequence[Slice]
-    prepared: Iterator[tuple[Mapping[int, str], Any]]
-    """The texts of each slice by their rows, and what the engine makes of them before it scores them."""
+    slices: Mapping[Slice, Mapping[int, str]]
+    """The texts of each slice by their rows."""
     unusable: int
     """Rows that no engine can score."""
+    first: list[Prepared]
+    """What came of the first of them, if it is tokenised already."""
 
 
 class Predicting:
@@ -73,16 +76,15 @@ class Predicting:
     def __init__(self, engine: Halving, texts: Texts) -> None:
         self._engine, self._texts = engine, texts
 
-    def plan(
-        self, results: Results, rows: ShardRows, todo: Sequence[int], journal: Journal, *, is_ahead: bool
-    ) -> Planned:
-        """Cut rows into slices. Rows that are not to be scored get their error.
+    def plan(self, results: Results, rows: ShardRows, todo: Sequence[int], journal: Journal) -> Planned:
+        """Cut rows into slices. Rows that cannot be scored get their error.
+
+        Unless one thing is to be done at a time, the first slice is tokenised now, and each other one while the one
+        before it is scored.
 
         Args:
             todo: rows to be scored.
             journal: knows which slices killed.
-            is_ahead: tokenise the first slice now, and each other one while the one before it is scored. False: each
-                in its turn, so that a death in between is that slice's.
         """
         texts = {}
         for number in todo:
@@ -99,11 +101,8 @@ class Predicting:
                 results.errors[order[part[0]]] = DEADLY
             else:
                 slices[part] = {number: texts[number] for number in order[slice(*part)]}
-        each = one_ahead if is_ahead else map
-        prepared: Iterator[Any] = each(partial(self._prepare, results), slices.values())
-        if is_ahead:
-            prepared = itertools.chain(list(itertools.islice(prepared, 1)), prepared)
-        return Planned(list(slices), prepared, len(todo) - len(texts))
+        ahead = itertools.islice(slices.values(), 0 if journal.is_alone else 1)
+        return Planned(slices, len(todo) - len(texts), [self._prepare(results, part) for part in ahead])
 
     def fill(self, results: Results, planned: Planned, journal: Journal) -> Entry:
         """Score what was planned.
@@ -118,12 +117,17 @@ class Predicting:
         """
         tally, found = self._engine.tally, Entry(unusable=planned.unusable)
         before = tally.padded_tokens, tally.real_tokens
+        each = map if journal.is_alone else one_ahead
+        prepared = each(partial(self._prepared, planned, results), planned.slices.values())
         for part in planned.slices:
             journal.begin(part)
-            found += self._predict(*next(planned.prepared), results)
+            found += self._predict(*next(prepared), results)
         return found + Entry(padded_tokens=tally.padded_tokens - before[0], real_tokens=tally.real_tokens - before[1])
 
-    def _prepare(self, results: Results, texts: Mapping[int, str]) -> tuple[Mapping[int, str], Any]:
+    def _prepared(self, planned: Planned, results: Results, texts: Mapping[int, str]) -> Prepared:
+        return planned.first.pop() if planned.first else self._prepare(results, texts)
+
+    def _prepare(self, results: Results, texts: Mapping[int, str]) -> Prepared:
         """Refuse texts that are too long, where that is asked for, and tokenise the others."""
         most = self._engine.max_input_tokens
         if self._texts.refuse_long and most is not None:

@@ -63,20 +63,25 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Pending:
-    """A shard that is to be scored."""
+class _Handed:
+    """A shard as it was handed to a worker."""
 
     shard: Shard
     earlier: Entry | None
-    """Of the part that is there already, of which only the rows with an error are scored again."""
+    """Of the part that is there already. None: there is none."""
     journal: Journal
+
+    @property
+    def done(self) -> Entry | None:
+        """The counts where this run of the job has scored it, as Ray repeats the task. None: it is to be scored."""
+        return self.earlier if self.earlier and self.earlier.num_attempts > self.shard.attempts else None
 
 
 @dataclass(frozen=True)
 class _Read:
     """A shard whose rows are in memory."""
 
-    pending: _Pending
+    handed: _Handed
     rows: ShardRows
     results: Results
     """What is known of them."""
@@ -117,10 +122,10 @@ class Scorer:
             yield pa.Table.from_pylist([asdict(outcome)])
 
     def outcomes(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        """Yield what is to be reported of some shards, as they are committed.
+        """Yield what is to be reported of some shards: of each once the next one is scored too.
 
-        An error that ends the job is yielded, not raised: Ray would repeat the task, and bury the message. What comes
-        after it is left alone.
+        An error that ends the job is yielded, not raised: Ray would repeat the task, and bury the message. Shards that
+        are not begun by then are left alone.
         """
         if self._failure is None:
             try:
@@ -132,37 +137,38 @@ class Scorer:
         yield self._failure
 
     def score(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Entry]]:
-        """Yield index and counts of each shard once its part is committed: now, or before the task was repeated.
+        """Yield index and counts of each shard once its part is committed: now, or before a task was repeated.
 
         While a shard is scored, the next one is read and the one before it is written. After a death on any of them
-        all is done in turn: the notes of a shard must say what it was that killed.
+        one thing is done at a time: the notes of a shard must say what it was that killed.
 
         Raises:
             DataError: the input changed or the output cannot be written.
             ModelError: the engine does not load, or fails on everything.
             ClusterError: worker after worker dies on a shard.
         """
-        pending = []
-        for shard in shards:
-            entry, journal = self._ledger.read_entry(shard.index), self._journal(shard)
-            if entry is not None and entry.num_attempts > shard.attempts:
-                journal.close()
-                yield shard.index, entry
-            else:
-                pending.append(_Pending(shard, entry, journal))
+        handed = [
+            _Handed(shard, self._ledger.read_entry(shard.index), Journal(self._journal_file(shard))) for shard in shards
+        ]
+        scored = self._score_all([one for one in handed if not one.done])
+        for one in handed:  # in this order, whatever is done: Ray takes what a repeated task says by its place
+            entry = one.done or next(scored)
+            one.journal.close()
+            yield one.shard.index, entry
+
+    def _score_all(self, pending: Sequence[_Handed]) -> Iterator[Entry]:
         if not pending:
             return
         predicting = self._predicting or self._load_engine(pending[0].journal)
         is_ahead = not any(one.journal.num_deaths for one in pending)
+        for one in pending:
+            one.journal.is_alone = not is_ahead
         each = one_ahead if is_ahead else map
-        read = each(partial(self._read, predicting, is_ahead), pending)
-        committed = each(self._commit, map(partial(self._score, predicting), read))
-        for one, entry in zip(pending, committed, strict=True):
-            one.journal.close()
-            yield one.shard.index, entry
+        read = each(partial(self._read, predicting), pending)
+        yield from each(self._commit, map(partial(self._score, predicting), read))
 
-    def _journal(self, shard: Shard) -> Journal:
-        return Journal(journal_file(self._spec.output, self._ledger.part(shard.index)))
+    def _journal_file(self, shard: Shard) -> Path:
+        return journal_file(self._spec.output, self._ledger.part(shard.index))
 
     def _load_engine(self, journal: Journal) -> Predicting:
         spec, extras = self._spec, self._spec.extras
@@ -172,17 +178,17 @@ class Scorer:
         self._predicting = Predicting(engine, spec.texts)
         return self._predicting
 
-    def _read(self, predicting: Predicting, is_ahead: bool, pending: _Pending) -> _Read:
-        spec, shard, journal = self._spec, pending.shard, pending.journal
+    def _read(self, predicting: Predicting, handed: _Handed) -> _Read:
+        spec, shard, journal = self._spec, handed.shard, handed.journal
         journal.require_hope()
         started = time.perf_counter()
         needed = spec.texts.needed
         columns = needed if spec.part_format == "parquet" else None  # the others are written from values
         with journal.at(Stage.READ):
             rows = read_shard(spec.input.files[shard.file], shard, columns, self._ranges, needed)
-            results, todo = self._start(rows, self._ledger.part(shard.index) if pending.earlier else None)
-            planned = predicting.plan(results, rows, todo, journal, is_ahead=is_ahead)
-        return _Read(pending, rows, results, planned, time.perf_counter() - started)
+            results, todo = self._start(rows, self._ledger.part(shard.index) if handed.earlier else None)
+            planned = predicting.plan(results, rows, todo, journal)
+        return _Read(handed, rows, results, planned, time.perf_counter() - started)
 
     def _start(self, rows: ShardRows, part: Path | None) -> tuple[Results, list[int]]:
         """Return what is known of the shard and the rows that are to be scored.
@@ -197,12 +203,12 @@ class Scorer:
 
     def _score(self, predicting: Predicting, read: _Read) -> _Scored:
         started = time.perf_counter()
-        counts = predicting.fill(read.results, read.planned, read.pending.journal)
+        counts = predicting.fill(read.results, read.planned, read.handed.journal)
         return _Scored(read, counts, read.seconds + time.perf_counter() - started)
 
     def _commit(self, scored: _Scored) -> Entry:
         read, spec, started = scored.read, self._spec, time.perf_counter()
-        shard, earlier, journal = read.pending.shard, read.pending.earlier, read.pending.journal
+        shard, earlier, journal = read.handed.shard, read.handed.earlier, read.handed.journal
         with journal.at(Stage.WRITE):
             part = encode(spec.part_format, read.rows, read.results, spec.input.schema)
             entry = replace(
@@ -211,7 +217,7 @@ class Scorer:
                 errors=sum(error is not None for error in read.results.errors),
                 unusable=scored.counts.unusable,
                 seconds=round(scored.seconds + time.perf_counter() - started, 3),
-                earlier=self._ledger.attempts(shard.index, earlier) if earlier else (),
+                earlier=self._ledger.attempts(shard.index, earlier) if earlier else ((0.0, 0.0),) * shard.attempts,
             )
             self._ledger.commit(shard.index, part, entry)
         return entry

@@ -43,3 +43,23 @@ def test_an_error_comes_in_its_items_place() -> None:
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+@pytest.mark.parametrize(("items", "expected"), [("ab", ["A", "B"]), ("a1", ["A", "ValueError"]), ("", [])])
+def test_an_error_of_the_items_comes_after_what_is_begun_by_then(items: str, expected: list[str]) -> None:
+    def made() -> Iterator[str]:
+        yield from items
+        raise OSError("no more")
+
+    def work(item: str) -> str:
+        if item.isdigit():
+            raise ValueError("no letter")
+        return item.upper()
+
+    found, results = list[str](), one_ahead(work, made())
+    try:
+        for result in results:
+            found.append(result)
+    except (OSError, ValueError) as exc:
+        found.append(type(exc).__name__)
+    assert found == (expected if "ValueError" in expected else [*expected, "OSError"])

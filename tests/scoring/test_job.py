@@ -41,7 +41,7 @@ def test_workers_are_told_how_many_gpus_they_have(tmp_path: Path, monkeypatch: p
         def iter_batches(self, **how: object) -> Iterator[pa.Table]:
             return iter(())
 
-    monkeypatch.setattr(ray.data, "from_arrow", lambda blocks: Shards())
+    monkeypatch.setattr(ray.data, "from_blocks", lambda blocks: Shards())
     write_rows(tmp_path / "rows.jsonl", 3)
     assert list(_outcomes(spec_for(tmp_path / "rows.jsonl", tmp_path / "out"), (), Pool(1, 1, 1.0, 0.5))) == []
     assert [spec.engine.gpus for spec in made] == [0.5]

@@ -62,6 +62,16 @@ def test_a_death_while_a_shard_waits_is_none_of_its_own(tmp_path: Path) -> None:
     assert Journal(notes(tmp_path)).num_deaths == 2
 
 
+def test_a_death_beside_other_shards_only_says_that_there_was_one(tmp_path: Path) -> None:
+    for _ in range(3):
+        journal = Journal(notes(tmp_path))
+        journal.is_alone = False
+        journal.begin((0, 4))
+    journal = Journal(notes(tmp_path))
+    assert journal.num_deaths == 3
+    assert list(journal.slices(4, 4)) == [((0, 4), False)]
+
+
 def test_notes_say_how_many_rows_are_behind_a_worker(tmp_path: Path) -> None:
     journal = Journal(notes(tmp_path))
     journal.begin((0, 3))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from t5ray.cluster import Cluster, Node
 from t5ray.errors import ClusterError
-from t5ray.scoring.pool import BLOCK_SHARDS, MOST_BLOCKS, Pool, blocks_of, pool_for
+from t5ray.scoring.pool import BLOCK_SHARDS, MANY_BLOCKS, Pool, blocks_of, pool_for
 from tests.scoring.plans import settings, small
 
 
@@ -114,6 +114,6 @@ def test_a_worker_alone_is_handed_as_much_as_a_block_holds() -> None:
 
 def test_a_huge_job_has_larger_blocks_and_single_shards_at_its_end_all_the_same() -> None:
     sizes = [len(block) for block in blocks_of(range(1_000_000), 100)]
-    assert sizes[0] == 1_000_000 / MOST_BLOCKS
-    assert len(sizes) < MOST_BLOCKS + 15 * 100
+    assert sizes[0] == 1_000_000 / MANY_BLOCKS
+    assert len(sizes) < MANY_BLOCKS + 15 * 100
     assert sizes[-100:] == [1] * 100

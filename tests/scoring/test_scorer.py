@@ -218,7 +218,35 @@ def test_retrying_a_part_without_its_entry_scores_it_whole(tmp_path: Path) -> No
     assert (whole.errors, whole.capped) == (1, 1)
     first.ledger.entry_file(0).unlink()  # as a kill between part and entry leaves it
     assert score_again(first, ShoutingEngine()) == [Outcome(0)]
-    assert replace(first.ledger.finished()[0], seconds=0) == whole
+    entry = first.ledger.finished()[0]
+    assert replace(entry, seconds=0, earlier=()) == whole
+    assert first.ledger.scoring_seconds({0: entry}) == pytest.approx(entry.seconds, abs=1e-4)
+    engine = ShoutingEngine()
+    assert score_again(first, engine) == [Outcome(0)]  # as Ray repeats a task
+    assert engine.batches == []
+
+
+def test_a_repeated_task_says_the_same_in_the_same_order_whatever_is_done(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcd")), tmp_path / "out", shard_rows=1)
+    score_all(spec)
+    for index in (0, 2):
+        spec.ledger.entry_file(index).unlink()
+    engine = ShoutingEngine()
+    found = list(Scorer(spec, load=lambda: engine).outcomes(spec.input.shards))
+    assert found == [Outcome(index) for index in range(4)]
+    assert engine.batches == [["classify: a"], ["classify: c"]]
+
+
+def test_an_error_amid_a_block_comes_after_what_is_committed_and_ends_it(tmp_path: Path) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcdef")), tmp_path / "out", shard_rows=1)
+    spec.ledger.part(2).mkdir()  # in the way of the third part
+    engine = ShoutingEngine()
+    *committed, failed = Scorer(spec, load=lambda: engine).outcomes(spec.input.shards)
+    assert committed == [Outcome(0), Outcome(1)]
+    assert failed.failure_kind == "DataError"
+    assert spec.ledger.finished().keys() >= {0, 1}
+    assert engine.batches[:3] == [["classify: a"], ["classify: b"], ["classify: c"]]
+    assert len(engine.batches) <= 4
 
 
 def test_what_ends_the_job_is_reported_and_not_raised(tmp_path: Path) -> None:
@@ -294,9 +322,9 @@ def test_a_row_that_kills_its_worker_is_found_by_the_successors(tmp_path: Path, 
     assert not journal_file(spec.output, spec.ledger.part(0)).exists()
 
 
-def test_one_row_of_512_that_kills_costs_twelve_workers(tmp_path: Path) -> None:
+def test_one_row_of_512_that_kills_costs_thirteen_workers(tmp_path: Path) -> None:
     texts = ["x" * (number % 100) for number in range(511)] + ["a killer"]
-    assert lives_of(spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=512)) == 13
+    assert lives_of(spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=512)) == 14
 
 
 class Meanwhile(ShoutingEngine):
@@ -329,7 +357,7 @@ def test_the_next_slice_is_prepared_while_one_is_scored(tmp_path: Path, monkeypa
 
 
 class AmidShards(ShoutingEngine):
-    """Waits in each call until the shard before it is committed, and the one after it is read and tokenised."""
+    """Waits in each call for a row until the shard before its own is committed, and the next one's first tokenised."""
 
     def __init__(self, spec: ScorerSpec) -> None:
         super().__init__()
@@ -342,27 +370,30 @@ class AmidShards(ShoutingEngine):
         return super().prepare(inputs)
 
     def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> Any:
-        shard = len(self.batches)
+        shard_rows = self.spec.input.shard_rows
+        shard = len(self.batches) // shard_rows
         deadline = time.monotonic() + 60
         while shard and self.spec.ledger.read_entry(shard - 1) is None:
             assert time.monotonic() < deadline, f"shard {shard - 1} is not committed"
             time.sleep(0.01)
         with self.change:
-            ready = min(shard + 2, self.spec.input.num_shards)
+            ready = min((shard + 1) * shard_rows + 1, self.spec.input.num_rows)
             assert self.change.wait_for(lambda: len(self.ready) >= ready, timeout=60), self.ready
             assert len(self.ready) == ready
         return super().score(inputs, scores=scores)
 
 
+@pytest.mark.parametrize("shard_rows", [1, 2])
 def test_while_a_shard_is_scored_the_next_one_is_read_and_tokenised_and_the_last_one_is_committed(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_rows: int
 ) -> None:
-    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcde")), tmp_path / "out", shard_rows=1)
+    monkeypatch.setattr(ShoutingEngine, "call_rows", 1)
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcdef")), tmp_path / "out", shard_rows=shard_rows)
     engine = AmidShards(spec)
     found = list(Scorer(spec, load=lambda: engine).outcomes(spec.input.shards))
-    assert found == [Outcome(index) for index in range(5)]
-    assert engine.batches == [[f"classify: {text}"] for text in "abcde"]
-    assert [row["prediction"] for row in rows_of(spec)] == list("ABCDE")
+    assert found == [Outcome(index) for index in range(6 // shard_rows)]
+    assert engine.batches == [[f"classify: {text}"] for text in "abcdef"]
+    assert [row["prediction"] for row in rows_of(spec)] == list("ABCDEF")
     assert list((spec.output / "_progress").iterdir()) == []
 
 
@@ -417,8 +448,8 @@ def test_what_kills_beside_a_slice_is_told_of_its_own_shard_and_no_row_is_blamed
 
     monkeypatch.setattr(scorer_module, deadly, deadly_for_one)
     outcomes = tmp_path / "outcomes"
-    codes = [exit_code_of(spec, Slow, outcomes) for _ in range(MOST_STAGE_DEATHS + 1)]
-    assert codes == [-signal.SIGKILL] * MOST_STAGE_DEATHS + [0]
+    codes = [exit_code_of(spec, Slow, outcomes) for _ in range(MOST_STAGE_DEATHS + 2)]
+    assert codes == [-signal.SIGKILL] * (MOST_STAGE_DEATHS + 1) + [0]
     *committed, failed = map(outcome_of, outcomes.read_text().splitlines())
     assert committed == [Outcome(0)]
     with pytest.raises(ClusterError, match=f"part-00001: a worker must live through a shard, but 5 died {words}"):
@@ -453,7 +484,7 @@ def test_a_retry_that_is_repeated_after_a_death_tries_no_shard_again_that_it_has
             return super().score([text.replace("bomb", "calm") for text in inputs], scores=scores)
 
     retried = tuple(replace(shard, attempts=1) for shard in spec.input.shards)
-    assert lives_of(spec, Calm, retried) == 5  # two deaths for each of the two rows
+    assert lives_of(spec, Calm, retried) == 6  # two deaths for each of the two rows, after one that says only that
     assert [(row["prediction"], row["error"]) for row in rows_of(spec)] == [
         ("A", None),
         (None, DEADLY),
@@ -535,8 +566,9 @@ def test_what_kills_every_worker_outside_of_rows_ends_the_job_and_blames_no_row(
     if deadly != "load":
         monkeypatch.setattr(scorer_module, deadly, die)
     outcomes = tmp_path / "outcomes"
-    codes = [exit_code_of(spec, load, outcomes) for _ in range(MOST_STAGE_DEATHS + 1)]
-    assert codes == [-signal.SIGKILL] * MOST_STAGE_DEATHS + [0]
+    deaths = MOST_STAGE_DEATHS + (deadly != "load")  # one that says only that there was one
+    codes = [exit_code_of(spec, load, outcomes) for _ in range(deaths + 1)]
+    assert codes == [-signal.SIGKILL] * deaths + [0]
     with pytest.raises(ClusterError, match=f"part-00000: a worker must live through a shard, but {words}"):
         outcome_of(outcomes.read_text()).raise_failure()
     monkeypatch.undo()
