@@ -16,10 +16,13 @@ Item = TypeVar("Item")
 LEAST_CPUS = 0.01
 MOST_CPUS = 2.0
 """By which workers without GPUs are counted, where neither their number nor their size is given."""
-BLOCK_SHARDS = 16
+BLOCK_SHARDS = 8
 """Shards that a worker is handed at once, at most, as long as that makes no more than `MANY_BLOCKS`."""
 MANY_BLOCKS = 2000
-"""Blocks of one size, beyond which they are made larger: each is a Ray task, and an object that the driver puts."""
+"""Blocks of one size, beyond which they are made larger: each is a Ray task, and an object that the driver puts. The
+smaller ones at the end of a job come on top."""
+SLOWER = 8
+"""How many times slower a worker may be than the others without its block being the last to end."""
 ENOUGH_USED = 0.75
 """Of the CPUs that smaller workers would put to work, the share with which larger ones are enough."""
 
@@ -49,19 +52,21 @@ def blocks_of(shards: Sequence[Item], workers: int) -> Iterator[Sequence[Item]]:
     """Cut shards into the blocks that workers are handed one after the other.
 
     Within a block the next shard is read and the last one written while one is scored; from one block to the next they
-    are not. Yet what lies in a worker's block is lost to the others that have nothing to do. So of W workers each is
-    handed the (2 W - 1)th part of what is left, about half of its share (factoring, Hummel et al. 1992): the last
-    blocks hold a single shard. A worker alone is handed all that a block may hold.
+    are not. Yet what lies in a worker's block is lost to the others that have nothing to do. So each is handed the
+    eighth part (`SLOWER`) of its share of what is left (factoring, Hummel et al. 1992, who take the half): a slow
+    worker keeps nobody waiting for long, and the last blocks hold a single shard. A worker alone is handed as much as a
+    block may hold.
 
     Args:
         workers: as many as there may be.
     Example:
-        10 shards, 2 workers -> blocks of 3, 2, 1, 1, 1, 1 and 1
+        50 shards, 2 workers -> 3 (of 50), 2 (of 47), 2 (of 45), ... and from 31 on 1
     """
     most = max(BLOCK_SHARDS, -(-len(shards) // MANY_BLOCKS))
+    parts = SLOWER * workers if workers > 1 else 1
     start = 0
     while start < len(shards):
-        size = min(most, max(1, (len(shards) - start) // (2 * workers - 1)))
+        size = min(most, max(1, (len(shards) - start) // parts))
         yield shards[start : start + size]
         start += size
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from t5ray.cluster import Cluster, Node
 from t5ray.errors import ClusterError
-from t5ray.scoring.pool import BLOCK_SHARDS, MANY_BLOCKS, Pool, blocks_of, pool_for
+from t5ray.scoring.pool import BLOCK_SHARDS, MANY_BLOCKS, SLOWER, Pool, blocks_of, pool_for
 from tests.scoring.plans import settings, small
 
 
@@ -103,17 +103,23 @@ def test_blocks_hold_all_shards_in_order_and_the_last_ones_leave_nobody_waiting_
     sizes, left = [len(block) for block in blocks], num_shards
     assert sizes == sorted(sizes, reverse=True)
     for size in sizes:
-        assert 1 <= size <= max(1, min(BLOCK_SHARDS, left / workers))  # no more than an equal share
+        assert 1 <= size <= BLOCK_SHARDS
+        assert workers == 1 or size == 1 or size * SLOWER <= left / workers  # no more than this part of an equal share
         left -= size
     assert len(blocks) >= min(workers, num_shards)
 
 
 def test_a_worker_alone_is_handed_as_much_as_a_block_holds() -> None:
-    assert [len(block) for block in blocks_of(range(40), 1)] == [BLOCK_SHARDS, BLOCK_SHARDS, 8]
+    assert [len(block) for block in blocks_of(range(20), 1)] == [BLOCK_SHARDS, BLOCK_SHARDS, 4]
+
+
+def test_a_few_workers_are_handed_blocks_that_shrink_to_one() -> None:
+    sizes = [len(block) for block in blocks_of(range(50), 2)]
+    assert sizes == [3, *[2] * 8, *[1] * 31]
 
 
 def test_a_huge_job_has_larger_blocks_and_single_shards_at_its_end_all_the_same() -> None:
     sizes = [len(block) for block in blocks_of(range(1_000_000), 100)]
     assert sizes[0] == 1_000_000 / MANY_BLOCKS
-    assert len(sizes) < MANY_BLOCKS + 15 * 100
-    assert sizes[-100:] == [1] * 100
+    assert len(sizes) < 4 * MANY_BLOCKS
+    assert sizes[-800:] == [1] * 800
