@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t5ray import cli, options, terminal
+from t5ray import cli, heap, options, terminal
 from t5ray.counting import counted
 
 if TYPE_CHECKING:
@@ -99,7 +99,11 @@ def _score(settings: "EvaluateConfig", model: "ScoringModel", rows: "Labelled") 
         from t5ray.scoring.job import run
 
         with (
-            connect(settings.address, on_loss=lambda exc: terminal.end_with(exc, cli.again("evaluate"))) as cluster,
+            connect(
+                settings.address,
+                on_loss=lambda exc: terminal.end_with(exc, cli.again("evaluate")),
+                environment=heap.sharing_environment(),
+            ) as cluster,
             terminal.progress("scoring", job.spec.input.num_rows) as advance,
         ):
             run(job, cluster, advance)

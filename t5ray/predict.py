@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from t5ray import cli, options, terminal
+from t5ray import cli, heap, options, terminal
 from t5ray.counting import counted
 
 if TYPE_CHECKING:
@@ -83,7 +83,11 @@ def _run(job: "Job") -> "JobSummary":
     from t5ray.scoring.job import run
 
     with (
-        connect(job.config.address, on_loss=lambda exc: terminal.end_with(exc, cli.again("predict"))) as cluster,
+        connect(
+            job.config.address,
+            on_loss=lambda exc: terminal.end_with(exc, cli.again("predict")),
+            environment=heap.sharing_environment(),
+        ) as cluster,
         terminal.progress("scoring", job.spec.input.num_rows) as advance,
     ):
         return run(job, cluster, advance)

@@ -76,3 +76,40 @@ def test_workers_of_an_own_ray_begin_with_it(monkeypatch: pytest.MonkeyPatch) ->
 
 def _environment() -> str:
     return json.dumps(dict(os.environ))
+
+
+HEAPS = """
+import ctypes, threading
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+libc.fflush.argtypes = [ctypes.c_void_p]
+together = threading.Barrier(7)
+
+def take():
+    libc.malloc(1000)
+    together.wait()
+
+threads = [threading.Thread(target=take) for _ in range(6)]
+for thread in threads:
+    thread.start()
+together.wait()
+out = libc.fopen(b"/dev/stdout", b"w")
+libc.malloc_info(0, out)
+libc.fflush(out)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_the_threads_of_a_process_that_scores_share_two_heaps() -> None:
+    bare = {name: value for name, value in os.environ.items() if name not in (heap.VARIABLE, "MALLOC_ARENA_MAX")}
+
+    def num_heaps(environment: dict[str, str]) -> int:
+        command = [sys.executable, "-c", HEAPS]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.count(
+            "<heap "
+        )
+
+    assert num_heaps(bare) > 4
+    assert num_heaps(bare | heap.sharing_environment()) == 2
