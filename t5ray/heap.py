@@ -7,7 +7,7 @@ trains keeps what it has freed until the end of the run, and all its threads sha
 changes; nor does it on a Ray that was joined, whose workers have the environment that it was started with.
 
 A scorer reads and writes in threads beside the one that computes. glibc gives each thread a heap of its own, up to
-eight a core, and each keeps a little of what was freed: over 500,000 rows a worker grew by 9 %, with two heaps by 2 %.
+eight a core, and each keeps a little of what was freed: over 500,000 rows a worker grew by 9 %, with two heaps by 3 %.
 
 Source: mallopt(3), malloc_trim(3); the GNU C Library's manual, "Memory Allocation Tunables".
 """
