@@ -97,6 +97,8 @@ def _print_ray() -> None:
         in_blocks = measured(blocks_of(_empty(NUM_ENTRIES), 2))
         grown_mb = (driver.memory_info().rss - before) / 1e6
     print(f"Ray Data, empty shards, 2 workers: {in_blocks:.4f} s per shard, one by one {one_by_one:.4f} s")
+    counts = ", ".join(f"{sum(1 for _ in blocks_of(_empty(NUM_ENTRIES), n)):,} with {n:,}" for n in (1, 100, 1000))
+    print(f"Ray Data, {NUM_ENTRIES:,} shards in blocks, by workers: {counts}")
     print(f"Ray Data, {NUM_ENTRIES:,} empty shards: the driver's memory grows by {grown_mb:.0f} MB")
 
 

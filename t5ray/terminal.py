@@ -3,6 +3,7 @@
 The only home of terminal output, but for tune's live table. Must not import torch, ray or mlflow.
 """
 
+import math
 import os
 import shlex
 import shutil
@@ -103,12 +104,12 @@ def progress(what: str, total: float | None) -> Iterator[Advance]:
 
 
 def _plain_lines(what: str, total: float | None) -> Advance:
-    shown, first = -1, (0.0, time.monotonic())
+    shown, first = -1, (-math.inf, 0.0)
 
     def advance(done: float, note: str = "", total: float | None = total) -> None:
         nonlocal shown, first
         tenth = int(10 * done / total) if total else int(done)
-        if shown < 0:
+        if shown < 0 or done == first[0]:  # what starts up tells nothing of the pace
             first = (done, time.monotonic())
         if tenth > shown:
             shown = tenth

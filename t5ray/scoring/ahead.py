@@ -28,7 +28,10 @@ def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
                 break
             if len(begun) > 1:
                 yield begun.popleft().result()
-        for last in begun:
-            yield last.result()
-    if failure is not None:
-        raise failure
+        while begun:
+            yield begun.popleft().result()
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        failure = None  # whose traceback holds this frame, and that the iterator and its threads

@@ -44,7 +44,7 @@ class Shard:
     stop: int
     """Byte after its last record; 0 in formats without offsets."""
     attempts: int = 0
-    """How often earlier runs scored it: only its rows with an error are scored again. 0: all rows are to be scored."""
+    """How often earlier runs scored it: only its rows with an error are scored again, unless its entry was lost."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """What a worker is at, on disk, so that a successor knows what killed it.
 
 A worker that dies without a Python exception (out of memory, a fault in native code) cannot say why. So before each
-slice of a shard it notes the slice. Its successor counts the death against that slice. Where a worker was at several
-shards at once, each of them has notes, and none is to blame: the successor is told to do one thing at a time, and then
-counts. A slice that saw `LIMIT` deaths
+slice of a shard it notes the slice. Its successor counts the death against that slice. A slice that saw `LIMIT` deaths
 is halved, its pieces are halved at the first death, and a single row that saw `LIMIT` is the guilty one. What comes
 before and after the slices (a `Stage`) is noted likewise; no row is to blame for it, so it ends the job when it goes on
-killing. The notes double as progress.
+killing.
+
+At first a worker may be at several shards, and at several things of one. Then each of these shards has notes, and a
+death tells nothing but that there was one: the successor does one thing at a time, and counts. The notes double as
+progress.
 
     OUTPUT/_progress/part-00000.json
-        {"done": rows, "trying": a stage, "start:stop" or nothing, "is_alone": was nothing else tried beside it,
+        {"done": rows, "trying": a stage, "start:stop of all" or nothing, "is_alone": was nothing else tried beside it,
          "deaths": {what was tried: count}, "survived": was any slice scored}
 """
 
@@ -26,7 +28,8 @@ from t5ray.scoring.ledger import writing
 LIMIT = 2
 """Deaths that a slice or a row is given: the first may be somebody's kill -9."""
 MOST_DEATHS_IN_VAIN = 22
-"""Deaths on a shard of which nothing was ever scored, after which no row is to blame. One bad row of 4,096 takes 16."""
+"""Deaths on a shard of which nothing was ever scored, after which no row is to blame. One bad row of 4,096 takes 15
+after the one that tells nothing."""
 MOST_DEATHS = 200
 """Deaths on a shard after which scoring the rest of it costs too many workers."""
 
@@ -34,7 +37,7 @@ MOST_STAGE_DEATHS = 5
 """Deaths on a shard at one of its stages that may be somebody's kill -9; the model is loaded again after each."""
 
 BESIDE = "beside others"
-"""What a death is counted against where a worker was at several shards."""
+"""What a death is counted against where a worker may have been at several things."""
 
 Slice = tuple[int, int]
 """Places in the order of scoring: start, stop."""
@@ -63,6 +66,7 @@ class Journal:
         self._deaths: dict[str, int] = {}
         self._done = 0
         self._survived = False
+        self._num_rows = 0
         self.is_alone = True
         """Whether the worker does nothing else beside what is noted from now on."""
         if path.exists():
@@ -87,32 +91,35 @@ class Journal:
         Raises:
             ClusterError: so many did, in all or at one stage.
         """
-        name = self._path.stem
+        name, telling = self._path.stem, self.num_deaths - self._deaths.get(BESIDE, 0)
         for stage in Stage:
             if (deaths := self._deaths.get(stage, 0)) >= MOST_STAGE_DEATHS:
                 raise ClusterError(
                     f"{name}: a worker must live through a shard, but {deaths} died {stage} (out of memory, or a fault "
                     f"in native code). {MENDS[stage]}"
                 )
-        if self.num_deaths > (MOST_DEATHS if self._survived else MOST_DEATHS_IN_VAIN):
+        if telling > (MOST_DEATHS if self._survived else MOST_DEATHS_IN_VAIN):
             raise ClusterError(
-                f"{name}: a worker must live through a shard, but {self.num_deaths} died on it. "
+                f"{name}: a worker must live through a shard, but {telling} died on it. "
                 "Give workers more memory: fewer --workers, or smaller --batch-tokens."
             )
 
-    def slices(self, num_rows: int, size: int) -> Iterator[tuple[Slice, bool]]:
-        """Yield what to score in turn, and whether it is a single row that is known to kill.
+    def slices(self, num_rows: int, size: int) -> list[tuple[Slice, bool]]:
+        """Return what to score in turn, and whether it is a single row that is known to kill.
+
+        Deaths count as long as there are as many rows: of others, other rows stand at a slice's places.
 
         Example:
             5 rows, size 4, no deaths -> (0, 4) False, (4, 5) False
         """
-        for start in range(0, num_rows, size):
-            yield from self._split((start, min(start + size, num_rows)), LIMIT)
+        self._num_rows = num_rows
+        parts = [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+        return [piece for part in parts for piece in self._split(part, LIMIT)]
 
     def _split(self, part: Slice, limit: int) -> Iterator[tuple[Slice, bool]]:
         start, stop = part
         is_single = stop - start == 1
-        guilty = self._deaths.get(_name(part), 0) >= (LIMIT if is_single else limit)
+        guilty = self._deaths.get(self._name(part), 0) >= (LIMIT if is_single else limit)
         if not guilty or is_single:
             yield part, guilty
             return
@@ -134,12 +141,12 @@ class Journal:
         self._note("")
 
     def begin(self, part: Slice) -> None:
-        """Note that a slice is tried now.
+        """Note that a slice is tried now, one of those that `slices` told.
 
         Raises:
             DataError: the disk refuses.
         """
-        self._note(_name(part))
+        self._note(self._name(part))
         self._done += part[1] - part[0]
 
     def _note(self, trying: str) -> None:
@@ -158,12 +165,16 @@ class Journal:
             temporary.replace(self._path)
 
     def close(self) -> None:
-        """Forget the notes: the shard is committed."""
-        self._path.unlink(missing_ok=True)
+        """Forget the notes: the shard is committed.
 
+        Raises:
+            DataError: the disk refuses.
+        """
+        with writing(self._path.parent.parent):
+            self._path.unlink(missing_ok=True)
 
-def _name(part: Slice) -> str:
-    return f"{part[0]}:{part[1]}"
+    def _name(self, part: Slice) -> str:
+        return f"{part[0]}:{part[1]} of {self._num_rows}"
 
 
 def journal_file(output: Path, part: Path) -> Path:

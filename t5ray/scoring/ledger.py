@@ -49,9 +49,10 @@ class Entry:
     real_tokens: int = 0
     """Input positions that held a token."""
     seconds: float = 0.0
-    """What a worker spent on it at last, from reading to the committed part, without waiting for other shards."""
+    """What a worker spent on it at last, from reading to the encoded part, without waiting for other shards."""
     earlier: tuple[tuple[float, float], ...] = ()
-    """When the attempts before that began and ended, whose rows with errors were scored again. Unix seconds."""
+    """When the attempts before that began and ended, whose rows with errors were scored again. Unix seconds; 0 and 0
+    of those whose entry was lost."""
 
     @property
     def num_attempts(self) -> int:

@@ -19,10 +19,10 @@ MOST_CPUS = 2.0
 BLOCK_SHARDS = 8
 """Shards that a worker is handed at once, at most, as long as that makes no more than `MANY_BLOCKS`."""
 MANY_BLOCKS = 2000
-"""Blocks of one size, beyond which they are made larger: each is a Ray task, and an object that the driver puts. The
-smaller ones at the end of a job come on top."""
+"""Blocks of the largest size, beyond which they are made larger: each is a Ray task and an object that the driver puts.
+The smaller ones come on top, some `SLOWER` for each worker and each size, and many single ones."""
 SLOWER = 8
-"""How many times slower a worker may be than the others without its block being the last to end."""
+"""A block is this part of a worker's share of what is left: one that much slower than the others ends it with them."""
 ENOUGH_USED = 0.75
 """Of the CPUs that smaller workers would put to work, the share with which larger ones are enough."""
 
@@ -53,9 +53,8 @@ def blocks_of(shards: Sequence[Item], workers: int) -> Iterator[Sequence[Item]]:
 
     Within a block the next shard is read and the last one written while one is scored; from one block to the next they
     are not. Yet what lies in a worker's block is lost to the others that have nothing to do. So each is handed the
-    eighth part (`SLOWER`) of its share of what is left (factoring, Hummel et al. 1992, who take the half): a slow
-    worker keeps nobody waiting for long, and the last blocks hold a single shard. A worker alone is handed as much as a
-    block may hold.
+    eighth part (`SLOWER`) of its share of what is left (factoring, Hummel et al. 1992, who take the half), or a single
+    shard: so it is in small jobs, and at the end of all. A worker alone is handed as much as a block may hold.
 
     Args:
         workers: as many as there may be.

@@ -1,10 +1,9 @@
 """The rows of one shard through an engine, slice by slice, each noted before it is tried; the next one is tokenised.
 
-Comes in: rows and what they are made of. Goes out: `Results`. Must not know parts, ledgers or what comes after a shard.
+Comes in: rows and what they are made of. Goes out: `Results`. Must not know parts, or what comes after a shard.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from t5ray.scoring.reading import ShardRows
 from t5ray.scoring.writing import Results
 from t5ray.text.tasks import read_prediction, render_input
 
-Prepared = tuple[Mapping[int, str], Any]
+Ready = tuple[Mapping[int, str], Any]
 """Texts by their rows, without those that are refused, and what the engine made of them to score them."""
 DEADLY = "the worker process died each time it scored this row (out of memory, or a fault in native code)"
 """The `error` of a row that kills."""
@@ -66,8 +65,8 @@ class Planned:
     """The texts of each slice by their rows."""
     unusable: int
     """Rows that no engine can score."""
-    first: list[Prepared]
-    """What came of the first of them, if it is tokenised already."""
+    first: Ready | None
+    """The first of them, if it is tokenised already."""
 
 
 class Predicting:
@@ -101,8 +100,8 @@ class Predicting:
                 results.errors[order[part[0]]] = DEADLY
             else:
                 slices[part] = {number: texts[number] for number in order[slice(*part)]}
-        ahead = itertools.islice(slices.values(), 0 if journal.is_alone else 1)
-        return Planned(slices, len(todo) - len(texts), [self._prepare(results, part) for part in ahead])
+        first = None if journal.is_alone or not slices else self._prepare(results, next(iter(slices.values())))
+        return Planned(slices, len(todo) - len(texts), first)
 
     def fill(self, results: Results, planned: Planned, journal: Journal) -> Entry:
         """Score what was planned.
@@ -117,17 +116,17 @@ class Predicting:
         """
         tally, found = self._engine.tally, Entry(unusable=planned.unusable)
         before = tally.padded_tokens, tally.real_tokens
+        todo: list[Callable[[], Ready]] = [partial(self._prepare, results, texts) for texts in planned.slices.values()]
+        if (first := planned.first) is not None:
+            todo[0] = lambda: first
         each = map if journal.is_alone else one_ahead
-        prepared = each(partial(self._prepared, planned, results), planned.slices.values())
+        ready = each(lambda prepare: prepare(), todo)
         for part in planned.slices:
             journal.begin(part)
-            found += self._predict(*next(prepared), results)
+            found += self._predict(*next(ready), results)
         return found + Entry(padded_tokens=tally.padded_tokens - before[0], real_tokens=tally.real_tokens - before[1])
 
-    def _prepared(self, planned: Planned, results: Results, texts: Mapping[int, str]) -> Prepared:
-        return planned.first.pop() if planned.first else self._prepare(results, texts)
-
-    def _prepare(self, results: Results, texts: Mapping[int, str]) -> Prepared:
+    def _prepare(self, results: Results, texts: Mapping[int, str]) -> Ready:
         """Refuse texts that are too long, where that is asked for, and tokenise the others."""
         most = self._engine.max_input_tokens
         if self._texts.refuse_long and most is not None:

@@ -68,8 +68,9 @@ def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any
         different = [name for name in different if asked.get(name) != set()]
     if different:
         told = (_difference(name, found.get(name), wanted[name], asked.get(name, set())) for name in different)
+        unread = "" if "input" in wanted else " The input was not compared."
         raise ConfigError(
-            f"{config.output}: holds the results of another job, which differs in {'; '.join(told)}. "
+            f"{config.output}: holds the results of another job, which differs in {'; '.join(told)}.{unread} "
             "Choose another --output, or remove this one."
         )
 

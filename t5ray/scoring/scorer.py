@@ -117,7 +117,7 @@ class Scorer:
         self._failure: Outcome | None = None
 
     def __call__(self, shards: pa.Table) -> Iterator[pa.Table]:
-        """Score a block of shards: a row for each goes in, and a table of one row for each comes out."""
+        """Score a block of shards: a row for each goes in; a table of one row for each comes out, up to an error."""
         for outcome in self.outcomes([Shard(**row) for row in shards.to_pylist()]):
             yield pa.Table.from_pylist([asdict(outcome)])
 
@@ -139,8 +139,8 @@ class Scorer:
     def score(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Entry]]:
         """Yield index and counts of each shard once its part is committed: now, or before a task was repeated.
 
-        While a shard is scored, the next one is read and the one before it is written. After a death on any of them
-        one thing is done at a time: the notes of a shard must say what it was that killed.
+        While a shard is scored, the next one is read and the one before it is written. Up to the last shard on which a
+        worker died one thing is done at a time: the notes of a shard must say what it was that killed.
 
         Raises:
             DataError: the input changed or the output cannot be written.
@@ -159,13 +159,14 @@ class Scorer:
     def _score_all(self, pending: Sequence[_Handed]) -> Iterator[Entry]:
         if not pending:
             return
-        predicting = self._predicting or self._load_engine(pending[0].journal)
-        is_ahead = not any(one.journal.num_deaths for one in pending)
-        for one in pending:
-            one.journal.is_alone = not is_ahead
-        each = one_ahead if is_ahead else map
-        read = each(partial(self._read, predicting), pending)
-        yield from each(self._commit, map(partial(self._score, predicting), read))
+        predicting = self._predicting or self._load_engine(pending[0].journal)  # alone, as the notes say
+        num_alone = max((place for place, one in enumerate(pending, start=1) if one.journal.num_deaths), default=0)
+        alone, others = pending[:num_alone], pending[num_alone:]
+        for one in others:
+            one.journal.is_alone = False
+        for each, some in ((map, alone), (one_ahead, others)):
+            read = each(partial(self._read, predicting), some)
+            yield from each(self._commit, map(partial(self._score, predicting), read))
 
     def _journal_file(self, shard: Shard) -> Path:
         return journal_file(self._spec.output, self._ledger.part(shard.index))

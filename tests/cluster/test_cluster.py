@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 RUNS = f"{SHARED}/runs"
 ROWS = 50_000
 TRAINER, SCORER = r"ray::RayTrainWorker", r"ray::MapWorker"
-SHARD = ".submit"
-"""In the name of a task that scores a shard."""
+BLOCK = ".submit"
+"""In the name of a task that scores a block of shards."""
 HOSTS = {"head", "worker1", "worker2"}
 
 
@@ -249,7 +249,7 @@ def test_a_host_lost_in_mid_scoring_costs_no_row_and_is_used_again(cluster: Clus
         cluster.lose(worker)
         worker.start()
         cluster.until(
-            lambda: cluster.num_tasks(worker, SHARD) > 0, 300, "a shard scored where it is back", "score-lost"
+            lambda: cluster.num_tasks(worker, BLOCK) > 0, 300, "a block scored where it is back", "score-lost"
         )
     cluster.wait("score-lost")
     check_rows(cluster, "scored-lost")
@@ -259,9 +259,9 @@ def test_a_host_lost_in_mid_scoring_costs_no_row_and_is_used_again(cluster: Clus
 def test_a_slow_host_does_not_hold_up_the_others(cluster: Cluster, rows: str) -> None:
     """While it takes its time for one shard, the others commit theirs."""
     worker = cluster.lan.workers[0]
-    before = cluster.num_tasks(worker, SHARD)
+    before = cluster.num_tasks(worker, BLOCK)
     cluster.submit("score-slow", predict(rows, "scored-slow", workers=3, shard_rows=250, num_beams=4))
-    cluster.until(lambda: cluster.num_tasks(worker, SHARD) > before, 300, "a shard scored there", "score-slow")
+    cluster.until(lambda: cluster.num_tasks(worker, BLOCK) > before, 300, "a block scored there", "score-slow")
     began = time.time()
     with worker.slowed_down(delay_ms=200, rate_mbit=1, cpu_share=0.1):
         cluster.wait("score-slow")

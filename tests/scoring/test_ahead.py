@@ -1,5 +1,6 @@
+import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -43,6 +44,25 @@ def test_an_error_comes_in_its_items_place() -> None:
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def of_ahead() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+@pytest.mark.parametrize("fails", ["making", "work"])
+def test_no_thread_is_left_after_an_error_though_items_are_left(fails: str) -> None:
+    def failing(where: str) -> Callable[[int], int]:
+        return lambda number: number // (0 if where == fails and number == 2 else 1)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            list(one_ahead(failing("work"), map(failing("making"), one_ahead(int, range(5)))))
+        assert of_ahead() == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("items", "expected"), [("ab", ["A", "B"]), ("a1", ["A", "ValueError"]), ("", [])])

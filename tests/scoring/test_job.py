@@ -23,7 +23,7 @@ from t5ray.scoring.inputs import Shard
 from t5ray.scoring.job import Pace, _opening_record, _outcomes, run
 from t5ray.scoring.ledger import Entry, read_job
 from t5ray.scoring.plan import Job, prepare
-from t5ray.scoring.pool import Pool
+from t5ray.scoring.pool import BLOCK_SHARDS, Pool, blocks_of
 from t5ray.scoring.predicting import DEADLY
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from tests.scoring.doubles import DeadlySpec, ShoutingEngine, ShoutingSpec, SlowSpec, spec_for
@@ -234,7 +234,8 @@ def wait_for(condition: object, seconds: float = 60) -> None:
 
 @pytest.mark.integration
 def test_a_killed_worker_is_replaced_and_the_output_is_the_same(cluster: Cluster, tmp_path: Path) -> None:
-    job = slow_job(tmp_path, 63, "parquet", workers=2)
+    job = slow_job(tmp_path, 163, "parquet", workers=2)
+    assert len(next(blocks_of(job.pending, 2))) > 1
     pids, killed = tmp_path / "pids", list[int]()
 
     def kill_some() -> None:
@@ -251,31 +252,31 @@ def test_a_killed_worker_is_replaced_and_the_output_is_the_same(cluster: Cluster
     killer.join()
     assert len(killed) == 2
     assert len(list(pids.iterdir())) > len(killed)
-    assert (summary.num_rows, summary.num_errors) == (63, 0)
+    assert (summary.num_rows, summary.num_errors) == (163, 0)
     assert parts(tmp_path / "out") == undisturbed(job.spec)
-    assert len(parts(tmp_path / "out")) == 13
+    assert len(parts(tmp_path / "out")) == 33
     assert progress == sorted(progress)
-    assert progress[-1] == 63
+    assert progress[-1] == 163
     record = read_job(tmp_path / "out") or {}
-    assert (record["state"], record["rows_in"], record["rows_out"]) == ("done", 63, 63)
+    assert (record["state"], record["rows_in"], record["rows_out"]) == ("done", 163, 163)
     assert not (tmp_path / "out" / "_progress").exists()
 
 
 @pytest.mark.integration
 def test_the_driver_hears_of_each_shard_when_it_is_committed(cluster: Cluster, tmp_path: Path) -> None:
-    job = slow_job(tmp_path, 60, "jsonl")  # 12 shards in one block
+    job = slow_job(tmp_path, 60, "jsonl")  # 12 shards, of which a worker alone is handed 8 at once
     committed = [
         (outcome.index, len(job.spec.ledger.finished()))
         for outcome in _outcomes(job.spec, job.pending, Pool(1, 1, 1.0, 0.0))
     ]
     assert [index for index, _ in committed] == list(range(12))
     assert all(index < count for index, count in committed), committed
-    assert committed[5][1] < 12, committed  # half of them were heard of before the block was done
+    assert committed[2][1] < BLOCK_SHARDS, committed  # 4 with a driver that listens at once
 
 
 @pytest.mark.integration
 def test_what_stops_a_worker_stops_the_job_and_keeps_the_rest(cluster: Cluster, tmp_path: Path) -> None:
-    job = slow_job(tmp_path, 40, "jsonl", workers=1)
+    job = slow_job(tmp_path, 100, "jsonl", workers=1)
 
     def change_input() -> None:
         wait_for(lambda: len(job.spec.ledger.finished()) >= 2)
@@ -288,7 +289,7 @@ def test_what_stops_a_worker_stops_the_job_and_keeps_the_rest(cluster: Cluster, 
         run(job, cluster, quiet)
     meddler.join()
     kept = job.spec.ledger.finished()
-    assert 2 <= len(kept) < 8
+    assert 2 <= len(kept) < 20
     assert (read_job(tmp_path / "out") or {})["state"] == "running"
 
 

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from t5ray.scoring.journal import LIMIT, Journal, Stage, forget_all, journal_file, rows_under_way
+from t5ray.errors import ClusterError, DataError
+from t5ray.scoring.journal import (
+    LIMIT,
+    MOST_DEATHS_IN_VAIN,
+    Journal,
+    Slice,
+    Stage,
+    forget_all,
+    journal_file,
+    rows_under_way,
+)
 
 
 def notes(tmp_path: Path) -> Path:
@@ -14,7 +24,7 @@ def notes(tmp_path: Path) -> Path:
 
 
 def test_without_deaths_the_rows_are_cut_evenly(tmp_path: Path) -> None:
-    assert list(Journal(notes(tmp_path)).slices(5, 2)) == [((0, 2), False), ((2, 4), False), ((4, 5), False)]
+    assert Journal(notes(tmp_path)).slices(5, 2) == [((0, 2), False), ((2, 4), False), ((4, 5), False)]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,14 +51,28 @@ def test_the_row_that_kills_is_found_and_all_others_are_scored(
     assert scored == set(range(num_rows)) - {deadly}
 
 
-def test_one_death_may_be_anybodys(tmp_path: Path) -> None:
-    Journal(notes(tmp_path)).begin((0, 4))
-    assert list(Journal(notes(tmp_path)).slices(4, 4)) == [((0, 4), False)]
-    for _ in range(LIMIT - 1):
-        Journal(notes(tmp_path)).begin((0, 4))
+def die_at(tmp_path: Path, part: Slice, num_rows: int = 4) -> None:
+    """Leave the notes of a worker that dies as it scores a slice."""
     journal = Journal(notes(tmp_path))
-    assert list(journal.slices(4, 4)) == [((0, 2), False), ((2, 4), False)]
+    journal.slices(num_rows, 4)
+    journal.begin(part)
+
+
+def test_one_death_may_be_anybodys(tmp_path: Path) -> None:
+    die_at(tmp_path, (0, 4))
+    assert Journal(notes(tmp_path)).slices(4, 4) == [((0, 4), False)]
+    for _ in range(LIMIT - 1):
+        die_at(tmp_path, (0, 4))
+    journal = Journal(notes(tmp_path))
+    assert journal.slices(4, 4) == [((0, 2), False), ((2, 4), False)]
     assert journal.num_deaths == LIMIT
+
+
+def test_deaths_at_a_row_are_none_of_the_row_that_stands_in_its_place_among_others(tmp_path: Path) -> None:
+    for part in ((0, 4), (0, 4), (0, 2), (0, 1), (0, 1)):
+        die_at(tmp_path, part)
+    assert Journal(notes(tmp_path)).slices(4, 4)[0] == ((0, 1), True)
+    assert Journal(notes(tmp_path)).slices(8, 4) == [((0, 4), False), ((4, 8), False)]
 
 
 def test_a_death_while_a_shard_waits_is_none_of_its_own(tmp_path: Path) -> None:
@@ -56,20 +80,40 @@ def test_a_death_while_a_shard_waits_is_none_of_its_own(tmp_path: Path) -> None:
         assert Journal(notes(tmp_path)).num_deaths == 1  # as it is read, that is what killed
     assert Journal(notes(tmp_path)).num_deaths == 0
     for _ in range(2):
-        Journal(notes(tmp_path)).begin((0, 4))
+        die_at(tmp_path, (0, 4))
     with Journal(notes(tmp_path)).at(Stage.WRITE):
         pass
     assert Journal(notes(tmp_path)).num_deaths == 2
 
 
-def test_a_death_beside_other_shards_only_says_that_there_was_one(tmp_path: Path) -> None:
-    for _ in range(3):
-        journal = Journal(notes(tmp_path))
-        journal.is_alone = False
-        journal.begin((0, 4))
+def test_a_death_beside_others_only_says_that_there_was_one(tmp_path: Path) -> None:
     journal = Journal(notes(tmp_path))
-    assert journal.num_deaths == 3
-    assert list(journal.slices(4, 4)) == [((0, 4), False)]
+    journal.is_alone = False
+    journal.slices(4, 4)
+    journal.begin((0, 4))
+    journal = Journal(notes(tmp_path))
+    assert journal.num_deaths == 1
+    assert journal.slices(4, 4) == [((0, 4), False)]
+    for _ in range(MOST_DEATHS_IN_VAIN):
+        die_at(tmp_path, (0, 4))
+    Journal(notes(tmp_path)).require_hope()
+    die_at(tmp_path, (0, 4))
+    with pytest.raises(ClusterError, match=f"but {MOST_DEATHS_IN_VAIN + 1} died on it"):
+        Journal(notes(tmp_path)).require_hope()
+
+
+def test_notes_that_cannot_be_removed_are_an_error_of_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(notes(tmp_path))
+    journal.begin((0, 4))
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DataError, match=r"the output must be writable, but: .*Read-only"):
+        journal.close()
 
 
 def test_notes_say_how_many_rows_are_behind_a_worker(tmp_path: Path) -> None:

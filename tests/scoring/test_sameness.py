@@ -77,13 +77,18 @@ def test_what_comes_with_another_model_is_not_told_beside_it(
     bundle = shutil.copytree(settings.model, tmp_path / "bundle")
     (bundle / "t5ray.json").write_text(json.dumps(CARD))
     model = r"model \(weights, tokenizer or card: \w{12} there, \w{12} here\)"
-    with pytest.raises(ConfigError, match=rf"which differs in {model}{told}\. Choose another"):
+    with pytest.raises(
+        ConfigError, match=rf"which differs in {model}{told}\. The input was not compared\. Choose another"
+    ):
         prepare(changed(settings, model=str(bundle), task=None, decode=here))
 
 
 def test_only_the_decode_settings_that_were_given_are_told(settings: PredictConfig) -> None:
     begin(settings)
-    with pytest.raises(ConfigError, match=r"differs in decode\.num_beams \(1 there, 4 here\)\. Choose another"):
+    with pytest.raises(
+        ConfigError,
+        match=r"differs in decode\.num_beams \(1 there, 4 here\)\. The input was not compared\. Choose another",
+    ):
         prepare(changed(settings, decode=DecodeConfig(num_beams=4)))
 
 
@@ -98,7 +103,10 @@ def test_a_job_whose_record_notes_only_settings_that_were_asked_for_goes_on(
     record.write_text(json.dumps({**json.loads(record.read_text()), "fingerprint": fingerprint}))
     assert len(planned(config).pending) == 2
     beams = int(noted.get("num_beams", 1))
-    with pytest.raises(ConfigError, match=rf"differs in decode\.num_beams \({beams} there, 5 here\)\. Choose another"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"differs in decode\.num_beams \({beams} there, 5 here\)\. The input was not compared\. Choose another",
+    ):
         prepare(changed(settings, decode={**noted, "num_beams": 5}))
 
 

@@ -327,47 +327,45 @@ def test_one_row_of_512_that_kills_costs_thirteen_workers(tmp_path: Path) -> Non
     assert lives_of(spec_for(write_rows(tmp_path / "a.jsonl", texts), tmp_path / "out", shard_rows=512)) == 14
 
 
-class Meanwhile(ShoutingEngine):
-    """Waits in each call until the texts of the one after it are prepared."""
+class Watched(ShoutingEngine):
+    """Says how many texts are prepared. Its calls are for one text."""
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, spec: ScorerSpec) -> None:
         super().__init__()
-        self._calls, self._prepared, self._change = calls, list[str](), threading.Condition()
+        self.spec, self.prepared, self.change = spec, list[str](), threading.Condition()
 
     def prepare(self, inputs: Sequence[str]) -> list[str]:
-        with self._change:
-            self._prepared += inputs
-            self._change.notify()
+        with self.change:
+            self.prepared += inputs
+            self.change.notify()
         return super().prepare(inputs)
 
+    def wait_for_prepared(self, count: int) -> None:
+        """Wait until so many texts are prepared, of those that there are, and see that no more are."""
+        expected = min(count, self.spec.input.num_rows)
+        with self.change:
+            assert self.change.wait_for(lambda: len(self.prepared) >= expected, timeout=60), self.prepared
+            assert len(self.prepared) == expected
+
+
+class Meanwhile(Watched):
+    """Waits in each call until the text of the one after it is prepared."""
+
     def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> Any:
-        done = len(self.batches) + 1
-        with self._change:
-            assert self._change.wait_for(lambda: len(self._prepared) >= min(done + 1, self._calls), timeout=60)
-            assert len(self._prepared) <= done + 1
+        self.wait_for_prepared(len(self.batches) + 2)
         return super().score(inputs, scores=scores)
 
 
 def test_the_next_slice_is_prepared_while_one_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ShoutingEngine, "call_rows", 1)
     spec = spec_for(write_rows(tmp_path / "a.jsonl", ["ccc", "bb", "a"]), tmp_path / "out")
-    engine = Meanwhile(calls=3)
+    engine = Meanwhile(spec)
     assert [row["prediction"] for row in score_all(spec, engine)] == ["CCC", "BB", "A"]
     assert engine.batches == [["classify: ccc"], ["classify: bb"], ["classify: a"]]
 
 
-class AmidShards(ShoutingEngine):
-    """Waits in each call for a row until the shard before its own is committed, and the next one's first tokenised."""
-
-    def __init__(self, spec: ScorerSpec) -> None:
-        super().__init__()
-        self.spec, self.ready, self.change = spec, list[str](), threading.Condition()
-
-    def prepare(self, inputs: Sequence[str]) -> list[str]:
-        with self.change:
-            self.ready += inputs
-            self.change.notify()
-        return super().prepare(inputs)
+class AmidShards(Watched):
+    """Waits in each call until the shard before its own is committed, and the first text of the next one prepared."""
 
     def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> Any:
         shard_rows = self.spec.input.shard_rows
@@ -376,10 +374,7 @@ class AmidShards(ShoutingEngine):
         while shard and self.spec.ledger.read_entry(shard - 1) is None:
             assert time.monotonic() < deadline, f"shard {shard - 1} is not committed"
             time.sleep(0.01)
-        with self.change:
-            ready = min((shard + 1) * shard_rows + 1, self.spec.input.num_rows)
-            assert self.change.wait_for(lambda: len(self.ready) >= ready, timeout=60), self.ready
-            assert len(self.ready) == ready
+        self.wait_for_prepared((shard + 1) * shard_rows + 1)
         return super().score(inputs, scores=scores)
 
 
@@ -397,18 +392,19 @@ def test_while_a_shard_is_scored_the_next_one_is_read_and_tokenised_and_the_last
     assert list((spec.output / "_progress").iterdir()) == []
 
 
-def test_after_a_death_on_a_shard_all_of_its_block_are_scored_in_turn(
+def test_up_to_the_last_shard_with_a_death_one_thing_is_done_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abc")), tmp_path / "out", shard_rows=1)
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcdef")), tmp_path / "out", shard_rows=1)
     Journal(journal_file(spec.output, spec.ledger.part(2))).begin((0, 1))
     seen = list[str]()
     for name in ("read_shard", "encode"):
         monkeypatch.setattr(scorer_module, name, noted(seen, getattr(scorer_module, name)))
     engine = ShoutingEngine()
     monkeypatch.setattr(engine, "score", noted(seen, engine.score))
-    assert [row["prediction"] for row in score_all(spec, engine)] == ["A", "B", "C"]
-    assert seen == ["read_shard", "score", "encode"] * 3
+    assert [row["prediction"] for row in score_all(spec, engine)] == list("ABCDEF")
+    assert seen[:9] == ["read_shard", "score", "encode"] * 3
+    assert seen[9:] != ["read_shard", "score", "encode"] * 3
 
 
 def noted(seen: list[str], function: Any) -> Any:
@@ -484,7 +480,7 @@ def test_a_retry_that_is_repeated_after_a_death_tries_no_shard_again_that_it_has
             return super().score([text.replace("bomb", "calm") for text in inputs], scores=scores)
 
     retried = tuple(replace(shard, attempts=1) for shard in spec.input.shards)
-    assert lives_of(spec, Calm, retried) == 6  # two deaths for each of the two rows, after one that says only that
+    assert lives_of(spec, Calm, retried) == 7  # for each row two deaths, after one that only says that there was one
     assert [(row["prediction"], row["error"]) for row in rows_of(spec)] == [
         ("A", None),
         (None, DEADLY),
@@ -540,7 +536,7 @@ def test_a_repeated_task_leaves_finished_shards_alone(tmp_path: Path) -> None:
 
 def test_a_shard_on_which_all_workers_die_ends_the_job(tmp_path: Path) -> None:
     spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a"]), tmp_path / "out")
-    for number in range(23):
+    for number in range(23):  # as many as one row of 4,096 never takes
         Journal(journal_file(spec.output, spec.ledger.part(0))).begin((number, number + 1))
     with pytest.raises(ClusterError, match=r"part-00000: a worker must live through a shard, but 23 died on it"):
         score_all(spec)
@@ -607,6 +603,37 @@ def test_an_output_that_turns_read_only_stops_the_job_and_once_it_is_writable_it
     remount("rw")
     assert spec.ledger.finished().keys() == {0}
     assert [row["prediction"] for row in score_all(spec, engine)] == list("ABCDEFGH")
+
+
+def trying(spec: ScorerSpec, index: int) -> str:
+    """Return what the notes of a shard say is tried."""
+    try:
+        return str(json.loads(journal_file(spec.output, spec.ledger.part(index)).read_text())["trying"])
+    except FileNotFoundError:
+        return "no notes yet"
+
+
+def test_an_output_that_turns_read_only_amid_a_block_is_an_error_of_the_output(
+    tmp_path: Path, small_disk: tuple[Path, Remount]
+) -> None:
+    disk, remount = small_disk
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcd")), disk / "out", shard_rows=1)
+
+    class Unlucky(ShoutingEngine):
+        def score(self, inputs: Sequence[str], *, scores: bool = False, all_scores: bool = False) -> Any:
+            if inputs == ["classify: b"]:
+                deadline = time.monotonic() + 60
+                while spec.ledger.read_entry(0) is None or trying(spec, 0) or trying(spec, 2):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                remount("ro")
+            return super().score(inputs, scores=scores)
+
+    *_, failed = Scorer(spec, load=Unlucky).outcomes(spec.input.shards)
+    remount("rw")
+    with pytest.raises(DataError, match=r"out: the output must be writable, but: .*Read-only.*What was finished is"):
+        failed.raise_failure()
+    assert [row["prediction"] for row in score_all(spec)] == list("ABCD")
 
 
 def test_a_full_disk_stops_the_job_and_with_more_space_it_goes_on(
