@@ -608,7 +608,7 @@ def test_a_command_is_printed_as_this_shell_can_run_it(tmp_path: Path, monkeypat
 def test_progress_is_one_line_per_tenth_when_piped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0, 100, 110, 120, 140, 150])  # 100 s pass until anything is done
+    clock = iter([0, 0, 100, 110, 120, 140, 150])  # 100 s pass until anything is done
     monkeypatch.setattr("t5ray.terminal.time.monotonic", lambda: next(clock))
     with terminal.progress("scoring", 200) as advance:
         for done in (0, 0, 5, 20, 39, 40, 160, 200):
