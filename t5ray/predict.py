@@ -70,7 +70,7 @@ def _predict(settings: "PredictConfig") -> int:
         terminal.say(f"\nInterrupted: {_of_parts(kept, job)} finished and kept.")
         terminal.say(f"Go on with: {cli.again('predict')}")
         return cli.INTERRUPTED
-    return _close(settings, summary)
+    return _close(settings, summary, runs=" over all runs" if job.seconds_before else "")
 
 
 def _of_parts(finished: int, job: "Job") -> str:
@@ -93,15 +93,23 @@ def _run(job: "Job") -> "JobSummary":
         return run(job, cluster, advance)
 
 
-def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
+def _close(settings: "PredictConfig", summary: "JobSummary", runs: str = "") -> int:
+    """Say what the job came to, and what may be done next.
+
+    Args:
+        runs: which runs the seconds are of, where there were several.
+    """
+    may_pass = summary.num_errors - summary.num_unusable
     failed = f", {summary.num_errors} with an error" if summary.num_errors else ""
+    if summary.num_unusable and may_pass:
+        failed += f" (of which another try may score {may_pass})"
     cut = f", {summary.capped_share:.1%} of outputs cut at decode.max_new_tokens" if summary.capped_share else ""
     if summary.cut_input_share:
-        cut = f", {summary.cut_input_share:.1%} of inputs cut as longer than the model was trained to take{cut}"
+        cut = f", {summary.cut_input_share:.1%} of scored inputs cut as longer than the model was trained to take{cut}"
     commands = {}
     if summary.num_errors:
-        _tell_first_error(settings.output, may_pass=summary.num_errors > summary.num_unusable)
-    if summary.num_errors > summary.num_unusable:
+        _tell_first_error(settings.output, may_pass=may_pass > 0)
+    if may_pass:
         cut_those = {"on_long": "truncate"} if settings.on_long == "error" else {}
         commands["try those again"] = cli.again("predict", retry_errors=True, **cut_those)
     if summary.capped_share:
@@ -111,8 +119,8 @@ def _close(settings: "PredictConfig", summary: "JobSummary") -> int:
         output = shlex.quote(settings.output.rstrip("/"))
         commands["judge it"] = f"python -m t5ray.evaluate --predictions {output} --output {output}-evaluation"
     terminal.close(
-        f"{counted(summary.num_rows, 'row')} in {summary.seconds:.1f} s ({summary.rows_per_s:g} rows/s while scoring)"
-        f"{failed}{cut}: {settings.output}",
+        f"{counted(summary.num_rows, 'row')} in {summary.seconds:.1f} s{runs} "
+        f"({summary.rows_per_s:g} rows/s while scoring){failed}{cut}: {settings.output}",
         commands,
     )
     return cli.ROW_ERRORS if summary.num_errors else 0

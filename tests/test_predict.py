@@ -88,7 +88,8 @@ def test_rows_with_errors_give_exit_code_8_and_are_retried_alone(
     assert main([*given, "--on-long", "error"]) == 8
     shown = capsys.readouterr().out
     assert "5 rows in" in shown
-    assert ", 3 with an error" in shown
+    assert ", 3 with an error (of which another try may score 1)" in " ".join(shown.split())
+    assert " over all runs" not in shown
     (again,) = (line for line in shown.splitlines() if "--retry-errors" in line)
     assert "--on-long truncate" in again
     assert "--on-long error" not in again
@@ -108,6 +109,10 @@ def test_rows_with_errors_give_exit_code_8_and_are_retried_alone(
     assert shown.startswith("scoring: 2 of 5")  # the rows with an error are to be done
     assert "Another try would say the same: mend the row in the input" in " ".join(shown.split())
     assert "--retry-errors" not in shown
+    assert " s over all runs (" in " ".join(shown.split())
+    assert ", 2 with an error, 33.3% of scored inputs cut" in " ".join(shown.split())
+    assert main([*given, "--retry-errors"]) == 8
+    assert "nothing was scored again" in capsys.readouterr().out  # nor would it help
     after = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
     assert [row["error"] is None for row in after] == [True, False, True, True, False]
     assert [after[0], after[3]] == [before[0], before[3]]

@@ -88,7 +88,8 @@ def prepare(config: PredictConfig, model: ScoringModel | None = None) -> Job | F
     spec.ledger.open()
     spec.ledger.remember_input(remembered(rows))
     finished = spec.ledger.finished() if earlier else {}
-    retried = {index: entry for index, entry in finished.items() if config.retry_errors and entry.errors}
+    hopeful = {index: entry for index, entry in finished.items() if entry.errors > entry.unusable}
+    retried = hopeful if config.retry_errors else {}
     finished = {index: entry for index, entry in finished.items() if index not in retried}
     pending = tuple(
         replace(shard, attempts=retried[shard.index].num_attempts) if shard.index in retried else shard

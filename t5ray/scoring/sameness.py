@@ -37,7 +37,9 @@ def job_fingerprint(config: PredictConfig, model: ScoringModel) -> dict[str, Any
 
 def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: PredictConfig) -> bool:
     """Say whether there is nothing to do, without reading the input's content."""
-    if earlier["state"] != "done" or (config.retry_errors and earlier["rows_with_error"]):
+    if earlier["state"] != "done":
+        return False
+    if config.retry_errors and earlier["rows_with_error"] > earlier.get("rows_unusable", 0):
         return False
     if sum(1 for _ in local_path(config.output).glob("part-*")) != earlier["num_shards"]:
         return False

@@ -48,6 +48,19 @@ def test_a_finished_job_is_done_unless_its_errors_are_retried(settings: PredictC
     assert [shard.index for shard in planned(settings).pending] == [1]
 
 
+def test_rows_that_no_try_can_score_are_not_tried_again(settings: PredictConfig) -> None:
+    again = changed(settings, retry_errors=True)
+    job = begin(settings)
+    for index, entry in enumerate([Entry(3, errors=1, unusable=1), Entry(3, errors=2, unusable=1), Entry(3)]):
+        job.spec.ledger.commit(index, b"part", entry)
+    assert [shard.index for shard in planned(again).pending] == [1]
+    counts = {"rows_out": 9, "rows_with_error": 1, "rows_per_s": 9.0, "padding_share": 0.1, "capped_share": 0.0}
+    begin(settings, state="done", num_shards=3, **counts, rows_unusable=1)
+    for index in (1, 2):
+        job.spec.ledger.commit(index, b"part", Entry(rows=3))
+    assert isinstance(prepare(again), FinishedJob)
+
+
 def test_an_input_that_went_away_is_told_and_when_it_is_back_the_job_goes_on(
     settings: PredictConfig, tmp_path: Path
 ) -> None:
