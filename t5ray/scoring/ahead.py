@@ -16,21 +16,21 @@ def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
     done meanwhile. An error comes in its item's place, after the results before it, and ends it.
     """
     iterator, failure = iter(items), None
-    with ThreadPoolExecutor(1, "ahead") as pool:
-        begun: deque[Future[Result]] = deque()
-        while True:
-            try:
-                begun.append(pool.submit(work, next(iterator)))
-            except StopIteration:
-                break
-            except Exception as exc:  # noqa: BLE001 (raised below)
-                failure = exc
-                break
-            if len(begun) > 1:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
     try:
+        with ThreadPoolExecutor(1, "ahead") as pool:
+            begun: deque[Future[Result]] = deque()
+            while True:
+                try:
+                    begun.append(pool.submit(work, next(iterator)))
+                except StopIteration:
+                    break
+                except Exception as exc:  # noqa: BLE001 (raised below)
+                    failure = exc
+                    break
+                if len(begun) > 1:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
         if failure is not None:
             raise failure
     finally:

@@ -70,7 +70,7 @@ class Journal:
         self.is_alone = True
         """Whether the worker does nothing else beside what is noted from now on."""
         if path.exists():
-            self._count_death(json.loads(path.read_bytes()))
+            self._count_death(_read_notes(path))
 
     def _count_death(self, notes: dict[str, object]) -> None:
         deaths, trying = notes["deaths"], notes["trying"]
@@ -175,6 +175,15 @@ class Journal:
 
     def _name(self, part: Slice) -> str:
         return f"{part[0]}:{part[1]} of {self._num_rows}"
+
+
+def _read_notes(path: Path) -> dict[str, object]:
+    """Return what a dead worker left; of notes that its node lost with its power, that there was a death."""
+    try:
+        notes: dict[str, object] = json.loads(path.read_bytes())
+    except ValueError:
+        return {"deaths": {}, "trying": "something", "is_alone": False, "survived": False}
+    return notes
 
 
 def journal_file(output: Path, part: Path) -> Path:

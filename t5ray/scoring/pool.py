@@ -20,9 +20,10 @@ BLOCK_SHARDS = 8
 """Shards that a worker is handed at once, at most, as long as that makes no more than `MANY_BLOCKS`."""
 MANY_BLOCKS = 2000
 """Blocks of the largest size, beyond which they are made larger: each is a Ray task and an object that the driver puts.
-The smaller ones come on top, some `SLOWER` for each worker and each size, and many single ones."""
+The smaller ones come on top: of each size some `SLOWER` for each worker, divided by it, and many single ones."""
 SLOWER = 8
-"""A block is this part of a worker's share of what is left: one that much slower than the others ends it with them."""
+"""A block is this part of a worker's share of what is left: one that much slower than the others ends it with them,
+where it is no single shard."""
 ENOUGH_USED = 0.75
 """Of the CPUs that smaller workers would put to work, the share with which larger ones are enough."""
 

@@ -43,7 +43,8 @@ def is_done(earlier: Mapping[str, Any], wanted: Mapping[str, Any], config: Predi
         return False
     if sum(1 for _ in local_path(config.output).glob("part-*")) != earlier["num_shards"]:
         return False
-    if {name: value for name, value in _fingerprint_of(earlier).items() if name != "input"} != wanted:
+    found, free = _fingerprint_of(earlier), {"input", *_free(config)}
+    if any(found.get(name) != wanted.get(name) for name in {*found, *wanted} - free):
         return False
     if is_hub(config.input):
         if Path(config.input.removeprefix(PREFIX).partition(":")[0]).is_dir():
@@ -63,7 +64,7 @@ def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any
     """
     if earlier is None:
         return
-    free = {"on_long"} if config.retry_errors and config.on_long == "truncate" else set()
+    free = _free(config)
     found, asked = _fingerprint_of(earlier), _asked_for(config, earlier.get("config", {}))
     different = [name for name in wanted if name not in free and found.get(name) != wanted[name]]
     if "model" in different:  # whose card says the rest
@@ -75,6 +76,11 @@ def refuse_other_job(earlier: Mapping[str, Any] | None, wanted: Mapping[str, Any
             f"{config.output}: holds the results of another job, which differs in {'; '.join(told)}.{unread} "
             "Choose another --output, or remove this one."
         )
+
+
+def _free(config: PredictConfig) -> set[str]:
+    """Return what of a fingerprint may differ all the same."""
+    return {"on_long"} if config.retry_errors and config.on_long == "truncate" else set()
 
 
 def _fingerprint_of(earlier: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from t5ray.scoring.engines import EngineSpec, TextEngine
 from t5ray.scoring.halving import Halving
 from t5ray.scoring.inputs import Input, Shard
 from t5ray.scoring.journal import Journal, Stage, journal_file
-from t5ray.scoring.ledger import Entry, Ledger
+from t5ray.scoring.ledger import Entry, Ledger, writing
 from t5ray.scoring.predicting import Planned, Predicting, Texts
 from t5ray.scoring.reading import RangeReader, ShardRows, read_shard
 from t5ray.scoring.writing import Extras, Results, decode_results, encode
@@ -92,9 +92,11 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A shard with all its results."""
+    """A shard with all its results, without what they were made of."""
 
-    read: _Read
+    handed: _Handed
+    rows: ShardRows
+    results: Results
     counts: Entry
     """Of the rows that were scored now."""
     seconds: float
@@ -139,17 +141,19 @@ class Scorer:
     def score(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Entry]]:
         """Yield index and counts of each shard once its part is committed: now, or before a task was repeated.
 
-        While a shard is scored, the next one is read and the one before it is written. Up to the last shard on which a
-        worker died one thing is done at a time: the notes of a shard must say what it was that killed.
+        While a shard is scored, the next one is read and the one before it is written. After a death on any of them
+        one thing is done at a time: the notes of a shard must say what it was that killed, and memory may be short.
 
         Raises:
             DataError: the input changed or the output cannot be written.
             ModelError: the engine does not load, or fails on everything.
             ClusterError: worker after worker dies on a shard.
         """
-        handed = [
-            _Handed(shard, self._ledger.read_entry(shard.index), Journal(self._journal_file(shard))) for shard in shards
-        ]
+        with writing(self._spec.output):
+            handed = [
+                _Handed(shard, self._ledger.read_entry(shard.index), Journal(self._journal_file(shard)))
+                for shard in shards
+            ]
         scored = self._score_all([one for one in handed if not one.done])
         for one in handed:  # in this order, whatever is done: Ray takes what a repeated task says by its place
             entry = one.done or next(scored)
@@ -160,13 +164,12 @@ class Scorer:
         if not pending:
             return
         predicting = self._predicting or self._load_engine(pending[0].journal)  # alone, as the notes say
-        num_alone = max((place for place, one in enumerate(pending, start=1) if one.journal.num_deaths), default=0)
-        alone, others = pending[:num_alone], pending[num_alone:]
-        for one in others:
-            one.journal.is_alone = False
-        for each, some in ((map, alone), (one_ahead, others)):
-            read = each(partial(self._read, predicting), some)
-            yield from each(self._commit, map(partial(self._score, predicting), read))
+        is_alone = any(one.journal.num_deaths for one in pending)
+        for one in pending:
+            one.journal.is_alone = is_alone
+        each = map if is_alone else one_ahead
+        read = each(partial(self._read, predicting), pending)
+        yield from each(self._commit, map(partial(self._score, predicting), read))
 
     def _journal_file(self, shard: Shard) -> Path:
         return journal_file(self._spec.output, self._ledger.part(shard.index))
@@ -199,23 +202,25 @@ class Scorer:
         """
         if part is None:
             return Results.blank(len(rows.records), self._spec.extras), list(range(len(rows.records)))
-        results = decode_results(self._spec.part_format, part.read_bytes(), self._spec.extras)
+        with writing(self._spec.output):
+            data = part.read_bytes()
+        results = decode_results(self._spec.part_format, data, self._spec.extras)
         return results, [number for number, error in enumerate(results.errors) if error is not None]
 
     def _score(self, predicting: Predicting, read: _Read) -> _Scored:
         started = time.perf_counter()
         counts = predicting.fill(read.results, read.planned, read.handed.journal)
-        return _Scored(read, counts, read.seconds + time.perf_counter() - started)
+        return _Scored(read.handed, read.rows, read.results, counts, read.seconds + time.perf_counter() - started)
 
     def _commit(self, scored: _Scored) -> Entry:
-        read, spec, started = scored.read, self._spec, time.perf_counter()
-        shard, earlier, journal = read.handed.shard, read.handed.earlier, read.handed.journal
+        spec, started = self._spec, time.perf_counter()
+        shard, earlier, journal = scored.handed.shard, scored.handed.earlier, scored.handed.journal
         with journal.at(Stage.WRITE):
-            part = encode(spec.part_format, read.rows, read.results, spec.input.schema)
+            part = encode(spec.part_format, scored.rows, scored.results, spec.input.schema)
             entry = replace(
                 scored.counts + (earlier or Entry()),
                 rows=shard.num_rows,
-                errors=sum(error is not None for error in read.results.errors),
+                errors=sum(error is not None for error in scored.results.errors),
                 unusable=scored.counts.unusable,
                 seconds=round(scored.seconds + time.perf_counter() - started, 3),
                 earlier=self._ledger.attempts(shard.index, earlier) if earlier else ((0.0, 0.0),) * shard.attempts,

@@ -102,6 +102,15 @@ def test_a_death_beside_others_only_says_that_there_was_one(tmp_path: Path) -> N
         Journal(notes(tmp_path)).require_hope()
 
 
+def test_notes_that_were_lost_with_a_nodes_power_say_that_there_was_a_death(tmp_path: Path) -> None:
+    for _ in range(2):
+        die_at(tmp_path, (0, 4))
+        notes(tmp_path).write_bytes(b"")
+    journal = Journal(notes(tmp_path))
+    assert journal.num_deaths == 1
+    assert journal.slices(4, 4) == [((0, 4), False)]
+
+
 def test_notes_that_cannot_be_removed_are_an_error_of_the_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,21 @@ def test_rows_that_no_try_can_score_are_not_tried_again(settings: PredictConfig)
     assert isinstance(prepare(again), FinishedJob)
 
 
+@pytest.mark.parametrize(("unusable", "finished"), [(1, FinishedJob), (0, Job)])
+def test_long_rows_are_tried_again_as_cut_ones_only_where_there_are_any(
+    settings: PredictConfig, unusable: int, finished: type
+) -> None:
+    strict = changed(settings, on_long="error")
+    counts = {"rows_out": 3, "rows_with_error": 1, "rows_per_s": 9.0, "padding_share": 0.1, "capped_share": 0.0}
+    job = begin(strict, state="done", num_shards=3, **counts, rows_unusable=unusable)
+    for index in range(3):
+        entry = Entry(1, errors=1, unusable=unusable) if index == 0 else Entry(1)
+        job.spec.ledger.commit(index, b"part", entry)
+    assert isinstance(prepare(changed(settings, retry_errors=True)), finished)
+    with pytest.raises(ConfigError, match="on_long"):
+        prepare(settings)
+
+
 def test_an_input_that_went_away_is_told_and_when_it_is_back_the_job_goes_on(
     settings: PredictConfig, tmp_path: Path
 ) -> None:

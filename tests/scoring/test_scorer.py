@@ -7,7 +7,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from t5ray.scoring import scorer as scorer_module
 from t5ray.scoring.halving import HOPELESS
 from t5ray.scoring.inputs import Shard
 from t5ray.scoring.journal import MOST_STAGE_DEATHS, Journal, forget_all, journal_file
-from t5ray.scoring.ledger import Entry
+from t5ray.scoring.ledger import Entry, Ledger
 from t5ray.scoring.predicting import DEADLY
 from t5ray.scoring.scorer import Outcome, Scorer, ScorerSpec
 from t5ray.scoring.writing import Results, decode_results
@@ -392,7 +392,7 @@ def test_while_a_shard_is_scored_the_next_one_is_read_and_tokenised_and_the_last
     assert list((spec.output / "_progress").iterdir()) == []
 
 
-def test_up_to_the_last_shard_with_a_death_one_thing_is_done_at_a_time(
+def test_after_a_death_on_a_shard_all_of_its_block_are_scored_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_for(write_rows(tmp_path / "a.jsonl", list("abcdef")), tmp_path / "out", shard_rows=1)
@@ -403,8 +403,7 @@ def test_up_to_the_last_shard_with_a_death_one_thing_is_done_at_a_time(
     engine = ShoutingEngine()
     monkeypatch.setattr(engine, "score", noted(seen, engine.score))
     assert [row["prediction"] for row in score_all(spec, engine)] == list("ABCDEF")
-    assert seen[:9] == ["read_shard", "score", "encode"] * 3
-    assert seen[9:] != ["read_shard", "score", "encode"] * 3
+    assert seen == ["read_shard", "score", "encode"] * 6
 
 
 def noted(seen: list[str], function: Any) -> Any:
@@ -480,7 +479,7 @@ def test_a_retry_that_is_repeated_after_a_death_tries_no_shard_again_that_it_has
             return super().score([text.replace("bomb", "calm") for text in inputs], scores=scores)
 
     retried = tuple(replace(shard, attempts=1) for shard in spec.input.shards)
-    assert lives_of(spec, Calm, retried) == 7  # for each row two deaths, after one that only says that there was one
+    assert lives_of(spec, Calm, retried) == 6  # two deaths for each of the two rows, after one that says only that
     assert [(row["prediction"], row["error"]) for row in rows_of(spec)] == [
         ("A", None),
         (None, DEADLY),
@@ -603,6 +602,25 @@ def test_an_output_that_turns_read_only_stops_the_job_and_once_it_is_writable_it
     remount("rw")
     assert spec.ledger.finished().keys() == {0}
     assert [row["prediction"] for row in score_all(spec, engine)] == list("ABCDEFGH")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [Ledger.part, Ledger.entry_file, lambda ledger, index: journal_file(ledger.folder, ledger.part(index))],
+    ids=["part", "entry", "notes"],
+)
+def test_an_output_that_cannot_be_read_is_an_error_of_the_output(
+    tmp_path: Path, what: Callable[[Ledger, int], Path]
+) -> None:
+    spec = spec_for(write_rows(tmp_path / "a.jsonl", ["a", "b"]), tmp_path / "out", shard_rows=2)
+    score_all(spec)
+    shard = replace(spec.input.shards[0], attempts=1)
+    unread = what(spec.ledger, 0)
+    unread.unlink(missing_ok=True)
+    unread.mkdir()
+    (failed,) = Scorer(spec, load=ShoutingEngine).outcomes([shard])
+    with pytest.raises(DataError, match=r"out: the output must be writable, but: .*Is a directory"):
+        failed.raise_failure()
 
 
 def trying(spec: ScorerSpec, index: int) -> str:
